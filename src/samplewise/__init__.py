@@ -1,0 +1,1 @@
+"""samplewise: many samples, one good answer, as few tokens as possible."""

@@ -1,0 +1,56 @@
+"""The engine protocol: asks in, completions out, as they arrive.
+
+An engine knows nothing of samplers, budgets or stores. It must give the same completion for the same ask whatever else
+it is doing at the time, if it claims `Capability.SEED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol
+
+from samplewise.errors import EngineError
+from samplewise.types import Ask, Capability, Completion, Failure, Usage
+
+
+class Arrival(NamedTuple):
+    """The completion of the ask at `position` of the call."""
+
+    position: int
+    completion: Completion
+
+
+class Engine(Protocol):
+    """Everything that can answer asks.
+
+    `name` is for people. `identity` is what a stored draw depends on (model, weights, precision, template). It is in
+    every digest, so engines that share an identity must share their law.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def can(self) -> frozenset[Capability]: ...
+
+    def worst_case(self, ask: Ask) -> Usage:
+        """The most that this ask can cost. A budget is checked against it before the ask is sent."""
+        ...
+
+    def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
+        """Completions in the order in which they finish, each position once. A failed ask is a completion with finish
+        "error", never an exception. Closing the iterator cancels what is still in flight."""
+        ...
+
+    async def close(self) -> None:
+        """Frees what the engine holds. It is not used afterwards."""
+        ...
+
+
+def failed(error: EngineError, usage: Usage = Usage(requests=1), retry_after_s: float | None = None) -> Completion:
+    """An engine error as a value."""
+    failure = Failure(type(error).__name__, str(error), error.retryable, retry_after_s)
+    return Completion(text="", finish="error", usage=usage, failure=failure)

@@ -1,0 +1,119 @@
+"""A recipe is one line: how to vary, how to draw, when to stop, how to choose.
+
+    vary(ladder) | repeat(64) | until(lead(4)) | best(puzzle)
+
+One sampler is needed; `vary(...)` before it, `until(...)` and a selector after it are optional. Without a selector the
+first readable answer is taken.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+from samplewise.errors import BadSpec, UnknownName
+from samplewise.samplers.base import Sampler
+from samplewise.select.base import Selector
+from samplewise.select.votes import first
+from samplewise.spec import Kind, Spec, build, kinds_of, names, parse_expression, spec_of
+from samplewise.stop.base import StopRule
+from samplewise.types import Capability, Verifier
+from samplewise.vary.base import Vary, vary
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The parts of a recipe, and its canonical line. `verifiers` maps the names that the stop rule and the selector
+    look at to the verifiers themselves."""
+
+    line: str
+    vary: Vary[Any]
+    sampler: Sampler[Any]
+    stop: StopRule | None
+    selector: Selector
+    verifiers: dict[str, Verifier]
+
+    @property
+    def draws(self) -> str:
+        """The part of the line that decides what is drawn. Recipes that share it can share a pool."""
+        return self.line.rpartition(" | ")[0]
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        return self.vary.needs | self.sampler.needs
+
+
+def recipe(line: str | Recipe) -> Recipe:
+    """Parse a recipe line. Raises BadSpec or UnknownName, with the place marked."""
+    if isinstance(line, Recipe):
+        return line
+    varied: Vary[Any] = vary()
+    sampler: Sampler[Any] | None = None
+    stop: StopRule | None = None
+    selector: Selector | None = None
+    stages: list[str] = []
+    for spec in (spec_of(node, line) for node in _stages(parse_expression(line))):
+        if spec.name == "vary":
+            _expect(not stages, "vary(...) comes first, once", spec)
+            varied = vary(*(build("arm", _part(arm, "arm", line)) for arm in _inner(spec)))
+        elif spec.name == "until":
+            _expect(
+                sampler is not None and stop is None and selector is None, "until(...) follows the sampler, once", spec
+            )
+            inner = _inner(spec)
+            _expect(len(inner) == 1, "until(...) takes one stop rule", spec)
+            stop = build("stop", _part(inner[0], "stop", line))
+        elif kind := _kind(spec):
+            if kind == "sampler":
+                _expect(sampler is None, "a recipe has one sampler", spec)
+                sampler = build("sampler", spec)
+            else:
+                _expect(sampler is not None and selector is None, "one selector comes last, after a sampler", spec)
+                selector = build("selector", spec)
+        stages.append(str(spec))
+    if sampler is None:
+        raise BadSpec(f"a recipe needs a sampler, one of: {', '.join(names('sampler'))}", line)
+    if selector is None:
+        selector = first()
+        stages.append("first")
+    looked_at = (*(stop.verifiers if stop else ()), *selector.verifiers)
+    verifiers: dict[str, Verifier] = {name: build("verifier", name) for name in looked_at}
+    return Recipe(" | ".join(stages), varied, sampler, stop, selector, verifiers)
+
+
+def selector_of(text: str) -> tuple[str, Selector, dict[str, Verifier]]:
+    """A selector by itself, for re-deciding: its canonical text, the selector, and its verifiers."""
+    spec = spec_of(parse_expression(text), text)
+    selector: Selector = build("selector", spec)
+    return str(spec), selector, {name: build("verifier", name) for name in selector.verifiers}
+
+
+def _stages(node: ast.expr) -> list[ast.expr]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return [*_stages(node.left), *_stages(node.right)]
+    return [node]
+
+
+def _inner(spec: Spec) -> tuple[Any, ...]:
+    _expect(not spec.kwargs, f"{spec.name}(...) takes parts, no settings", spec)
+    return spec.args
+
+
+def _part(value: Any, kind: Kind, line: str) -> Spec:
+    if not isinstance(value, Spec):
+        raise BadSpec(f"expected the name of one: {', '.join(names(kind))}", line, line.find(str(value)))
+    return value
+
+
+def _kind(spec: Spec) -> Kind:
+    for kind in ("sampler", "selector"):
+        if kind in kinds_of(spec.name):
+            return kind
+    known = (*names("sampler"), *names("selector"), "vary", "until")
+    raise UnknownName("sampler or selector", spec.name, known, spec.text, spec.place)
+
+
+def _expect(fine: bool, message: str, spec: Spec) -> None:
+    if not fine:
+        raise BadSpec(message, spec.text, spec.place)

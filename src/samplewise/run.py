@@ -1,0 +1,322 @@
+"""The loop: the only place that calls an engine, and so the only place that spends.
+
+It drives machines (a way to vary, then a sampler) until they finish, a stop rule fires, a budget is used up or somebody
+cancels. Every completion is in the store before anything else sees it; an ask that the store can answer is never sent.
+A stored draw counts as spent exactly as when it was paid for, so a resumed run ends as an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, NamedTuple
+
+from samplewise.engines.base import Arrival, Engine
+from samplewise.errors import Unsupported
+from samplewise.events import Arrived, Dispatched, OnEvent, Retried, Stopped, ignore
+from samplewise.keys import Key
+from samplewise.recipe import Recipe
+from samplewise.samplers.base import Sampler, Step
+from samplewise.store import Store, digest_of
+from samplewise.types import Ask, Candidate, Completion, Pool, Question, Reader, Selection, Stop, Usage
+from samplewise.vary.base import Vary
+
+MAX_RETRIES = 4  # of a failed ask, when its failure is retryable
+BACKOFF_S = 0.25  # before the first retry; doubles with each
+
+
+class Budget(NamedTuple):
+    """The most that may be spent on one question; None is no limit. Checked before dispatch, by worst case."""
+
+    requests: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    tokens: int | None = None  # prompt and completion together
+    usd: float | None = None
+    seconds: float | None = None  # wall clock, from the start of the question
+
+    def admits(self, spent: Usage) -> bool:
+        """Whether spending this much stays within every limit (seconds are the loop's own business)."""
+        used = (spent.requests, spent.prompt_tokens, spent.completion_tokens, spent.tokens, spent.usd)
+        return all(cap is None or amount <= cap + 1e-12 for cap, amount in zip(self[:5], used, strict=True))
+
+    def share(self, num: int, position: int) -> Budget:
+        """The part of question `position` of `num`: an even split, what is left over to the first ones. Seconds are not
+        split, since questions run side by side."""
+
+        def part(cap: int | None) -> int | None:
+            return None if cap is None else cap // num + (position < cap % num)
+
+        counts = (part(self.requests), part(self.prompt_tokens), part(self.completion_tokens), part(self.tokens))
+        return Budget(*counts, None if self.usd is None else self.usd / num, self.seconds)
+
+
+class Result(NamedTuple):
+    """What a recipe made of one question. `answers` (N,) are the pool's candidates as the reader reads them.
+
+    `spent` is the cost of all that the pool was made from, stored draws included. `paid` is what this call really
+    caused: fresh draws, failed attempts, and draws that arrived after the decision.
+    """
+
+    question: Question
+    answer: str | None
+    pool: Pool
+    answers: tuple[str | None, ...]
+    selection: Selection
+    spent: Usage
+    paid: Usage
+    stop: Stop
+    trace: tuple[Any, ...] = ()
+
+
+async def run(
+    question: Question,
+    recipe: Recipe,
+    engine: Engine,
+    key: Key,
+    *,
+    read: Reader,
+    budget: Budget = Budget(),
+    store: Store | None = None,
+    on_event: OnEvent = ignore,
+    cancel: asyncio.Event | None = None,
+) -> Result:
+    """Run one recipe on one question. Raises Unsupported before anything is paid; a failed ask is a value."""
+    check(recipe, engine)
+    key = key.fold("question", question.id)
+    spender = _Spender(question.id, engine, budget, store, on_event, cancel)
+    judge = _Judge(question, recipe, read)
+    stop, state, trace = await _drive(recipe.vary, recipe.vary.init(question), key.fold("vary"), spender, None)
+    variants = recipe.vary.variants(state)
+    state = recipe.sampler.init(variants)
+    if stop.reason == "finished":
+        stop, state, more = await _drive(recipe.sampler, state, key.fold("draw"), spender, judge)
+        trace += more
+    pool, answers = judge.look(recipe.sampler.pool(state))
+    selection = recipe.selector.choose(key.fold("select"), pool, answers)
+    on_event(Stopped(question.id, stop, spender.spent, selection.answer))
+    return Result(question, selection.answer, pool, answers, selection, spender.spent, spender.paid, stop, tuple(trace))
+
+
+def check(recipe: Recipe, engine: Engine) -> None:
+    """Raise Unsupported unless the engine can do what the recipe needs."""
+    if missing := sorted(recipe.needs - engine.can):
+        raise Unsupported(f"{recipe.line} needs {', '.join(missing)}, which {engine.name} cannot do")
+
+
+async def _drive(
+    machine: Sampler[Any] | Vary[Any], state: Any, key: Key, spender: _Spender, judge: _Judge | None
+) -> tuple[Stop, Any, list[Any]]:
+    """Step a machine to its end. With a judge it is asked after every completion of a splittable step."""
+    rule = judge.rule if judge is not None and isinstance(machine, Sampler) else None
+    trace: list[Any] = []
+
+    def advance(completions: Sequence[Completion]) -> Step:
+        nonlocal state
+        state, step = machine.step(key, state, completions)
+        if step.info is not None:
+            trace.append(step.info)
+        return step
+
+    def verdict() -> Stop | None:
+        if rule is None or judge is None or not isinstance(machine, Sampler):
+            return None
+        pool, answers = judge.look(machine.pool(state))
+        return rule.check(pool, answers, spender.spent) if pool.candidates else None
+
+    step = advance(())
+    while True:
+        if not step.asks:
+            return Stop("finished"), state, trace
+        asks, following = step.asks, Step()
+        while asks:
+            fitting = spender.admitted(asks)
+            if spender.cancelled() or fitting == 0 or (fitting < len(asks) and not step.splittable):
+                return spender.why(asks), state, trace
+            handed = 0
+            handovers = spender.completions(
+                asks[:fitting], step.splittable, singly=step.splittable and rule is not None
+            )
+            async with contextlib.aclosing(handovers):
+                async for completions in handovers:
+                    following, handed = advance(completions), handed + len(completions)
+                    if why := verdict():
+                        return why, state, trace
+            if handed < fitting:  # cancelled, or out of time
+                return spender.why(asks[handed:]), state, trace
+            asks = asks[fitting:]
+            assert not (asks and following.asks), f"{machine.name} asked for more while its step was still in flight"
+        step = following
+
+
+class _Judge:
+    """Scores and reads candidates, each once."""
+
+    def __init__(self, question: Question, recipe: Recipe, read: Reader) -> None:
+        self.rule = recipe.stop
+        self._question, self._verifiers, self._read = question, recipe.verifiers, read
+        self._raw: list[Candidate] = []
+        self._scored: list[Candidate] = []
+        self._answers: list[str | None] = []
+
+    def look(self, pool: Pool) -> tuple[Pool, tuple[str | None, ...]]:
+        """The pool with its scores, and its answers."""
+        known = min(len(self._raw), len(pool.candidates))
+        same = next((i for i in range(known) if pool.candidates[i] is not self._raw[i]), known)
+        del self._raw[same:], self._scored[same:], self._answers[same:]
+        for candidate in pool.candidates[same:]:
+            scores = {name: verify(self._question, candidate).value for name, verify in self._verifiers.items()}
+            self._raw.append(candidate)
+            self._scored.append(candidate._replace(scores={**candidate.scores, **scores}))
+            self._answers.append(self._read(self._question, candidate.text))
+        return pool._replace(candidates=tuple(self._scored)), tuple(self._answers)
+
+
+class _Spender:
+    """One question's purse: admits asks, gets their completions from the store or the engine, and keeps the books."""
+
+    def __init__(
+        self,
+        question_id: str,
+        engine: Engine,
+        budget: Budget,
+        store: Store | None,
+        on_event: OnEvent,
+        cancel: asyncio.Event | None,
+    ) -> None:
+        self._question_id, self._engine, self._budget, self._store = question_id, engine, budget, store
+        self._on_event, self._cancel = on_event, cancel
+        self._deadline = math.inf if budget.seconds is None else time.monotonic() + budget.seconds
+        self._extra = Usage()  # paid without being handed over: failed attempts, and arrivals after the decision
+        self.spent = Usage()  # handed over
+        self.paid = Usage()
+
+    def admitted(self, asks: Sequence[Ask]) -> int:
+        """How many of the first asks fit into what is left, if each costs its worst case."""
+        total = self.spent.plus(self._extra)
+        for num, ask in enumerate(asks):
+            total = total.plus(self._engine.worst_case(ask))
+            if not self._budget.admits(total):
+                return num
+        return len(asks)
+
+    def cancelled(self) -> bool:
+        return (self._cancel is not None and self._cancel.is_set()) or time.monotonic() >= self._deadline
+
+    def why(self, asks: Sequence[Ask]) -> Stop:
+        """Why the run ends here, with asks unsent."""
+        if self._cancel is not None and self._cancel.is_set():
+            return Stop("cancelled")
+        evidence = {"requests": self.spent.requests, "tokens": self.spent.tokens, "usd": self.spent.usd}
+        return Stop("budget", {**evidence, "unsent": len(asks)})
+
+    async def completions(
+        self, asks: Sequence[Ask], splittable: bool, singly: bool
+    ) -> AsyncGenerator[list[Completion]]:
+        """Completions in the order of the asks: one at a time, or all together. When cancelled it ends early, and of a
+        splittable step hands over what came, up to the first gap."""
+        ready: dict[int, Completion] = {}
+        handed = 0
+        async with contextlib.aclosing(self._arrivals(asks)) as arrivals:
+            async for arrival in arrivals:
+                ready[arrival.position] = arrival.completion
+                self._extra = self._extra.plus(arrival.completion.usage)
+                while singly and handed in ready:
+                    handed += 1
+                    yield [self._hand_over(ready.pop(handed - 1))]
+        upto = next((position for position in range(len(asks)) if position not in ready), len(asks))
+        if not singly and (upto == len(asks) or (splittable and upto > 0)):
+            yield [self._hand_over(ready[position]) for position in range(upto)]
+
+    def _hand_over(self, completion: Completion) -> Completion:
+        self.spent = self.spent.plus(completion.usage)
+        self._extra = Usage._make(a - b for a, b in zip(self._extra, completion.usage, strict=True))
+        return completion
+
+    async def _arrivals(self, asks: Sequence[Ask]) -> AsyncGenerator[Arrival]:
+        """Each ask once: from the store, else from the engine, retried while that may help."""
+        digests = [digest_of(self._engine.identity, ask) for ask in asks] if self._store else []
+        stored = self._store.draws(digests) if self._store else {}
+        todo = [position for position in range(len(asks)) if not digests or digests[position] not in stored]
+        self._on_event(Dispatched(self._question_id, len(todo), len(asks) - len(todo)))
+        for position, digest in enumerate(digests):
+            if digest in stored:
+                self._on_event(Arrived(self._question_id, stored[digest].usage, "store"))
+                yield Arrival(position, stored[digest])
+        for attempt in range(MAX_RETRIES + 1):
+            failed: dict[int, Completion] = {}
+            async with contextlib.aclosing(self._engine_arrivals([asks[i] for i in todo])) as arrivals:
+                async for arrival in arrivals:
+                    position, completion = todo[arrival.position], arrival.completion
+                    self.paid = self.paid.plus(completion.usage)
+                    if completion.finish == "error":
+                        failed[position] = completion
+                        continue
+                    if self._store:
+                        self._store.put_draw(digests[position], self._engine.identity, asks[position], completion)
+                    self._on_event(Arrived(self._question_id, completion.usage, "engine"))
+                    yield Arrival(position, completion)
+            again = self._worth_retrying(failed, asks) if attempt < MAX_RETRIES else []
+            for position in failed.keys() - set(again):
+                self._on_event(Arrived(self._question_id, failed[position].usage, "failure"))
+                yield Arrival(position, failed[position])
+            if not again or self.cancelled():
+                return
+            for position in again:
+                self._extra = self._extra.plus(failed[position].usage)
+            wait_s = max(_wait_s(failed[position], attempt) for position in again)
+            self._on_event(Retried(self._question_id, len(again), wait_s, failed[again[0]].failure))
+            if not await self._sleep(wait_s):
+                return
+            todo = again
+
+    def _worth_retrying(self, failed: dict[int, Completion], asks: Sequence[Ask]) -> list[int]:
+        retryable = sorted(i for i, c in failed.items() if c.failure is not None and c.failure.retryable)
+        return retryable[: self.admitted([asks[i] for i in retryable])]
+
+    async def _engine_arrivals(self, asks: Sequence[Ask]) -> AsyncGenerator[Arrival]:
+        """The engine's arrivals, until all are here, somebody cancels, or the time is up."""
+        if not asks:
+            return
+        cancelled = asyncio.ensure_future(self._cancel.wait()) if self._cancel is not None else None
+        stream = self._engine.answer(asks)
+        arrival: asyncio.Future[Arrival] | None = None
+        try:
+            while True:
+                arrival = asyncio.ensure_future(anext(stream))
+                left_s = None if self._deadline == math.inf else max(0.0, self._deadline - time.monotonic())
+                waiting = {arrival} if cancelled is None else {arrival, cancelled}
+                await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                if not arrival.done():
+                    return
+                try:
+                    yield arrival.result()
+                except StopAsyncIteration:
+                    return
+        finally:
+            for task in (arrival, cancelled):
+                if task is not None and not task.done():
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                        await task
+            if (close := getattr(stream, "aclose", None)) is not None:
+                await close()
+
+    async def _sleep(self, seconds: float) -> bool:
+        """False when there is no point in going on afterwards."""
+        if time.monotonic() + seconds >= self._deadline:
+            return False
+        if self._cancel is None:
+            await asyncio.sleep(seconds)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._cancel.wait(), seconds)
+        return not self.cancelled()
+
+
+def _wait_s(completion: Completion, attempt: int) -> float:
+    asked = completion.failure.retry_after_s if completion.failure else None
+    return BACKOFF_S * 2**attempt if asked is None else asked

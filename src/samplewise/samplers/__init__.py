@@ -1,0 +1,6 @@
+"""How responses are drawn: pure machines that yield asks. One file each; `base` has the protocol."""
+
+from samplewise.samplers.base import Sampler, Step, Variant, candidate, deal, direct
+from samplewise.samplers.repeat import repeat
+
+__all__ = ["Sampler", "Step", "Variant", "candidate", "deal", "direct", "repeat"]

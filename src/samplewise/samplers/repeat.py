@@ -1,0 +1,100 @@
+"""Independent draws. Best-of-n and self-consistency are this and a selector.
+
+Cost: `num_samples` requests, each at most `max_tokens` new tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from samplewise.keys import Key
+from samplewise.samplers.base import Sampler, Step, Variant, candidate, deal
+from samplewise.types import Candidate, Capability, Completion, Generate, Pool, Sampling
+
+
+class RepeatState(NamedTuple):
+    variants: tuple[Variant, ...]
+    num_asked: int
+    num_done: int
+    candidates: tuple[Candidate, ...]
+    num_failed: int
+
+
+def repeat(
+    num_samples: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    max_tokens: int = 512,
+    stop: tuple[str, ...] = (),
+    wave: int | None = None,
+) -> Sampler[RepeatState]:
+    """Draw `num_samples` responses, `wave` at a time (default: all at once; fewer lets a stop rule save more).
+
+    The seed of a draw follows from its arm and index, so neither the wave nor anything else that runs changes it, and
+    the first n of 2n draws are the draws of `repeat(n)`.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if wave is not None and wave < 1:
+        raise ValueError(f"wave must be at least 1, got {wave}")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+    sampling = checked(Sampling(float(temperature), top_k, float(top_p), float(min_p)))
+    size = num_samples if wave is None else wave
+
+    def init(variants: tuple[Variant, ...]) -> RepeatState:
+        return RepeatState(variants, 0, 0, (), 0)
+
+    def ask(key: Key, state: RepeatState, index: int) -> Generate:
+        variant = deal(state.variants, index)
+        return Generate(
+            messages=variant.messages,
+            sampling=variant.sampled(sampling),
+            max_tokens=max_tokens,
+            stop=tuple(stop),
+            seed=key.fold(variant.arm, index).seed(),
+            group=variant.group,
+        )
+
+    def step(key: Key, state: RepeatState, completions: Sequence[Completion]) -> tuple[RepeatState, Step]:
+        drawn = tuple(
+            candidate(completion, deal(state.variants, state.num_done + i).arm)
+            for i, completion in enumerate(completions)
+            if completion.finish != "error"
+        )
+        state = state._replace(
+            num_done=state.num_done + len(completions),
+            candidates=state.candidates + drawn,
+            num_failed=state.num_failed + len(completions) - len(drawn),
+        )
+        if state.num_done < state.num_asked:  # a part of the wave is still in flight
+            return state, Step(splittable=True)
+        upto = min(num_samples, state.num_asked + size)
+        asks = tuple(ask(key, state, i) for i in range(state.num_asked, upto))
+        return state._replace(num_asked=upto), Step(asks, splittable=True)
+
+    return Sampler(
+        name="repeat",
+        needs=frozenset({Capability.GENERATE}),
+        init=init,
+        step=step,
+        pool=lambda state: Pool(state.candidates, state.num_failed),
+        exchangeable=True,
+    )
+
+
+def checked(sampling: Sampling) -> Sampling:
+    """The same sampling, or ValueError where a value is out of its range."""
+    if not 0.0 <= sampling.temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 or more, got {sampling.temperature}")
+    if sampling.top_k < 0:
+        raise ValueError(f"top_k must be 0 (off) or more, got {sampling.top_k}")
+    if not 0.0 < sampling.top_p <= 1.0:
+        raise ValueError(f"top_p must be in (0, 1], got {sampling.top_p}")
+    if not 0.0 <= sampling.min_p < 1.0:
+        raise ValueError(f"min_p must be in [0, 1), got {sampling.min_p}")
+    return sampling

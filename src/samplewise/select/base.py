@@ -1,0 +1,62 @@
+"""The selector protocol: picks the answer from a scored pool. Pure, and blind to where draws and scores came from.
+
+An unread candidate (None) is no class and never wins; a pool of nothing but those selects None. Ties go to the larger
+score sum where the selector has scores, else to a draw by the key: never to the first position or the alphabet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from samplewise.keys import Key
+from samplewise.types import Pool, Selection
+
+
+class Choose(Protocol):
+    def __call__(self, key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """`answers` (N,) are the pool's candidates as the task's reader reads them. `verifiers` are those whose scores the
+    selector looks at."""
+
+    name: str
+    choose: Choose
+    verifiers: tuple[str, ...] = ()
+
+
+def draw_tied(key: Key, tied: Iterable[str]) -> str:
+    """One of the tied answers, each with the same probability, whatever order they come in."""
+    ordered = sorted(tied)
+    return ordered[int(key.generator().integers(len(ordered)))]
+
+
+def choose_class(
+    key: Key,
+    pool: Pool,
+    answers: tuple[str | None, ...],
+    mass: Mapping[str, float],
+    tie: Mapping[str, float] | None = None,
+) -> Selection:
+    """The answer with the most mass (>= 0 or any real); `tie` decides among equals, then the key. Weights are each
+    candidate's share of the positive mass of its answer."""
+    finite = {answer: m for answer, m in mass.items() if not math.isnan(m)}
+    if not finite:
+        return Selection(None, None, (0.0,) * len(answers))
+    top = max(finite.values())
+    tied = [a for a, m in finite.items() if math.isclose(m, top, rel_tol=1e-12, abs_tol=1e-15)]
+    if tie is not None and len(tied) > 1:
+        best = max(tie.get(a, -math.inf) for a in tied)
+        tied = [a for a in tied if math.isclose(tie.get(a, -math.inf), best, rel_tol=1e-12, abs_tol=1e-15)]
+    answer = draw_tied(key, tied)
+    total = sum(max(m, 0.0) for m in finite.values())
+    count = Counter(answers)
+    weights = tuple(
+        0.0 if a is None or total == 0 else max(finite.get(a, 0.0), 0.0) / total / count[a] for a in answers
+    )
+    return Selection(answer, answers.index(answer), weights, {"mass": dict(finite), "tied": len(tied)})

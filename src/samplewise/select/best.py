@@ -1,0 +1,30 @@
+"""Best-of-n: the answer of the candidate that a verifier scores highest."""
+
+from __future__ import annotations
+
+import math
+
+from samplewise.keys import Key
+from samplewise.select.base import Selector
+from samplewise.types import Pool, Selection
+
+
+def best(verifier: str) -> Selector:
+    """Best-of-n by `verifier`. Candidates that tie are drawn from by the key; an unscored (nan) candidate never beats a
+    scored one; where nothing is scored, one readable candidate is drawn. An imperfect score is
+    over-optimised as candidates grow."""
+
+    def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
+        readable = [i for i, answer in enumerate(answers) if answer is not None]
+        if not readable:
+            return Selection(None, None, (0.0,) * len(answers))
+        scores = {i: pool.candidates[i].scores.get(verifier, math.nan) for i in readable}
+        scored = [i for i in readable if not math.isnan(scores[i])]
+        top = max((scores[i] for i in scored), default=math.nan)
+        tied = [i for i in scored if scores[i] == top] or readable
+        position = tied[int(key.generator().integers(len(tied)))]
+        share = dict.fromkeys(tied, 1.0 / len(tied))
+        weights = tuple(share.get(i, 0.0) for i in range(len(answers)))
+        return Selection(answers[position], position, weights, {"score": top, "tied": len(tied)})
+
+    return Selector("best", choose, (verifier,))

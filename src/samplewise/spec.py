@@ -1,0 +1,215 @@
+"""A spec is the text of a call, `repeat(64, temperature=0.8)`: the one way to name a part, on every surface.
+
+    spec  = name | name "(" [args] ")" | name ":" text
+    args  = literals, names of other parts, and nested specs; positional first, then keyword=
+
+Parsed with Python's own grammar and never evaluated: anything but literals, names and calls is refused, with the place
+marked. `name:text` is short for name("text") and suits a path or a model's name: `local:Qwen/Qwen3-0.6B`.
+
+Parts are found by name in a table here and, for plugins, among the entry points of the groups `samplewise.<kind>`
+(`samplewise.sampler`, `samplewise.engine` ...). A part is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+from samplewise.errors import BadSpec, SamplewiseError, UnknownName
+from samplewise.types import Json
+
+Kind = Literal["engine", "arm", "sampler", "stop", "selector", "verifier", "task"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
+    "engine": {
+        "local": "samplewise.engines.local:local",
+        "tiny": "samplewise.engines.local:tiny",
+        "toy": "samplewise.engines.toy:toy",
+    },
+    "arm": {
+        "ladder": "samplewise.vary.temperature:ladder",
+    },
+    "sampler": {
+        "repeat": "samplewise.samplers.repeat:repeat",
+    },
+    "stop": {
+        "lead": "samplewise.stop.fixed:lead",
+        "passed": "samplewise.stop.fixed:passed",
+    },
+    "selector": {
+        "best": "samplewise.select.best:best",
+        "first": "samplewise.select.votes:first",
+        "vote": "samplewise.select.votes:vote",
+        "weighted": "samplewise.select.votes:weighted",
+    },
+    "verifier": {
+        "likelihood": "samplewise.verify.confidence:likelihood",
+        "logp": "samplewise.verify.confidence:logp",
+        "puzzle": "samplewise.verify.puzzle:puzzle",
+    },
+    "task": {
+        "game24": "samplewise.tasks.game24:game24",
+        "jsonl": "samplewise.tasks.jsonl:jsonl",
+    },
+}
+
+
+class Spec(NamedTuple):
+    """A parsed call. `place` is the column of its name in the text that it was parsed from."""
+
+    name: str
+    args: tuple[Json, ...] = ()
+    kwargs: tuple[tuple[str, Json], ...] = ()
+    text: str = ""
+    place: int = 0
+
+    def __str__(self) -> str:
+        """The canonical text: parsing it gives an equal call."""
+        parts = [*map(_render, self.args), *(f"{k}={_render(v)}" for k, v in self.kwargs)]
+        return f"{self.name}({', '.join(parts)})" if parts else self.name
+
+
+def _render(value: Json) -> str:
+    return str(value) if isinstance(value, Spec) else repr(value)
+
+
+# --- text -> Spec -----------------------------------------------------------------------------------------------------
+
+
+def parse(text: str) -> Spec:
+    """The spec that `text` spells. Raises BadSpec with the place marked."""
+    name, colon, rest = text.partition(":")
+    if colon and name.strip().isidentifier():
+        return Spec(name.strip(), (rest.strip(),), (), text)
+    return _spec(parse_expression(text), text)
+
+
+def parse_expression(text: str) -> ast.expr:
+    """Python's own reading of a one-line expression, or BadSpec."""
+    if not text.strip():
+        raise BadSpec("empty: give a name such as repeat(8)", text)
+    if "\n" in text:
+        raise BadSpec("a spec is one line", text)
+    try:
+        return ast.parse(text.lstrip(), mode="eval").body
+    except SyntaxError as error:
+        # msg and offset are Python's own; ours only adds what a spec may hold
+        indent = len(text) - len(text.lstrip())
+        place = min(max((error.offset or 1) - 1, 0), len(text.lstrip())) + indent
+        raise BadSpec(f"cannot be read ({error.msg})", text, place) from None
+    except (ValueError, RecursionError, MemoryError):
+        raise BadSpec("cannot be read", text) from None
+
+
+def place_of(node: ast.AST, text: str) -> int:
+    """Column of `node` in `text`, in characters."""
+    indent = len(text) - len(text.lstrip())
+    offset = getattr(node, "col_offset", 0)
+    return indent + len(text.lstrip().encode()[:offset].decode(errors="replace"))
+
+
+def spec_of(node: ast.expr, text: str) -> Spec:
+    """The spec at one node of a parsed expression."""
+    return _spec(node, text)
+
+
+def _spec(node: ast.expr, text: str) -> Spec:
+    if isinstance(node, ast.Name):
+        return Spec(node.id, (), (), text, place_of(node, text))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        for arg in node.args:
+            if isinstance(arg, ast.Starred):
+                raise BadSpec("* cannot be used here", text, place_of(arg, text))
+        args = tuple(_value(arg, text) for arg in node.args)
+        kwargs: dict[str, Json] = {}
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                raise BadSpec("** cannot be used here", text, place_of(keyword.value, text))
+            kwargs[keyword.arg] = _value(keyword.value, text)
+        return Spec(node.func.id, args, tuple(kwargs.items()), text, place_of(node, text))
+    raise BadSpec("expected a name or a call such as repeat(8)", text, place_of(node, text))
+
+
+def _value(node: ast.expr, text: str) -> Json:
+    if isinstance(node, ast.Name | ast.Call):
+        return _spec(node, text)
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        raise BadSpec("expected a number, a string or a name", text, place_of(node, text)) from None
+    return tuple(value) if isinstance(value, list) else value
+
+
+# --- Spec -> object ---------------------------------------------------------------------------------------------------
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+    """Every registered name of a kind, plugins included, sorted."""
+    return tuple(sorted({*BUILT_IN[kind], *_plugins(kind)}))
+
+
+@functools.cache
+def _plugins(kind: Kind) -> Mapping[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=f"samplewise.{kind}")}
+
+
+def kinds_of(name: str) -> tuple[Kind, ...]:
+    """The kinds that have a part of this name."""
+    return tuple(kind for kind in KINDS if name in names(kind))
+
+
+def factory(kind: Kind, name: str, text: str = "", place: int | None = None) -> Callable[..., Any]:
+    """The function that makes the part. Raises UnknownName with the nearest names, marked at `place` in `text`."""
+    if name in BUILT_IN[kind]:
+        module, _, attribute = BUILT_IN[kind][name].partition(":")
+        made: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        return made
+    if name in _plugins(kind):
+        loaded: Callable[..., Any] = _plugins(kind)[name].load()
+        return loaded
+    raise UnknownName(kind, name, names(kind), text, place)
+
+
+def build(kind: Kind, spec: Spec | str) -> Any:
+    """The part that `spec` names. A nested name stays text (`best(puzzle)` hands over "puzzle").
+
+    Raises UnknownName, or BadSpec where the arguments do not fit, with the place marked.
+    """
+    if isinstance(spec, str):
+        spec = parse(spec)
+    make = factory(kind, spec.name, spec.text, spec.place if spec.text != spec.name else None)
+    args = [_plain(a) for a in spec.args]
+    kwargs = {k: _plain(v) for k, v in spec.kwargs}
+    try:
+        inspect.signature(make).bind(*args, **kwargs)
+    except TypeError as error:
+        raise BadSpec(f"{spec.name} takes {signature(kind, spec.name)}: {error}", spec.text, spec.place) from None
+    try:
+        return make(*args, **kwargs)
+    except SamplewiseError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise BadSpec(f"{spec.name}: {error}", spec.text, spec.place) from error
+
+
+def _plain(value: Json) -> Json:
+    return str(value) if isinstance(value, Spec) else value
+
+
+def signature(kind: Kind, name: str) -> str:
+    """How the part is called, without annotations: "(num_samples, *, temperature=1.0)"."""
+    parameters = inspect.signature(factory(kind, name)).parameters.values()
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
+    return str(inspect.Signature(bare))
+
+
+def summary(kind: Kind, name: str) -> str:
+    """The first sentence of the part's docstring."""
+    text = inspect.getdoc(factory(kind, name)) or ""
+    return " ".join(text.split("\n\n")[0].split())

@@ -1,0 +1,6 @@
+"""When enough is enough: pure rules over a scored pool."""
+
+from samplewise.stop.base import StopRule
+from samplewise.stop.fixed import lead, passed
+
+__all__ = ["StopRule", "lead", "passed"]

@@ -1,0 +1,24 @@
+"""Arms that change the sampling alone. They cost no tokens of their own: the first baseline any prompt must beat."""
+
+from __future__ import annotations
+
+from samplewise.samplers.base import Variant
+from samplewise.types import Question
+from samplewise.vary.base import Arm
+
+
+def ladder(*temperatures: float) -> Arm:
+    """One arm per temperature, default .4 .6 .8 1.2 (1.0 is usually the sampler's own, so the direct arm has it)."""
+    rungs = temperatures or (0.4, 0.6, 0.8, 1.2)
+    for rung in rungs:
+        if not 0.0 <= rung < float("inf"):
+            raise ValueError(f"a temperature must be 0 or more, got {rung}")
+        if rung == 0.0:
+            raise ValueError("a ladder must not contain temperature 0: all greedy draws are the same draw")
+
+    def arm(question: Question) -> tuple[Variant, ...]:
+        return tuple(
+            Variant(f"temperature/{rung:g}", question.messages, {"temperature": float(rung)}) for rung in rungs
+        )
+
+    return arm

@@ -1,0 +1,27 @@
+"""Verifiers that need nothing but the log-probabilities of the draw itself. No tokens beyond generation."""
+
+from __future__ import annotations
+
+import math
+
+from samplewise.types import Candidate, Question, Score, Verifier
+
+
+def logp() -> Verifier:
+    """Mean log-probability per token (nats, at most 0) under the model at temperature 1. nan without log-probs."""
+
+    def verify(question: Question, candidate: Candidate) -> Score:
+        if math.isnan(candidate.logp_sum) or candidate.num_tokens == 0:
+            return Score(math.nan, "the engine gave no log-probs")
+        return Score(candidate.logp_sum / candidate.num_tokens)
+
+    return verify
+
+
+def likelihood() -> Verifier:
+    """Total log-probability (nats, at most 0) of the response under the model at temperature 1: favours short ones."""
+
+    def verify(question: Question, candidate: Candidate) -> Score:
+        return Score(candidate.logp_sum, "" if not math.isnan(candidate.logp_sum) else "the engine gave no log-probs")
+
+    return verify
