@@ -1,1 +1,126 @@
-"""samplewise: many samples, one good answer, as few tokens as possible."""
+"""samplewise: many samples, one good answer, as few tokens as possible.
+
+    from samplewise import solve
+    solve("make 24 from 4 6 7 8", engine="tiny", recipe="repeat(16) | vote").answer
+
+Names are imported when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING without importing typing
+if TYPE_CHECKING:
+    from samplewise.api import asolve, solve
+    from samplewise.engines.base import Arrival, Engine
+    from samplewise.errors import SamplewiseError, SetupError
+    from samplewise.evaluate import run_task
+    from samplewise.keys import Key
+    from samplewise.recipe import Recipe, recipe
+    from samplewise.run import Budget, Result, run
+    from samplewise.samplers.base import Sampler, Step, Variant
+    from samplewise.select.base import Selector
+    from samplewise.stop.base import StopRule
+    from samplewise.store import Store
+    from samplewise.tasks.base import Task
+    from samplewise.types import (
+        Ask,
+        Candidate,
+        Capability,
+        Completion,
+        Generate,
+        Likelihood,
+        Message,
+        Pool,
+        Problem,
+        Question,
+        Sampling,
+        Score,
+        Selection,
+        Stop,
+        Usage,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "samplewise.api": ("asolve", "solve"),
+    "samplewise.engines.base": ("Arrival", "Engine"),
+    "samplewise.errors": ("SamplewiseError", "SetupError"),
+    "samplewise.evaluate": ("run_task",),
+    "samplewise.keys": ("Key",),
+    "samplewise.recipe": ("Recipe", "recipe"),
+    "samplewise.run": ("Budget", "Result", "run"),
+    "samplewise.samplers.base": ("Sampler", "Step", "Variant"),
+    "samplewise.select.base": ("Selector",),
+    "samplewise.stop.base": ("StopRule",),
+    "samplewise.store": ("Store",),
+    "samplewise.tasks.base": ("Task",),
+    "samplewise.types": (
+        "Ask",
+        "Candidate",
+        "Capability",
+        "Completion",
+        "Generate",
+        "Likelihood",
+        "Message",
+        "Pool",
+        "Problem",
+        "Question",
+        "Sampling",
+        "Score",
+        "Selection",
+        "Stop",
+        "Usage",
+    ),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Arrival",
+    "Ask",
+    "Budget",
+    "Candidate",
+    "Capability",
+    "Completion",
+    "Engine",
+    "Generate",
+    "Key",
+    "Likelihood",
+    "Message",
+    "Pool",
+    "Problem",
+    "Question",
+    "Recipe",
+    "Result",
+    "Sampler",
+    "SamplewiseError",
+    "Sampling",
+    "Score",
+    "Selection",
+    "Selector",
+    "SetupError",
+    "Step",
+    "Stop",
+    "StopRule",
+    "Store",
+    "Task",
+    "Usage",
+    "Variant",
+    "asolve",
+    "recipe",
+    "run",
+    "run_task",
+    "solve",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'samplewise' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

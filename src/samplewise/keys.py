@@ -19,7 +19,7 @@ SEED_BITS = 53  # a JSON number carries it exactly, and a 64-bit field of an end
 
 
 class Key(NamedTuple):
-    """`entropy` is the user's seed (>= 0), `path` what was folded into it, each entry in [0, 2**64)."""
+    """`entropy` is the user's seed, in [0, 2**128); `path` what was folded into it, each entry in [0, 2**64)."""
 
     entropy: int
     path: tuple[int, ...] = ()
@@ -45,6 +45,8 @@ class Key(NamedTuple):
     def _sequence(self) -> np.random.SeedSequence:
         import numpy as np
 
+        if not 0 <= self.entropy < 1 << 128:  # a longer one would reach into the words of the path
+            raise ValueError(f"the entropy of a key is an integer in [0, 2**128), got {self.entropy}")
         # A 64-bit entry is passed as two 32-bit words of fixed place: SeedSequence would otherwise let (1, 2**32) and
         # (1, 0, 1) collide. The length goes first for the same reason.
         words = [w for entry in self.path for w in (entry & 0xFFFFFFFF, entry >> 32)]
@@ -53,7 +55,7 @@ class Key(NamedTuple):
 
 def _as_int(datum: int | str) -> int:
     if isinstance(datum, str):
-        return int.from_bytes(hashlib.blake2b(datum.encode(), digest_size=8).digest(), "big")
+        return int.from_bytes(hashlib.blake2b(datum.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
     if not 0 <= datum < 1 << 64:
         raise ValueError(f"a key folds strings and integers in [0, 2**64), got {datum!r}")
     return datum

@@ -78,21 +78,33 @@ def recipe(line: str | Recipe) -> Recipe:
         selector = first()
         stages.append("first")
     looked_at = (*(stop.verifiers if stop else ()), *selector.verifiers)
-    verifiers: dict[str, Verifier] = {name: build("verifier", name) for name in looked_at}
-    return Recipe(" | ".join(stages), varied, sampler, stop, selector, verifiers)
+    return Recipe(" | ".join(stages), varied, sampler, stop, selector, _verifiers(looked_at, line))
 
 
 def selector_of(text: str) -> tuple[str, Selector, dict[str, Verifier]]:
     """A selector by itself, for re-deciding: its canonical text, the selector, and its verifiers."""
     spec = spec_of(parse_expression(text), text)
     selector: Selector = build("selector", spec)
-    return str(spec), selector, {name: build("verifier", name) for name in selector.verifiers}
+    return str(spec), selector, _verifiers(selector.verifiers, text)
+
+
+def _verifiers(looked_at: tuple[str, ...], line: str) -> dict[str, Verifier]:
+    for name in looked_at:
+        if not isinstance(name, str):
+            raise BadSpec(f"expected a verifier, one of: {', '.join(names('verifier'))}; got {name!r}", line)
+    return {name: build("verifier", name) for name in looked_at}
 
 
 def _stages(node: ast.expr) -> list[ast.expr]:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return [*_stages(node.left), *_stages(node.right)]
-    return [node]
+    stages: list[ast.expr] = []
+    waiting = [node]
+    while waiting:  # not by recursion: a line of a thousand stages is refused for what it holds
+        part = waiting.pop()
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.BitOr):
+            waiting += [part.right, part.left]
+        else:
+            stages.append(part)
+    return stages
 
 
 def _inner(spec: Spec) -> tuple[Any, ...]:
@@ -102,7 +114,8 @@ def _inner(spec: Spec) -> tuple[Any, ...]:
 
 def _part(value: Any, kind: Kind, line: str) -> Spec:
     if not isinstance(value, Spec):
-        raise BadSpec(f"expected the name of one: {', '.join(names(kind))}", line, line.find(str(value)))
+        place = line.find(str(value))
+        raise BadSpec(f"expected the name of one: {', '.join(names(kind))}", line, place if place >= 0 else None)
     return value
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
-from samplewise.engines.base import Arrival, Engine
-from samplewise.errors import Unsupported
+from samplewise.engines.base import Arrival, Engine, failed
+from samplewise.errors import EngineError, EngineUnavailable, SamplewiseError, Unsupported
 from samplewise.events import Arrived, Dispatched, OnEvent, Retried, Stopped, ignore
 from samplewise.keys import Key
 from samplewise.recipe import Recipe
@@ -194,9 +195,9 @@ class _Spender:
         self.spent = Usage()  # handed over
         self.paid = Usage()
 
-    def admitted(self, asks: Sequence[Ask]) -> int:
-        """How many of the first asks fit into what is left, if each costs its worst case."""
-        total = self.spent.plus(self._extra)
+    def admitted(self, asks: Sequence[Ask], burnt: Usage = Usage()) -> int:
+        """How many of the first asks fit into what is left, if each costs its worst case and `burnt` is gone too."""
+        total = self.spent.plus(self._extra).plus(burnt)
         for num, ask in enumerate(asks):
             total = total.plus(self._engine.worst_case(ask))
             if not self._budget.admits(total):
@@ -247,45 +248,51 @@ class _Spender:
                 self._on_event(Arrived(self._question_id, stored[digest].usage, "store"))
                 yield Arrival(position, stored[digest])
         for attempt in range(MAX_RETRIES + 1):
-            failed: dict[int, Completion] = {}
+            broken: dict[int, Completion] = {}
             async with contextlib.aclosing(self._engine_arrivals([asks[i] for i in todo])) as arrivals:
                 async for arrival in arrivals:
                     position, completion = todo[arrival.position], arrival.completion
                     self.paid = self.paid.plus(completion.usage)
                     if completion.finish == "error":
-                        failed[position] = completion
+                        broken[position] = completion
                         continue
                     if self._store:
                         self._store.put_draw(digests[position], self._engine.identity, asks[position], completion)
                     self._on_event(Arrived(self._question_id, completion.usage, "engine"))
                     yield Arrival(position, completion)
-            again = self._worth_retrying(failed, asks) if attempt < MAX_RETRIES else []
-            for position in failed.keys() - set(again):
-                self._on_event(Arrived(self._question_id, failed[position].usage, "failure"))
-                yield Arrival(position, failed[position])
+            again = self._worth_retrying(broken, asks) if attempt < MAX_RETRIES else []
+            for position in sorted(broken.keys() - set(again)):
+                self._on_event(Arrived(self._question_id, broken[position].usage, "failure"))
+                yield Arrival(position, broken[position])
             if not again or self.cancelled():
                 return
             for position in again:
-                self._extra = self._extra.plus(failed[position].usage)
-            wait_s = max(_wait_s(failed[position], attempt) for position in again)
-            self._on_event(Retried(self._question_id, len(again), wait_s, failed[again[0]].failure))
+                self._extra = self._extra.plus(broken[position].usage)
+            wait_s = max(_wait_s(broken[position], attempt) for position in again)
+            self._on_event(Retried(self._question_id, len(again), wait_s, broken[again[0]].failure))
             if not await self._sleep(wait_s):
                 return
             todo = again
 
-    def _worth_retrying(self, failed: dict[int, Completion], asks: Sequence[Ask]) -> list[int]:
-        retryable = sorted(i for i, c in failed.items() if c.failure is not None and c.failure.retryable)
-        return retryable[: self.admitted([asks[i] for i in retryable])]
+    def _worth_retrying(self, broken: dict[int, Completion], asks: Sequence[Ask]) -> list[int]:
+        retryable = sorted(i for i, c in broken.items() if c.failure is not None and c.failure.retryable)
+        burnt = functools.reduce(Usage.plus, (c.usage for c in broken.values()), Usage())  # not in the books yet
+        return retryable[: self.admitted([asks[i] for i in retryable], burnt)]
 
     async def _engine_arrivals(self, asks: Sequence[Ask]) -> AsyncGenerator[Arrival]:
-        """The engine's arrivals, until all are here, somebody cancels, or the time is up."""
+        """The engine's arrivals, each position once, until all are here, somebody cancels, or the time is up.
+
+        An ask that the engine leaves out, because it raised or forgot, has failed: a bad request must not lose a run.
+        """
         if not asks:
             return
+        missing = set(range(len(asks)))
+        error: EngineError = EngineUnavailable(f"{self._engine.name} gave no answer")
         cancelled = asyncio.ensure_future(self._cancel.wait()) if self._cancel is not None else None
         stream = self._engine.answer(asks)
         arrival: asyncio.Future[Arrival] | None = None
         try:
-            while True:
+            while missing and not self.cancelled():
                 arrival = asyncio.ensure_future(anext(stream))
                 left_s = None if self._deadline == math.inf else max(0.0, self._deadline - time.monotonic())
                 waiting = {arrival} if cancelled is None else {arrival, cancelled}
@@ -293,17 +300,33 @@ class _Spender:
                 if not arrival.done():
                     return
                 try:
-                    yield arrival.result()
+                    position, completion = arrival.result()
                 except StopAsyncIteration:
-                    return
+                    break
+                except EngineError as raised:
+                    error = raised
+                    break
+                except SamplewiseError:  # the user must change something
+                    raise
+                except Exception as raised:
+                    error = EngineUnavailable(f"{self._engine.name} broke off: {type(raised).__name__}: {raised}")
+                    break
+                if position in missing:  # else it was paid for already, or never asked
+                    missing.remove(position)
+                    yield Arrival(position, completion)
         finally:
             for task in (arrival, cancelled):
                 if task is not None and not task.done():
                     task.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                        await task
+                    await asyncio.wait({task})
+                    if not task.cancelled():
+                        task.exception()  # what it says while it is being cancelled is of no interest
             if (close := getattr(stream, "aclose", None)) is not None:
-                await close()
+                with contextlib.suppress(Exception):
+                    await close()
+        if not self.cancelled():
+            for position in sorted(missing):
+                yield Arrival(position, failed(error))
 
     async def _sleep(self, seconds: float) -> bool:
         """False when there is no point in going on afterwards."""

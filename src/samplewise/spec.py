@@ -17,14 +17,19 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
+import keyword
+import math
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
-from samplewise.errors import BadSpec, SamplewiseError, UnknownName
+from samplewise.errors import BadSpec, SamplewiseError, SetupError, UnknownName
 from samplewise.types import Json
 
 Kind = Literal["engine", "arm", "sampler", "stop", "selector", "verifier", "task"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+MAX_DEPTH = 16  # of parts within parts; Python's own limit is a RecursionError
 
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "engine": {
@@ -85,8 +90,8 @@ def _render(value: Json) -> str:
 def parse(text: str) -> Spec:
     """The spec that `text` spells. Raises BadSpec with the place marked."""
     name, colon, rest = text.partition(":")
-    if colon and name.strip().isidentifier():
-        return Spec(name.strip(), (rest.strip(),), (), text)
+    if colon and name.strip().isidentifier() and not keyword.iskeyword(name.strip()) and "\n" not in text:
+        return Spec(name.strip(), (rest.strip(),), (), text, len(name) - len(name.lstrip()))
     return _spec(parse_expression(text), text)
 
 
@@ -97,7 +102,8 @@ def parse_expression(text: str) -> ast.expr:
     if "\n" in text:
         raise BadSpec("a spec is one line", text)
     try:
-        return ast.parse(text.lstrip(), mode="eval").body
+        with warnings.catch_warnings(action="ignore"):  # a path such as "C:\data" is no reason to warn
+            return ast.parse(text.lstrip(), mode="eval").body
     except SyntaxError as error:
         # msg and offset are Python's own; ours only adds what a spec may hold
         indent = len(text) - len(text.lstrip())
@@ -119,31 +125,45 @@ def spec_of(node: ast.expr, text: str) -> Spec:
     return _spec(node, text)
 
 
-def _spec(node: ast.expr, text: str) -> Spec:
+def _spec(node: ast.expr, text: str, depth: int = 0) -> Spec:
+    if depth > MAX_DEPTH:
+        raise BadSpec("nested too deeply", text, place_of(node, text))
     if isinstance(node, ast.Name):
         return Spec(node.id, (), (), text, place_of(node, text))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         for arg in node.args:
             if isinstance(arg, ast.Starred):
                 raise BadSpec("* cannot be used here", text, place_of(arg, text))
-        args = tuple(_value(arg, text) for arg in node.args)
+        args = tuple(_value(arg, text, depth) for arg in node.args)
         kwargs: dict[str, Json] = {}
-        for keyword in node.keywords:
-            if keyword.arg is None:
-                raise BadSpec("** cannot be used here", text, place_of(keyword.value, text))
-            kwargs[keyword.arg] = _value(keyword.value, text)
+        for named in node.keywords:
+            if named.arg is None:
+                raise BadSpec("** cannot be used here", text, place_of(named.value, text))
+            kwargs[named.arg] = _value(named.value, text, depth)
         return Spec(node.func.id, args, tuple(kwargs.items()), text, place_of(node, text))
     raise BadSpec("expected a name or a call such as repeat(8)", text, place_of(node, text))
 
 
-def _value(node: ast.expr, text: str) -> Json:
+def _value(node: ast.expr, text: str, depth: int) -> Json:
     if isinstance(node, ast.Name | ast.Call):
-        return _spec(node, text)
+        return _spec(node, text, depth + 1)
     try:
-        value = ast.literal_eval(node)
+        return _literal(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise BadSpec("expected a number, a string or a name", text, place_of(node, text)) from None
-    return tuple(value) if isinstance(value, list) else value
+
+
+def _literal(value: object) -> Json:
+    """The same value with its lists as tuples, or ValueError where its text would not give it back."""
+    if isinstance(value, list | tuple):
+        return tuple(_literal(item) for item in value)
+    if isinstance(value, dict):
+        return {_literal(k): _literal(v) for k, v in value.items()}
+    if value is None or isinstance(value, bool | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, int) and abs(value) < 1 << 64:
+        return value
+    raise ValueError(f"{type(value).__name__} is no value of a spec")
 
 
 # --- Spec -> object ---------------------------------------------------------------------------------------------------
@@ -171,7 +191,10 @@ def factory(kind: Kind, name: str, text: str = "", place: int | None = None) -> 
         made: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
         return made
     if name in _plugins(kind):
-        loaded: Callable[..., Any] = _plugins(kind)[name].load()
+        try:
+            loaded: Callable[..., Any] = _plugins(kind)[name].load()
+        except (ImportError, AttributeError) as error:
+            raise SetupError(f"the plugin {name} ({_plugins(kind)[name].value}) cannot be loaded: {error}") from error
         return loaded
     raise UnknownName(kind, name, names(kind), text, place)
 
@@ -194,7 +217,7 @@ def build(kind: Kind, spec: Spec | str) -> Any:
         return make(*args, **kwargs)
     except SamplewiseError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise BadSpec(f"{spec.name}: {error}", spec.text, spec.place) from error
 
 
@@ -211,5 +234,5 @@ def signature(kind: Kind, name: str) -> str:
 
 def summary(kind: Kind, name: str) -> str:
     """The first sentence of the part's docstring."""
-    text = inspect.getdoc(factory(kind, name)) or ""
-    return " ".join(text.split("\n\n")[0].split())
+    text = " ".join((inspect.getdoc(factory(kind, name)) or "").split())
+    return re.split(r"(?<=[a-z)`])\. ", text, maxsplit=1)[0].rstrip(".") + "."

@@ -19,7 +19,20 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from samplewise.errors import StoreConflict, StoreError, StoreVersion
-from samplewise.types import Ask, Candidate, Completion, Generate, Json, Pool, Selection, Stop, Usage
+from samplewise.types import (
+    Ask,
+    Candidate,
+    Completion,
+    Generate,
+    Json,
+    Message,
+    Pool,
+    Problem,
+    Question,
+    Selection,
+    Stop,
+    Usage,
+)
 
 # Append only: a migration that has been released is never edited. Its number is its place in this list, from 1.
 MIGRATIONS = (
@@ -33,8 +46,8 @@ MIGRATIONS = (
         manifest TEXT NOT NULL, started REAL NOT NULL, ended REAL
     );
     CREATE TABLE pools (
-        run TEXT NOT NULL REFERENCES runs(id), question TEXT NOT NULL, number INTEGER NOT NULL, prompt TEXT NOT NULL,
-        reference TEXT NOT NULL, columns TEXT NOT NULL, answers TEXT NOT NULL, spent TEXT NOT NULL, stop TEXT NOT NULL,
+        run TEXT NOT NULL REFERENCES runs(id), question TEXT NOT NULL, number INTEGER NOT NULL, spent TEXT NOT NULL,
+        stop TEXT NOT NULL, answers TEXT NOT NULL, problem TEXT NOT NULL, columns TEXT NOT NULL, -- the bulk comes last
         PRIMARY KEY (run, question)
     );
     CREATE TABLE scores (
@@ -69,10 +82,8 @@ class Run(NamedTuple):
 class Record(NamedTuple):
     """What a run made of one question, as stored: the scored pool, each candidate's answer and grade, the costs."""
 
-    question: str
-    number: int
-    prompt: str
-    reference: Json
+    problem: Problem
+    number: int  # its place in the task
     pool: Pool
     answers: tuple[str | None, ...]
     grades: tuple[float, ...]  # (N,) in [0, 1]; nan: could not be graded
@@ -80,17 +91,36 @@ class Record(NamedTuple):
     stop: Stop
 
 
+class Outcome(NamedTuple):
+    """A question's grades (N,), answers (N,) and cost."""
+
+    question: str
+    grades: list[float]
+    answers: list[str | None]
+    spent: Usage
+
+
 def digest_of(identity: str, ask: Ask) -> bytes:
-    """16 bytes that name a draw. Fields that stand at their default are left out, so a later field changes nothing."""
-    return hashlib.blake2b(f"{identity}\n{ask_json(ask)}".encode(), digest_size=16).digest()
+    """16 bytes that name a draw, equal for equal asks. Fields at their default are left out, in what an ask holds too,
+    so a later field changes nothing."""
+    return hashlib.blake2b(f"{identity}\n{ask_json(ask)}".encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def ask_json(ask: Ask) -> str:
     """Canonical text of an ask: its kind and every field that is not at its default."""
-    defaults = ask._field_defaults
-    fields = {k: v for k, v in zip(ask._fields, ask, strict=True) if k not in defaults or defaults[k] != v}
     kind = "generate" if isinstance(ask, Generate) else "likelihood"
-    return json.dumps({"ask": kind, **fields}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return json.dumps({"ask": kind, **_canonical(ask)}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _canonical(value: Any) -> Any:
+    """Equal values in equal words: a named tuple as those of its fields that are not at their default, 2.0 as 2."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        defaults = getattr(value, "_field_defaults", {})
+        fields = zip(value._fields, value, strict=True)
+        return {name: _canonical(v) for name, v in fields if name not in defaults or defaults[name] != v}
+    if isinstance(value, tuple | list):
+        return [v if type(v) is int else _canonical(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class Store:
@@ -108,6 +138,7 @@ class Store:
             self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
         try:
             with self._plainly("opened"):
+                self._version()
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")  # safe against a killed process, not a lost disk cache
                 self._migrate()
@@ -141,30 +172,45 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk has ended it already
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def _migrate(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if self._version() == len(MIGRATIONS):
+            return
+        with self._writing():
+            for number, script in enumerate(MIGRATIONS[self._version() :], start=self._version() + 1):
+                for statement in script.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={number}")
+
+    def _version(self) -> int:
+        """Number of the last migration that the file has seen. Raises where the file is not for us to write into."""
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        if tables and "draws" not in tables:
+            raise StoreError(f"{self.path} is a database of another program, not a store")
         if version > len(MIGRATIONS):
             raise StoreVersion(
                 f"{self.path} was written by a newer samplewise (store version {version}); upgrade to read it"
             )
-        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-            self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version={number}; COMMIT;")
+        return version
 
     def claim(self) -> None:
         """Be the one process that draws into this store, until it is closed. Raises StoreConflict where one is already.
         The claim is a lock of the operating system: it ends with the process, however that ends."""
         if self._lock is not None or self.path == ":memory:":
             return
-        lock = sqlite3.connect(f"{self.path}.lock", timeout=0.0, isolation_level=None)
+        lock: sqlite3.Connection | None = None
         try:
+            lock = sqlite3.connect(f"{self.path}.lock", timeout=0.0, isolation_level=None)
             lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            lock.close()
+        except sqlite3.Error as error:
+            if lock is not None:
+                lock.close()
             if "locked" not in str(error):
                 raise StoreError(f"the store {self.path} cannot be claimed: {error}") from error
             raise StoreConflict(
@@ -179,8 +225,8 @@ class Store:
         row = (
             digest,
             identity,
-            ask_json(ask),
-            completion.text,
+            _text(ask_json(ask)),
+            _text(completion.text),
             completion.finish,
             _blob("q", completion.tokens),
             _blob("d", completion.logp),
@@ -227,11 +273,11 @@ class Store:
         """Every run, oldest first."""
         with self._plainly("read"):
             rows = self._db.execute("SELECT * FROM runs ORDER BY started, id").fetchall()
-        return [Run(*row[:5], json.loads(row[5]), *row[6:]) for row in rows]
+        return [Run._make([*row[:5], json.loads(row[5]), *row[6:]]) for row in rows]
 
     def save(self, run_id: str, record: Record, selector: str, selection: Selection, grade: float) -> None:
         """Keep what a run made of one question, all of it or nothing."""
-        candidates = record.pool.candidates
+        question, candidates = record.problem.question.id, record.pool.candidates
         columns: dict[str, Json] = {
             name: [getattr(c, name) for c in candidates] for name in Candidate._fields if name not in ("scores",)
         }
@@ -239,24 +285,33 @@ class Store:
         names = sorted({name for c in candidates for name in c.scores})
         scores = {name: [c.scores.get(name, float("nan")) for c in candidates] for name in names}
         with self._writing():
+            for table in ("scores", "selections"):  # of an earlier pool of this question
+                self._db.execute(f"DELETE FROM {table} WHERE run=? AND question=?", (run_id, _text(question)))
             self._db.execute(
-                "INSERT OR REPLACE INTO pools VALUES (?,?,?,?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO pools VALUES (?,?,?,?,?,?,?,?)",
                 (
                     run_id,
-                    record.question,
+                    _text(question),
                     record.number,
-                    record.prompt,
-                    json.dumps(record.reference),
-                    json.dumps(columns),
-                    json.dumps(record.answers),
                     json.dumps(record.spent),
                     json.dumps(record.stop),
+                    json.dumps(record.answers),
+                    json.dumps(record.problem),
+                    json.dumps(columns),
                 ),
             )
             for scorer, values in {**scores, GRADE: record.grades}.items():
-                row = (run_id, record.question, scorer, array("d", values).tobytes())
-                self._db.execute("INSERT OR REPLACE INTO scores VALUES (?,?,?,?)", row)
-            self._select(run_id, record.question, selector, selection, grade)
+                self._score(run_id, question, scorer, values)
+            self._select(run_id, question, selector, selection, grade)
+
+    def save_scores(self, run_id: str, question: str, scorer: str, values: Sequence[float]) -> None:
+        """Keep another verifier's scores (N,) of a stored pool."""
+        with self._writing():
+            self._score(run_id, question, scorer, values)
+
+    def _score(self, run_id: str, question: str, scorer: str, values: Sequence[float]) -> None:
+        row = (run_id, _text(question), scorer, array("d", values).tobytes())
+        self._db.execute("INSERT OR REPLACE INTO scores VALUES (?,?,?,?)", row)
 
     def save_selection(self, run_id: str, question: str, selector: str, selection: Selection, grade: float) -> None:
         """Keep another decision on a stored pool."""
@@ -264,38 +319,39 @@ class Store:
             self._select(run_id, question, selector, selection, grade)
 
     def _select(self, run_id: str, question: str, selector: str, selection: Selection, grade: float) -> None:
-        row = (run_id, question, selector, selection.answer, selection.position, grade)
+        answer = None if selection.answer is None else _text(selection.answer)
+        row = (run_id, _text(question), selector, answer, selection.position, grade)
         self._db.execute("INSERT OR REPLACE INTO selections VALUES (?,?,?,?,?,?)", row)
 
     def questions(self, run_id: str) -> set[str]:
         """Ids of the questions that the run has finished."""
         with self._plainly("read"):
-            return {q for (q,) in self._db.execute("SELECT question FROM pools WHERE run=?", (run_id,))}
+            return {_str(q) for (q,) in self._db.execute("SELECT question FROM pools WHERE run=?", (run_id,))}
 
     def records(self, run_id: str) -> Iterator[Record]:
         """A run's questions in the order of the task, one at a time."""
-        query = "SELECT question, number, prompt, reference, columns, answers, spent, stop FROM pools WHERE run=? ORDER BY number"
+        query = "SELECT number, problem, columns, answers, spent, stop FROM pools WHERE run=? ORDER BY number"
         with self._plainly("read"):
             for row in self._db.execute(query, (run_id,)):
                 yield self._record(run_id, row)
 
     def _record(self, run_id: str, row: Sequence[Any]) -> Record:
-        question, number, prompt, reference, columns, answers, spent, stop = row
-        scores = self.scores(run_id, question)
+        number, problem, columns, answers, spent, stop = row
+        (question_id, messages, facts), reference = json.loads(problem)
+        question = Question(question_id, tuple(Message(*m) for m in messages), facts)
+        scores = self.scores(run_id, question_id)
         grades = scores.pop(GRADE)
         fields = json.loads(columns)
         num_failed = fields.pop("num_failed")
         by_candidate = [dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True)]
-        rows = zip(*(fields[name] for name in fields), strict=True)
+        rows = zip(*fields.values(), strict=True)
         candidates = tuple(
             Candidate(**dict(zip(fields, values, strict=True)), scores=by_candidate[i] if by_candidate else {})
             for i, values in enumerate(rows)
         )
         return Record(
-            question,
+            Problem(question, reference),
             number,
-            prompt,
-            json.loads(reference),
             Pool(candidates, num_failed),
             tuple(json.loads(answers)),
             tuple(grades),
@@ -307,22 +363,21 @@ class Store:
         """Every scorer's values (N,) for one question, the grader's under `GRADE`."""
         with self._plainly("read"):
             rows = self._db.execute(
-                "SELECT scorer, value FROM scores WHERE run=? AND question=? ORDER BY scorer", (run_id, question)
+                "SELECT scorer, value FROM scores WHERE run=? AND question=? ORDER BY scorer", (run_id, _text(question))
             ).fetchall()
         return {scorer: array("d", value).tolist() for scorer, value in rows}
 
-    def outcomes(self, run_id: str) -> Iterator[tuple[str, list[float], list[str | None], Usage, list[int]]]:
-        """What comparisons need and nothing else, fast: per question its id, grades (N,), answers (N,), spent, and
-        generated tokens (N,)."""
+    def outcomes(self, run_id: str) -> Iterator[Outcome]:
+        """What comparisons need and nothing else, fast, in the order of the task."""
         query = (
-            "SELECT pools.question, value, answers, spent, json_extract(columns, '$.num_tokens') FROM pools"
+            "SELECT pools.question, value, answers, spent FROM pools"
             " JOIN scores ON scores.run=pools.run AND scores.question=pools.question AND scorer=?"
             " WHERE pools.run=? ORDER BY number"
         )
         with self._plainly("read"):
-            for question, value, answers, spent, num_tokens in self._db.execute(query, (GRADE, run_id)):
+            for question, value, answers, spent in self._db.execute(query, (GRADE, run_id)):
                 grades = array("d", value).tolist()
-                yield question, grades, json.loads(answers), Usage(*json.loads(spent)), json.loads(num_tokens)
+                yield Outcome(_str(question), grades, json.loads(answers), Usage(*json.loads(spent)))
 
     def selections(self, run_id: str) -> list[tuple[str, str, str | None, int | None, float]]:
         """(question, selector, answer, position, grade) of every decision on the run's pools."""
@@ -331,7 +386,8 @@ class Store:
         )
         with self._plainly("read"):
             rows = self._db.execute(query, (run_id,)).fetchall()
-        return [(q, s, a, p, float("nan") if g is None else g) for q, s, a, p, g in rows]
+        nan = float("nan")
+        return [(_str(q), s, None if a is None else _str(a), p, nan if g is None else g) for q, s, a, p, g in rows]
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -349,13 +405,26 @@ class Store:
 
 
 def _blob(code: str, values: Iterable[float] | None) -> bytes | None:
-    return None if values is None else array(code, values).tobytes()  # type: ignore[arg-type]
+    return None if values is None else array(code, values).tobytes()
+
+
+def _text(text: str) -> str | bytes:
+    """Text as SQLite takes it. Half of a surrogate pair (a response cut inside an emoji) is no UTF-8: as bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogatepass")
+    return text
+
+
+def _str(stored: str | bytes) -> str:
+    return stored if isinstance(stored, str) else stored.decode(errors="surrogatepass")
 
 
 def _completion(row: Sequence[Any]) -> Completion:
     text, finish, usage, tokens, logp, logq, logp_sum = row
     return Completion(
-        text=text,
+        text=_str(text),
         finish=finish,
         usage=Usage(*json.loads(usage)),
         tokens=None if tokens is None else tuple(array("q", tokens)),

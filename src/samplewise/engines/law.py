@@ -21,7 +21,8 @@ def draw_law(logp: ArrayLike, sampling: Sampling) -> Floats:
         law = np.full_like(logp, -np.inf)
         law[int(np.argmax(logp))] = 0.0
         return law
-    law = log_softmax(logp / sampling.temperature)
+    with np.errstate(over="ignore"):  # a temperature next to 0 makes the rest -inf
+        law = log_softmax((logp - logp.max()) / sampling.temperature)
     keep = np.isfinite(law)
     order = np.argsort(-law, kind="stable")  # descending, ties to the lowest id
     rank = np.empty(len(law), dtype=np.int64)

@@ -33,6 +33,7 @@ class Toy:
         self.vocab, self.eos = vocab, vocab
         self._key = Key(seed).fold("toy")
         self._scale = scale
+        self._starts: dict[tuple[Message, ...], Floats] = {}  # known first rows; at most one per prompt
         self._rows = self._law(self._key.fold("rows"), vocab)  # (V, V+1) nats: row of the last token, last column end
         self.name = f"toy({vocab}, seed={seed}, scale={scale})"
         self.identity = self.name
@@ -44,7 +45,9 @@ class Toy:
         """Log-probabilities (V+1,) of the token after `tokens`, at temperature 1."""
         if tokens:
             return np.asarray(self._rows[tokens[-1]], dtype=np.float64)
-        return np.asarray(self._law(self._key.fold("start", json.dumps(messages)), 1)[0], dtype=np.float64)
+        if messages not in self._starts:
+            self._starts[messages] = self._law(self._key.fold("start", json.dumps(messages)), 1)[0]
+        return self._starts[messages]
 
     def text(self, tokens: Sequence[int]) -> str:
         return "".join(LETTERS[t] for t in tokens if t != self.eos)
@@ -89,6 +92,10 @@ class Toy:
         given = ask.prefix if isinstance(ask, Generate) else ask.completion
         if any(not 0 <= t <= self.eos for t in given) or self.eos in given[:-1]:
             return failed(BadRequest(f"token ids must be 0 to {self.eos}, the end token {self.eos} last, got {given}"))
+        if isinstance(ask, Generate) and self.eos in given:
+            return failed(BadRequest(f"the prefix {given} has ended: nothing follows the end token {self.eos}"))
+        if isinstance(ask, Generate) and ask.forbid_first is not None and not 0 <= ask.forbid_first <= self.eos:
+            return failed(BadRequest(f"a token id is 0 to {self.eos}, got forbid_first={ask.forbid_first}"))
         if isinstance(ask, Likelihood):
             logp = tuple(float(self.next_logp(ask.messages, given[:i])[t]) for i, t in enumerate(given))
             usage = Usage(1, self._num_prompt_tokens(ask))

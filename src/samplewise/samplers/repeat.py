@@ -29,7 +29,7 @@ def repeat(
     top_p: float = 1.0,
     min_p: float = 0.0,
     max_tokens: int = 512,
-    stop: tuple[str, ...] = (),
+    stop: str | tuple[str, ...] = (),
     wave: int | None = None,
 ) -> Sampler[RepeatState]:
     """Draw `num_samples` responses, `wave` at a time (default: all at once; fewer lets a stop rule save more).
@@ -37,14 +37,13 @@ def repeat(
     The seed of a draw follows from its arm and index, so neither the wave nor anything else that runs changes it, and
     the first n of 2n draws are the draws of `repeat(n)`.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    if wave is not None and wave < 1:
-        raise ValueError(f"wave must be at least 1, got {wave}")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+    count("num_samples", num_samples)
+    count("max_tokens", max_tokens)
+    size = num_samples if wave is None else count("wave", wave)
     sampling = checked(Sampling(float(temperature), top_k, float(top_p), float(min_p)))
-    size = num_samples if wave is None else wave
+    endings = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(isinstance(s, str) and s for s in endings):
+        raise ValueError(f"stop must be strings that are not empty, got {stop!r}")
 
     def init(variants: tuple[Variant, ...]) -> RepeatState:
         return RepeatState(variants, 0, 0, (), 0)
@@ -55,7 +54,7 @@ def repeat(
             messages=variant.messages,
             sampling=variant.sampled(sampling),
             max_tokens=max_tokens,
-            stop=tuple(stop),
+            stop=endings,
             seed=key.fold(variant.arm, index).seed(),
             group=variant.group,
         )
@@ -87,12 +86,19 @@ def repeat(
     )
 
 
+def count(name: str, value: int) -> int:
+    """The value, or ValueError where it is no whole number from 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
 def checked(sampling: Sampling) -> Sampling:
     """The same sampling, or ValueError where a value is out of its range."""
     if not 0.0 <= sampling.temperature < float("inf"):
         raise ValueError(f"temperature must be 0 or more, got {sampling.temperature}")
-    if sampling.top_k < 0:
-        raise ValueError(f"top_k must be 0 (off) or more, got {sampling.top_k}")
+    if not isinstance(sampling.top_k, int) or sampling.top_k < 0:
+        raise ValueError(f"top_k must be a whole number, 0 (off) or more, got {sampling.top_k!r}")
     if not 0.0 < sampling.top_p <= 1.0:
         raise ValueError(f"top_p must be in (0, 1], got {sampling.top_p}")
     if not 0.0 <= sampling.min_p < 1.0:

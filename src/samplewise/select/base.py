@@ -10,9 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from samplewise.keys import Key
+from samplewise.numerics import Floats
 from samplewise.types import Pool, Selection
 
 
@@ -20,14 +24,31 @@ class Choose(Protocol):
     def __call__(self, key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection: ...
 
 
+class Graded(NamedTuple):
+    """The pools of many problems as arrays, for measuring what a selector is worth on them."""
+
+    answers: NDArray[np.int64]  # (P, N) codes, equal for equal answers of one problem; -1: unread
+    grades: Floats  # (P, N) in [0, 1]; nan: no such draw, or not graded
+    scores: Mapping[str, Floats]  # verifier -> (P, N); nan: could not judge
+
+
+class Expected(Protocol):
+    def __call__(self, graded: Graded, ks: NDArray[np.int64], key: Key) -> Floats: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Selector:
     """`answers` (N,) are the pool's candidates as the task's reader reads them. `verifiers` are those whose scores the
-    selector looks at."""
+    selector looks at.
+
+    `expected(graded, ks, key)` gives the expected grade (K, P) of the answer chosen among k of a problem's draws, over
+    all subsets of k. A selector without it is measured by choosing from drawn subsets, which is slower and not exact.
+    """
 
     name: str
     choose: Choose
     verifiers: tuple[str, ...] = ()
+    expected: Expected | None = None
 
 
 def draw_tied(key: Key, tied: Iterable[str]) -> str:
@@ -49,7 +70,8 @@ def choose_class(
     if not finite:
         return Selection(None, None, (0.0,) * len(answers))
     top = max(finite.values())
-    tied = [a for a, m in finite.items() if math.isclose(m, top, rel_tol=1e-12, abs_tol=1e-15)]
+    noise = 1e-15 * max(map(abs, finite.values()))  # of sums; relative, so that scaling all masses changes nothing
+    tied = [a for a, m in finite.items() if math.isclose(m, top, rel_tol=1e-12, abs_tol=noise)]
     if tie is not None and len(tied) > 1:
         best = max(tie.get(a, -math.inf) for a in tied)
         tied = [a for a in tied if math.isclose(tie.get(a, -math.inf), best, rel_tol=1e-12, abs_tol=1e-15)]

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samplewise.keys import Key
-from samplewise.select.base import Selector
+from samplewise.measure.best import best_at
+from samplewise.numerics import Floats
+from samplewise.select.base import Graded, Selector
 from samplewise.types import Pool, Selection
 
 
@@ -27,4 +32,9 @@ def best(verifier: str) -> Selector:
         weights = tuple(share.get(i, 0.0) for i in range(len(answers)))
         return Selection(answers[position], position, weights, {"score": top, "tied": len(tied)})
 
-    return Selector("best", choose, (verifier,))
+    def expected(graded: Graded, ks: NDArray[np.int64], key: Key) -> Floats:
+        scores = graded.scores[verifier]
+        readable = np.where(np.isnan(scores), -np.inf, scores)  # unscored, but before what cannot be read
+        return best_at(np.where(graded.answers < 0, np.nan, readable), graded.grades, ks)
+
+    return Selector("best", choose, (verifier,), expected)

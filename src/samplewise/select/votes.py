@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samplewise.keys import Key
-from samplewise.numerics import log_normalise
-from samplewise.select.base import Selector, choose_class
+from samplewise.measure.majority import majority_at
+from samplewise.numerics import Floats, log_normalise
+from samplewise.select.base import Graded, Selector, choose_class
 from samplewise.types import Pool, Selection
 
 
@@ -33,7 +37,10 @@ def vote() -> Selector:
                 mass[answer] += weight
         return choose_class(key, pool, answers, mass)
 
-    return Selector("vote", choose)
+    def expected(graded: Graded, ks: NDArray[np.int64], key: Key) -> Floats:
+        return majority_at(graded.answers, graded.grades, ks, key=key)
+
+    return Selector("vote", choose, expected=expected)
 
 
 def weighted(verifier: str) -> Selector:
@@ -51,7 +58,12 @@ def weighted(verifier: str) -> Selector:
         count = Counter(a for a in answers if a is not None)
         return choose_class(key, pool, answers, mass, {a: float(n) for a, n in count.items()})
 
-    return Selector("weighted", choose, (verifier,))
+    def expected(graded: Graded, ks: NDArray[np.int64], key: Key) -> Floats:
+        scores = np.nan_to_num(graded.scores[verifier], nan=0.0)
+        unscored = ~(scores > 0).any(axis=1, keepdims=True)  # then it is plain plurality
+        return majority_at(graded.answers, graded.grades, ks, weights=np.where(unscored, 1.0, scores.clip(0)), key=key)
+
+    return Selector("weighted", choose, (verifier,), expected)
 
 
 def pool_weights(pool: Pool) -> list[float]:

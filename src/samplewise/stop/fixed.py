@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from samplewise.stop.base import StopRule
@@ -12,7 +13,8 @@ def passed(verifier: str, *, score: float = 1.0) -> StopRule:
     """Stop at the first candidate that `verifier` gives at least `score`. Exact where the verifier is."""
 
     def check(pool: Pool, answers: tuple[str | None, ...], spent: Usage) -> Stop | None:
-        best = max((c.scores.get(verifier, float("-inf")) for c in pool.candidates), default=float("-inf"))
+        scores = [c.scores.get(verifier, math.nan) for c in pool.candidates]
+        best = max((s for s in scores if not math.isnan(s)), default=-math.inf)
         return Stop("passed", {"score": best, "samples": len(pool.candidates)}) if best >= score else None
 
     return StopRule("passed", check, (verifier,), guarantee="exact")

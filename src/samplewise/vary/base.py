@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from samplewise.errors import UsageError
 from samplewise.keys import Key
 from samplewise.samplers.base import Advance, Step, Variant, direct
 from samplewise.types import Capability, Completion, Question
@@ -51,7 +52,7 @@ def vary(*arms: Arm) -> Vary[tuple[Variant, ...]]:
         mix = (direct(question), *(variant for arm in arms for variant in arm(question)))
         ids = [variant.arm for variant in mix]
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
-            raise ValueError(f"arm {twice[0]!r} is in the mix twice; its draws would be the same draws")
+            raise UsageError(f"arm {twice[0]!r} is in the mix twice; its draws would be the same draws")
         return mix
 
     def step(

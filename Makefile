@@ -1,0 +1,44 @@
+# Two commands: `make demo` runs the main job, `make test` checks everything. Both do all their own set-up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check quick bench train clean
+
+demo: $(VENV)/.local  ## 100 held-out puzzles, every method at equal tokens: a table, demo/report.html, one JSON line
+	$(BIN)/samplewise demo
+
+test: check  ## ruff, mypy --strict and every test that needs no GPU
+	$(BIN)/pytest -n 2
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+quick: $(VENV)/.dev  ## the tests that take no time
+	$(BIN)/pytest -m "not slow"
+
+bench: $(VENV)/.dev  ## make bench NAME=engine: prints its figures, and one JSON object as the last line
+	@test -f bench/$(NAME).py || { echo "no bench is called '$(NAME)'; there are: $$(cd bench && ls *.py | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
+	$(BIN)/python bench/$(NAME).py
+
+train: $(VENV)/.dev  ## makes the bundled model again, from random weights (about an hour on two cores)
+	$(BIN)/python -m training.tiny.train
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "samplewise needs Python 3.11 or newer; say which: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.local: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) -e '.[local]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) -e '.[dev]'
+	touch $@ $(VENV)/.local
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,122 @@
+"""The main job, shown: held-out puzzles, the embedded model, every method at equal tokens.
+
+Each row is a way to draw and a way to choose. Rows that draw alike share their draws, so the whole table costs four
+pools of draws and one greedy answer per puzzle. Later parts add their rows to `ROWS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from samplewise import __version__
+from samplewise.errors import UsageError
+from samplewise.evaluate import redecide, run_task
+from samplewise.progress import Bar
+from samplewise.recipe import recipe
+from samplewise.report.build import Entry, build
+from samplewise.report.html import html
+from samplewise.report.json import as_json
+from samplewise.report.terminal import print_report
+from samplewise.spec import build as make
+from samplewise.store import Run, Store
+from samplewise.types import Json
+
+
+class Row(NamedTuple):
+    """A method: its name, how it draws ({n} stands for the number of draws), how it chooses."""
+
+    name: str
+    draws: str
+    selector: str
+
+
+ROWS = (
+    Row("direct, one draw", "repeat({n})", "first"),
+    Row("greedy", "repeat(1, temperature=0)", "first"),
+    Row("temperature 0.6, one draw", "repeat({n}, temperature=0.6)", "first"),
+    Row("temperature 0.25, one draw", "repeat({n}, temperature=0.25)", "first"),
+    Row("direct, majority vote", "repeat({n})", "vote"),
+    Row("temperature 0.6, majority vote", "repeat({n}, temperature=0.6)", "vote"),
+    Row("temperature 0.25, majority vote", "repeat({n}, temperature=0.25)", "vote"),
+    Row("temperature ladder, majority vote", "vary(ladder) | repeat({n})", "vote"),
+    Row("direct, best by log-probability", "repeat({n})", "best(likelihood)"),
+    Row("direct, best by checker", "repeat({n})", "best(puzzle)"),
+    Row("temperature 0.6, best by checker", "repeat({n}, temperature=0.6)", "best(puzzle)"),
+    Row("temperature ladder, best by checker", "vary(ladder) | repeat({n})", "best(puzzle)"),
+)
+BASELINE = "direct, majority vote"
+
+
+def demo(folder: Path, puzzles: int, samples: int, seed: int, console: Console) -> dict[str, Json]:
+    """Draw, choose, compare, and write `folder`/report.html. Gives the figures as plain JSON.
+
+    Cost: about 4 x `puzzles` x `samples` draws of 25 tokens; nothing where the store has them already.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
+    task = f"game24(limit={puzzles})"
+    with Store(folder / "demo.db") as store:
+        started = time.monotonic()
+        runs, tokens = asyncio.run(_draw(store, task, samples, seed))
+        drawn_s = time.monotonic() - started
+        entries = []
+        for row in ROWS:
+            run = runs[_line(row, samples)]
+            redecide(store, run, row.selector)
+            entries.append(Entry(row.name, run, row.selector))
+        report = build(
+            store,
+            entries,
+            title=f"{puzzles} Game of 24 puzzles that the model has never seen",
+            baseline=BASELINE,
+            facts={
+                "engine": entries[0].run.manifest["engine"]["name"],
+                "task": task,
+                "seed": str(seed),
+                "version": __version__,
+                "machine": f"{platform.machine()}, {platform.system()}",
+                "command": f"samplewise demo --puzzles {puzzles} --samples {samples} --seed {seed}",
+            },
+            notes=(
+                "The checker of this puzzle is exact and needs no reference answer, so best by checker reaches the "
+                "ceiling of its draws. Where no such checker exists, the other rows are what you can have.",
+                "Tokens are prompt and completion tokens of every draw, without credit for a shared prompt.",
+                "Rows of a single draw cost less than the common budget: more draws would not change them.",
+            ),
+        )
+    print_report(report, console)
+    page = folder / "report.html"
+    page.write_text(html(report), encoding="utf-8")
+    rate = f", {tokens / drawn_s:,.0f} new tokens per second" if tokens else ""
+    console.print(f"report: {page}   drawing took {drawn_s:.0f} s{rate}", style="dim", highlight=False)
+    return {"demo": as_json(report), "report": str(page), "drawing_seconds": round(drawn_s, 1)}
+
+
+def _line(row: Row, samples: int) -> str:
+    """The recipe that draws a row's pool. The selector that it is run with does not matter: every row chooses again."""
+    return recipe(f"{row.draws.format(n=samples)} | first").line
+
+
+async def _draw(store: Store, task: str, samples: int, seed: int) -> tuple[dict[str, Run], int]:
+    """The stored runs by recipe line, and how many tokens were drawn now."""
+    engine = make("engine", "tiny")
+    problems = make("task", task)
+    runs: dict[str, Run] = {}
+    tokens = 0
+    try:
+        for line in dict.fromkeys(_line(row, samples) for row in ROWS):
+            with Bar(line.removesuffix(" | first")) as bar:
+                summary = await run_task(problems, recipe(line), engine, store, seed=seed, on_event=bar)
+            tokens += summary.paid.completion_tokens
+            runs[line] = next(run for run in store.runs() if run.id == summary.run)
+    finally:
+        await engine.close()
+    return runs, tokens

@@ -1,0 +1,269 @@
+"""A recipe over a whole task: many questions at once, graded, stored, and re-decided offline.
+
+Every question's pool is in the store when its question is finished; a run that was cut off and is started again skips
+those, re-plays the stored draws of the others, and pays for what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samplewise.engines.base import Engine
+from samplewise.events import Ended, OnEvent, Retried, Started, Stopped, ignore
+from samplewise.keys import Key
+from samplewise.numerics import Floats
+from samplewise.recipe import Recipe, selector_of
+from samplewise.run import Budget, Result, check, run
+from samplewise.select.base import Graded, Selector
+from samplewise.store import Record, Run, Store
+from samplewise.tasks.base import Task
+from samplewise.types import Json, Pool, Problem, Score, Usage, Verifier
+
+CONCURRENCY = 64  # questions under way at once; their asks share one engine batch
+NUM_RESAMPLES = 64  # subsets per problem and k, for a selector without a formula
+
+
+class Summary(NamedTuple):
+    """What a run came to. `spent` counts stored draws as if paid now; `paid` is what this call really caused."""
+
+    run: str
+    num_questions: int
+    num_done: int
+    accuracy: tuple[float, ...]  # (num_done,) grade of the chosen answer, in the order of the task
+    spent: Usage
+    paid: Usage
+    cancelled: bool
+    failure: str  # the last failed request's message, "" where none failed
+
+
+def run_id(task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budget) -> str:
+    """12 hex digits that name a run: equal for equal work, whoever starts it."""
+    questions = [(p.question, p.reference) for p in task.problems]
+    work = json.dumps([recipe.line, questions, engine.identity, seed, budget], sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(work.encode(), digest_size=6).hexdigest()
+
+
+def manifest(task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budget) -> dict[str, Json]:
+    """What it takes to tell, later, what a figure was made with."""
+    packages = ("samplewise", "numpy", "scipy", "torch", "transformers")
+    versions = {}
+    for package in packages:
+        if package.partition(".")[0] in sys.modules:
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "recipe": recipe.line,
+        "task": {"name": task.name, "problems": len(task.problems), "source": task.source, "licence": task.licence},
+        "engine": {"name": engine.name, "identity": engine.identity, "checkpoint": getattr(engine, "checkpoint", None)},
+        "seed": seed,
+        "budget": budget._asdict(),
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": platform.platform(),
+    }
+
+
+async def run_task(
+    task: Task,
+    recipe: Recipe,
+    engine: Engine,
+    store: Store,
+    *,
+    seed: int = 0,
+    budget: Budget = Budget(),
+    concurrency: int = CONCURRENCY,
+    on_event: OnEvent = ignore,
+    cancel: asyncio.Event | None = None,
+) -> Summary:
+    """Run `recipe` on every problem of `task`. The budget is for the whole run and is split evenly over its questions,
+    so that neither their order nor the machine's speed decides who gets what.
+
+    Raises Unsupported before anything is paid, StoreConflict where another process is drawing into the store.
+    """
+    check(recipe, engine)
+    store.claim()
+    identity = run_id(task, recipe, engine, seed, budget)
+    facts = manifest(task, recipe, engine, seed, budget)
+    store.start_run(Run(identity, recipe.line, task.name, engine.identity, seed, facts, time.time(), None))
+    done = store.questions(identity)
+    problems = task.problems
+    on_event(Started(identity, len(problems), sum(p.question.id in done for p in problems)))
+    key = Key(seed).fold("run")
+    paid, failure = Usage(), ""
+    waiting = iter([(i, p) for i, p in enumerate(problems) if p.question.id not in done])
+
+    def tell(event: object) -> None:
+        nonlocal failure
+        if isinstance(event, Retried):
+            failure = event.failure.message if event.failure else failure
+            store.note(identity, "retried", [event.question, event.num, failure])
+        elif isinstance(event, Stopped) and event.stop.reason != "finished":
+            store.note(identity, "stopped", [event.question, event.stop])
+        on_event(event)  # type: ignore[arg-type]
+
+    async def worker() -> None:
+        nonlocal paid
+        for number, problem in waiting:
+            if cancel is not None and cancel.is_set():
+                return
+            share = budget.share(len(problems), number)
+            result = await run(
+                problem.question,
+                recipe,
+                engine,
+                key,
+                read=task.read,
+                budget=share,
+                store=store,
+                on_event=tell,
+                cancel=cancel,
+            )
+            paid = paid.plus(result.paid)
+            if result.stop.reason != "cancelled":  # a cancelled question is taken up again by the next start
+                save(store, identity, task, number, problem, recipe, result)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(concurrency, len(problems))):
+            group.create_task(worker())
+    finished = store.questions(identity) >= {p.question.id for p in problems}
+    if finished:
+        store.end_run(identity)
+        on_event(Ended(identity, len(problems)))
+    chosen = {q: grade for q, selector, _, _, grade in store.selections(identity) if selector == selector_text(recipe)}
+    spent = Usage()
+    for outcome in store.outcomes(identity):
+        spent = spent.plus(outcome.spent)
+    accuracy = tuple(chosen[p.question.id] for p in problems if p.question.id in chosen)
+    return Summary(identity, len(problems), len(accuracy), accuracy, spent, paid, not finished, failure)
+
+
+def selector_text(recipe: Recipe) -> str:
+    """The last stage of the recipe's line."""
+    return recipe.line.rpartition(" | ")[2]
+
+
+def save(
+    store: Store, identity: str, task: Task, number: int, problem: Problem, recipe: Recipe, result: Result
+) -> None:
+    """Grade a result's answers, each once, and keep it all."""
+    grade = _grader(task, problem)
+    record = Record(
+        problem=problem,
+        number=number,
+        pool=result.pool,
+        answers=result.answers,
+        grades=tuple(grade(answer) for answer in result.answers),
+        spent=result.spent,
+        stop=result.stop,
+    )
+    store.save(identity, record, selector_text(recipe), result.selection, grade(result.answer))
+
+
+class _grader:
+    """A task's grader on one problem, asked once per distinct answer."""
+
+    def __init__(self, task: Task, problem: Problem) -> None:
+        self._task, self._problem = task, problem
+        self._known: dict[str | None, float] = {}
+
+    def __call__(self, answer: str | None) -> float:
+        if answer not in self._known:
+            verdict: Score = self._task.grade(self._problem, answer)
+            self._known[answer] = verdict.value
+        return self._known[answer]
+
+
+# --- stored pools as arrays -------------------------------------------------------------------------------------------
+
+
+class Outcomes(NamedTuple):
+    """A run's pools as arrays. `tokens_per_draw` (P,) is each problem's whole cost (prompts, thinkers and judges too)
+    divided by its draws."""
+
+    run: str
+    questions: tuple[str, ...]  # (P,)
+    graded: Graded
+    num_draws: NDArray[np.int64]  # (P,)
+    tokens_per_draw: Floats  # (P,)
+
+
+def load(store: Store, run: str, *, scores: Sequence[str] = ()) -> Outcomes:
+    """The outcomes of a stored run, with the named verifiers' scores where the run kept them."""
+    rows = list(store.outcomes(run))
+    num_draws = np.array([len(row.grades) for row in rows], dtype=np.int64)
+    shape = (len(rows), int(num_draws.max(initial=0)))
+    answers, grades = np.full(shape, -1, dtype=np.int64), np.full(shape, np.nan)
+    kept = {name: np.full(shape, np.nan) for name in scores}
+    for number, row in enumerate(rows):
+        num = len(row.grades)
+        grades[number, :num] = row.grades
+        codes: dict[str | None, int] = {None: -1}
+        answers[number, :num] = [codes.setdefault(answer, len(codes) - 1) for answer in row.answers]
+        stored = store.scores(run, row.question) if scores else {}
+        for name in scores:
+            kept[name][number, :num] = stored.get(name, np.nan)
+    cost = np.array([row.spent.tokens for row in rows], dtype=np.float64)
+    per_draw = np.divide(cost, num_draws, out=np.full(len(rows), np.nan), where=num_draws > 0)
+    return Outcomes(run, tuple(row.question for row in rows), Graded(answers, grades, kept), num_draws, per_draw)
+
+
+def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier]) -> None:
+    """Score a stored run's pools with verifiers that it has not used yet. Draws nothing."""
+    for record in store.records(run):
+        question = record.problem.question
+        known = store.scores(run, question.id)
+        for name, verify in verifiers.items():
+            if name not in known:
+                values = [verify(question, candidate).value for candidate in record.pool.candidates]
+                store.save_scores(run, question.id, name, values)
+
+
+def redecide(store: Store, run: Run, selector: str) -> list[float]:
+    """Choose again on a stored run's pools with another selector, keep the decisions, and give their grades (P,)."""
+    text, chosen, verifiers = selector_of(selector)
+    rescore(store, run.id, verifiers)
+    key = Key(run.seed).fold("run")
+    grades = []
+    for record in store.records(run.id):
+        question = record.problem.question.id
+        selection = chosen.choose(key.fold("question", question, "select"), record.pool, record.answers)
+        grade = _grade_at(record, selection.position)
+        store.save_selection(run.id, question, text, selection, grade)
+        grades.append(grade)
+    return grades
+
+
+def accuracy_at(store: Store, outcomes: Outcomes, selector: Selector, ks: NDArray[np.int64], key: Key) -> Floats:
+    """Expected grade (K, P) of what `selector` chooses among k of a problem's draws, for each k of `ks`: by its formula
+    where the selector has one, else over `NUM_RESAMPLES` subsets."""
+    if selector.expected is not None:
+        return selector.expected(outcomes.graded, ks, key)
+    value = np.full((len(ks), len(outcomes.questions)), np.nan)
+    for row, record in enumerate(store.records(outcomes.run)):
+        for column, k in enumerate(ks.tolist()):
+            grades = []
+            for resample in key.fold(row, k).split(NUM_RESAMPLES):
+                subset = np.sort(resample.generator().choice(len(record.answers), size=k, replace=False)).tolist()
+                pool = Pool(tuple(record.pool.candidates[i] for i in subset))
+                answers = tuple(record.answers[i] for i in subset)
+                position = selector.choose(resample.fold("select"), pool, answers).position
+                grades.append(_grade_at(record, None if position is None else subset[position]))
+            value[column, row] = np.mean(grades)
+    return value
+
+
+def _grade_at(record: Record, position: int | None) -> float:
+    """The grade of a stored candidate's answer. No answer is wrong, unless nothing here could be graded."""
+    if position is not None:
+        return record.grades[position]
+    return math.nan if record.grades and all(math.isnan(g) for g in record.grades) else 0.0

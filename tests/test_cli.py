@@ -1,0 +1,177 @@
+"""The command line: what a person types, what comes back, and every kind of mistake as one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from samplewise import spec
+from samplewise.cli import main
+from samplewise.store import Store
+
+ROWS = [{"id": f"q{i}", "question": f"say {letter}", "answer": letter} for i, letter in enumerate("abcabc")]
+TOY = ["--engine", "toy", "--store", "s.db"]
+LINE = "repeat(6, max_tokens=3) | vote"
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, object]:
+        return dict(json.loads(self.out.splitlines()[-1]))
+
+
+Call = Callable[..., Done]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+    def run(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["samplewise", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        return Done(left.value.code if isinstance(left.value.code, int) else 1, *capsys.readouterr())
+
+    return run
+
+
+def test_run_prints_one_json_object_last_and_costs_nothing_again(call: Call) -> None:
+    first = call("run", "jsonl:mine.jsonl", "-r", LINE, *TOY, "--json")
+    again = call("run", "jsonl:mine.jsonl", "-r", LINE, *TOY, "--json")
+    assert first.code == again.code == 0
+    assert first.json["paid"]["requests"] == 36  # type: ignore[index]
+    assert again.json["paid"]["requests"] == 0  # type: ignore[index]
+    drop = {"paid"}
+    assert {k: v for k, v in first.json.items() if k not in drop} == {
+        k: v for k, v in again.json.items() if k not in drop
+    }
+
+
+def test_recipes_that_draw_alike_share_their_draws(call: Call) -> None:
+    call("run", "jsonl:mine.jsonl", "-r", LINE, *TOY)
+    done = call("run", "jsonl:mine.jsonl", "-r", "repeat(6, max_tokens=3) | best(likelihood)", *TOY, "--json")
+    assert done.json["paid"]["requests"] == 0  # type: ignore[index]
+    more = call("run", "jsonl:mine.jsonl", "-r", "repeat(8, max_tokens=3) | vote", *TOY, "--json")
+    assert more.json["paid"]["requests"] == 12, "the first six of eight are the six that are there"  # type: ignore[index]
+
+
+def test_a_limit_holds_for_the_whole_run(call: Call) -> None:
+    done = call("run", "jsonl:mine.jsonl", "-r", LINE, *TOY, "--max-tokens", "60", "--json")
+    spent = done.json["spent"]
+    assert done.code == 0
+    assert 0 < spent["prompt_tokens"] + spent["completion_tokens"] <= 60  # type: ignore[index]
+
+
+def test_compare_select_report_and_list_runs(call: Call, tmp_path: Path) -> None:
+    lines = [
+        "-r",
+        LINE,
+        "-r",
+        "repeat(6, max_tokens=3) | first",
+        "-r",
+        "repeat(6, max_tokens=3) | until(lead(2)) | vote",
+    ]
+    done = call("compare", "jsonl:mine.jsonl", *lines, *TOY, "-o", "out/page.html", "--json")
+    assert done.code == 0, done.err
+    methods = done.json["methods"]
+    assert [m["recipe"].rpartition(" | ")[2] for m in methods] == ["vote", "first", "vote"]  # type: ignore[attr-defined]
+    assert (tmp_path / "out/page.html").read_text().lstrip().lower().startswith("<!doctype html>")
+    again = call("compare", "--store", "s.db", "--json")
+    assert again.json["methods"] == methods
+    chosen = call("select", "weighted(logp)", "vote", "--store", "s.db", "--json")
+    assert len(chosen.json["selections"]) == 6  # type: ignore[arg-type]
+    assert call("report", "--store", "s.db").code == 0
+    assert (tmp_path / "report.html").is_file()
+    runs = call("list", "run", "--store", "s.db", "--json").json["runs"]
+    assert len(runs) == 3  # type: ignore[arg-type]
+
+
+def test_select_agrees_with_the_run_that_used_the_selector(call: Call) -> None:
+    ran = call("run", "jsonl:mine.jsonl", "-r", LINE, *TOY, "--json").json
+    chosen = call("select", "vote", "--store", "s.db", "--json").json["selections"]
+    assert chosen[0]["accuracy"] == ran["accuracy"]  # type: ignore[index]
+
+
+def test_ask_prints_the_answer(call: Call) -> None:
+    done = call("ask", "say something", "-e", "toy", "-r", "repeat(9, max_tokens=2) | vote", "--json")
+    assert done.code == 0
+    assert done.out.splitlines()[0] == done.json["answer"]
+    assert len(done.json["texts"]) == 9  # type: ignore[arg-type]
+
+
+def test_list_shows_every_part(call: Call) -> None:
+    parts = call("list", "--json").json["parts"]
+    assert {(p["kind"], p["name"]) for p in parts} == {  # type: ignore[attr-defined]
+        (kind, name) for kind in spec.KINDS for name in spec.names(kind)
+    }
+    assert all(p["summary"].endswith(".") and len(p["summary"]) < 160 for p in parts)  # type: ignore[attr-defined]
+
+
+MISTAKES = {
+    "unknown command": (["rum"], 2, "rum"),
+    "no such option": (["run", "game24", "--recip", "vote"], 2, "--recip"),
+    "unknown engine": (["run", "jsonl:mine.jsonl", "-e", "tony", "-r", LINE], 2, "did you mean"),
+    "unknown task": (["run", "game42", "-e", "toy", "-r", LINE], 2, "game24"),
+    "unknown sampler": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", "repeet(3)"], 2, "repeat"),
+    "unknown verifier": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", "repeat(3) | best(puzle)"], 2, "puzzle"),
+    "a recipe cut short": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", "repeat(3 | vote"], 2, "      ^"),
+    "a recipe without a sampler": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", "vote"], 2, "sampler"),
+    "an argument out of range": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", "repeat(0)"], 2, "at least 1"),
+    "an unknown argument": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", "repeat(3, temp=1)"], 2, "temperature"),
+    "a missing file": (["run", "jsonl:none.jsonl", "-e", "toy", "-r", LINE], 2, "none.jsonl"),
+    "no store": (["select", "vote", "--store", "none.db"], 3, "none.db"),
+    "a store that is a folder": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", LINE, "--store", "."], 3, "store"),
+    "a store in no folder": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", LINE, "--store", "no/s.db"], 3, "no/s.db"),
+    "a store that is no store": (
+        ["run", "jsonl:mine.jsonl", "-e", "toy", "-r", LINE, "--store", "mine.jsonl"],
+        3,
+        "store",
+    ),
+    "a report that cannot be written": (["demo", "--folder", "mine.jsonl"], 2, "mine.jsonl"),
+    "nothing to compare": (["compare", "jsonl:mine.jsonl", "-e", "toy"], 2, "--recipe"),
+    "an unknown kind": (["list", "samplers"], 2, "sampler"),
+    "a model that is not there": (["ask", "hi", "-e", "local:./no-such-model"], 3, "no-such-model"),
+    "not a question of code": (["ask", "hi", "-e", "toy", "-r", "__import__('os').getcwd()"], 2, "^"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_an_exit_code(call: Call, mistake: str) -> None:
+    words, code, told = MISTAKES[mistake]
+    done = call(*words)
+    assert (done.code, done.out) == (code, "")
+    assert told in done.err
+    assert "Traceback" not in done.err
+    marked = 3 if "^" in done.err else 1  # the recipe and the mark below it
+    assert len(done.err.splitlines()) == marked, done.err
+
+
+def test_a_missing_extra_says_how_to_install_it(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for module in [m for m in sys.modules if m.startswith("samplewise.engines.local.")]:
+        monkeypatch.delitem(sys.modules, module)
+    done = call("ask", "hi", "-e", "tiny")
+    assert done.code == 3
+    assert "pip install 'samplewise[local]'" in done.err
+
+
+def test_a_bad_file_names_the_line_and_costs_nothing(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"question": "fine"}\n{"question": \n')
+    done = call("run", "jsonl:mine.jsonl", "-r", LINE, *TOY)
+    assert done.code == 2
+    assert "mine.jsonl:2" in done.err
+    with Store(tmp_path / "s.db") as store:
+        assert store.num_draws() == 0
