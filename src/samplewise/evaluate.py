@@ -65,7 +65,7 @@ def manifest(task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budg
     return {
         "recipe": recipe.line,
         "task": {"name": task.name, "problems": len(task.problems), "source": task.source, "licence": task.licence},
-        "engine": {"name": engine.name, "identity": engine.identity, "checkpoint": getattr(engine, "checkpoint", None)},
+        "engine": {"name": engine.name, "identity": engine.identity, "digest": getattr(engine, "digest", None)},
         "seed": seed,
         "budget": budget._asdict(),
         "versions": {"python": platform.python_version(), **versions},

@@ -139,6 +139,8 @@ def _spec(node: ast.expr, text: str, depth: int = 0) -> Spec:
         for named in node.keywords:
             if named.arg is None:
                 raise BadSpec("** cannot be used here", text, place_of(named.value, text))
+            if named.arg in kwargs:  # Python itself tells when it compiles, which is never done here
+                raise BadSpec(f"{named.arg} is given twice", text, place_of(named, text))
             kwargs[named.arg] = _value(named.value, text, depth)
         return Spec(node.func.id, args, tuple(kwargs.items()), text, place_of(node, text))
     raise BadSpec("expected a name or a call such as repeat(8)", text, place_of(node, text))

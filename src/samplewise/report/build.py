@@ -129,10 +129,10 @@ def _one_point(store: Store, entry: Entry, outcomes: Outcomes, draws: str) -> _M
 
 
 def _grid(most: int) -> NDArray[np.int64]:
-    """Every k up to 128, then steps of about 5 %, and the last."""
-    ks = list(range(1, min(most, 128) + 1))
+    """Every k up to 64, then steps of 8 %, and the last."""
+    ks = list(range(1, min(most, 64) + 1))
     while ks[-1] < most:
-        ks.append(min(most, max(ks[-1] + 1, round(ks[-1] * 1.05))))
+        ks.append(min(most, round(ks[-1] * 1.08)))
     return np.array(ks, dtype=np.int64)
 
 

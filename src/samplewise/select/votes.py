@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplewise.keys import Key
+from samplewise.measure.coverage import pass_at
 from samplewise.measure.majority import majority_at
 from samplewise.numerics import Floats, log_normalise
 from samplewise.select.base import Graded, Selector, choose_class
@@ -24,7 +25,13 @@ def first() -> Selector:
                 return Selection(answer, position, tuple(float(i == position) for i in range(len(answers))))
         return Selection(None, None, (0.0,) * len(answers))
 
-    return Selector("first", choose)
+    def expected(graded: Graded, ks: NDArray[np.int64], key: Key) -> Floats:
+        drawn = ~np.isnan(graded.grades)
+        read = np.where(drawn, graded.answers >= 0, np.nan)  # (P, N) 1 where there is something to take
+        total = np.where(graded.answers >= 0, np.nan_to_num(graded.grades), 0.0).sum(axis=1)
+        return pass_at(read, ks) * total / np.maximum(np.nansum(read, axis=1), 1.0)
+
+    return Selector("first", choose, expected=expected)
 
 
 def vote() -> Selector:

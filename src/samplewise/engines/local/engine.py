@@ -1,0 +1,237 @@
+"""The local engine: one thread runs the batch, and any number of calls hand it asks and await completions.
+
+Every ask in flight, of whatever call, shares one running batch. Those that do not fit wait in order, and nothing is
+computed or kept for an ask before it joins, so 100,000 of them cost no more than their own tuples.
+
+**A draw follows from its ask alone**, up to the rounding of logits, which another batch shape may round differently:
+in float32 log-probabilities move by about 1e-6 nats, so about one token in a million flips. In half precision they move
+by about 1e-2, and after some hundred tokens a flip is likely: ask for float32 where runs must agree.
+
+Cost: a request is a prompt, computed once for all asks that share it, and its new tokens. `Usage` counts the prompt in
+full whatever was at hand, so that what a run spent does not hang on what ran before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from samplewise.engines.base import Arrival, failed
+from samplewise.errors import EngineError, EngineUnavailable
+from samplewise.types import Ask, Capability, Completion, Generate, Usage
+
+from .batch import Batch
+from .check import choose
+from .jobs import Done, Job, engine_error, given, prepare
+from .language import Language, checked
+from .model import load
+
+MAX_ROWS = 1024
+JOIN_ROWS = 1024  # asks looked at between two steps
+
+
+@dataclass(eq=False)
+class _Call:
+    """One call of `answer`. The worker moves `next`; the caller sets `cancelled`."""
+
+    asks: Sequence[Ask]
+    loop: asyncio.AbstractEventLoop
+    next: int = 0
+    cancelled: bool = False
+    arrivals: asyncio.Queue[list[Arrival]] = field(default_factory=asyncio.Queue)
+
+
+class _Tag(NamedTuple):
+    call: _Call
+    position: int
+
+
+class Local:
+    """A causal model of `transformers` in this process. Made by `local(...)`."""
+
+    can = frozenset(Capability) - {Capability.ENUMERATE}
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        max_rows: int | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        if max_rows is not None and max_rows < 1:
+            raise ValueError(f"max_rows must be at least 1, got {max_rows}")
+        self.checkpoint = load(source, device, dtype)
+        model = self.checkpoint.model
+        kind = str(model.dtype).removeprefix("torch.")
+        self.name = f"local({self.checkpoint.name})"
+        self.identity = f"local:{self.checkpoint.name}:{self.checkpoint.digest}:{kind}:{model.device.type}"
+        self._language = checked(Language(self.checkpoint.tokenizer, self.checkpoint.vocab_size))
+        total = _free_bytes(model.device) if max_bytes is None else max_bytes
+        self._row_bytes = total * 3 // 4
+        self._forward = choose(model, self.checkpoint.name, self.checkpoint.vocab_size)
+        self._batch = Batch(
+            self._forward,
+            self._language,
+            self.checkpoint.stops,
+            model.device,
+            max_rows=max_rows or MAX_ROWS,
+            chunk=MAX_ROWS if model.device.type == "cuda" else 512,
+            prefix_bytes=total // 4,
+        )
+        self._wake = threading.Condition()
+        self._calls: deque[_Call] = deque()  # with asks that have not joined, in order
+        self._open: set[_Tag] = set()  # asks that have begun and are not delivered; the worker's alone
+        self._closed = self._tidy = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the files of the checkpoint: weights, config, tokenizer and chat template."""
+        return self.checkpoint.digest
+
+    # ------------------------------------------------------------------------------------------- the side of the calls
+
+    def worst_case(self, ask: Ask) -> Usage:
+        try:
+            num_prompt = len(self._language.prompt(ask.messages)) + len(given(ask))
+        except EngineError:  # it will fail, at no cost
+            num_prompt = 0
+        return Usage(1, num_prompt, max(0, ask.max_tokens) if isinstance(ask, Generate) else 0)
+
+    async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
+        call = _Call(asks, asyncio.get_running_loop())
+        remaining = len(asks)
+        with self._wake:
+            if self._closed:
+                refusal = failed(EngineUnavailable(f"{self.name} is closed"))
+                call.arrivals.put_nowait([Arrival(position, refusal) for position in range(remaining)])
+            elif remaining:
+                self._calls.append(call)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+                    self._thread.start()
+                self._wake.notify()
+        try:
+            while remaining:
+                for arrival in await call.arrivals.get():
+                    remaining -= 1
+                    yield arrival
+        finally:
+            if remaining:
+                with self._wake:
+                    call.cancelled = self._tidy = True
+                    self._wake.notify()
+
+    async def close(self) -> None:
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    # --------------------------------------------------------------------------------------------- the worker's thread
+
+    def _work(self) -> None:
+        with torch.inference_mode():
+            while self._awake():
+                try:
+                    self._admit()
+                    if self._batch.num_rows:
+                        self._deliver(self._batch.step())
+                except Exception as error:  # a fault outside the model: no row can be trusted, the next ones can
+                    self._fail(engine_error(error))
+            self._fail(EngineUnavailable(f"{self.name} was closed"), waiting=True)
+            self._batch.prefixes.clear()
+            self._forward.forget()
+
+    def _awake(self) -> bool:
+        """Waits until there is something to do; False when the engine is closed."""
+        with self._wake:
+            while not (self._calls or self._batch.num_rows or self._closed):
+                self._wake.wait()
+            if self._tidy:
+                self._tidy = False
+                self._calls = deque(call for call in self._calls if not call.cancelled)
+                self._batch.drop([i for i, job in enumerate(self._batch.jobs) if job.tag.call.cancelled])
+            return not self._closed
+
+    def _admit(self) -> None:
+        """Asks that fit join, in order."""
+        joining: list[Job] = []
+        scoring: list[Job] = []
+        done: list[Done] = []
+        running = [_need(job) for job in self._batch.jobs] if self._calls else []
+        num_rows, longest = len(running), max(running, default=0)
+        for _ in range(JOIN_ROWS):
+            call = self._head() if num_rows < self._batch.max_rows else None
+            if call is None:
+                break
+            tag = _Tag(call, call.next)
+            self._open.add(tag)
+            call.next += 1
+            job = prepare(call.asks[tag.position], tag, self._language, self.checkpoint.max_context)
+            if isinstance(job, Completion):
+                done.append(Done(tag, job))
+                continue
+            needed = (num_rows + 1) * max(longest, _need(job)) * self._forward.bytes_per_token
+            if needed > self._row_bytes and num_rows:
+                call.next -= 1
+                self._open.discard(tag)
+                break
+            num_rows, longest = num_rows + 1, max(longest, _need(job))
+            (joining if isinstance(job.ask, Generate) else scoring).append(job)
+        self._deliver(done)
+        if joining:
+            self._deliver(self._batch.join(joining))
+        if scoring:
+            self._deliver(self._batch.score(scoring))
+
+    def _head(self) -> _Call | None:
+        """The first call that has asks waiting."""
+        with self._wake:
+            while self._calls and (self._calls[0].cancelled or self._calls[0].next >= len(self._calls[0].asks)):
+                self._calls.popleft()
+            return self._calls[0] if self._calls else None
+
+    def _deliver(self, done: Iterable[Done]) -> None:
+        by_call: dict[_Call, list[Arrival]] = {}
+        for tag, completion in done:
+            self._open.discard(tag)
+            by_call.setdefault(tag.call, []).append(Arrival(tag.position, completion))
+        for call, arrivals in by_call.items():
+            with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
+                call.loop.call_soon_threadsafe(call.arrivals.put_nowait, arrivals)
+
+    def _fail(self, error: EngineError, waiting: bool = False) -> None:
+        """Every ask that has begun fails; with `waiting`, the others too."""
+        self._batch.drop(range(self._batch.num_rows))
+        tags = list(self._open)
+        while waiting and (call := self._head()) is not None:
+            tags.append(_Tag(call, call.next))
+            call.next += 1
+        self._deliver(Done(tag, failed(error)) for tag in tags)
+
+
+def _need(job: Job) -> int:
+    """Tokens that a job's row may come to hold."""
+    return len(job.ids) + (job.ask.max_tokens if isinstance(job.ask, Generate) else 0)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """How much memory keys and values may take."""
+    if device.type == "cuda":
+        return int(0.6 * torch.cuda.mem_get_info(device)[0])
+    try:
+        return int(0.25 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # not every system says
+        return 2 << 30

@@ -1,0 +1,110 @@
+"""An ask on its way through the engine: what is checked before it costs anything, and how its completion is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from samplewise.engines.base import failed
+from samplewise.errors import BadRequest, ContextOverflow, EngineError, EngineUnavailable
+from samplewise.types import Ask, Completion, Finish, Generate, Likelihood, Sampling, Usage
+
+from .language import Language
+
+
+class Job(NamedTuple):
+    """An ask with the ids that it begins from: prompt and prefix, or prompt and completion."""
+
+    ask: Ask
+    ids: tuple[int, ...]
+    tag: Any  # given back with the completion
+
+
+class Done(NamedTuple):
+    tag: Any
+    completion: Completion
+
+
+class Drawn(NamedTuple):
+    """What a row drew, in numbers of Python."""
+
+    tokens: list[int]
+    logp: list[float]
+    logq: list[float]
+
+
+def given(ask: Ask) -> tuple[int, ...]:
+    """The token ids that an ask brings along."""
+    return ask.prefix if isinstance(ask, Generate) else ask.completion
+
+
+def prepare(ask: Ask, tag: Any, language: Language, max_context: int | None) -> Job | Completion:
+    """The job of an ask, or its completion where nothing need be computed for it."""
+    try:
+        ids = language.prompt(ask.messages) + given(ask)
+        _check(ask, len(ids), language.vocab_size, max_context)
+    except EngineError as error:
+        return failed(error)
+    if isinstance(ask, Likelihood) and not ask.completion:
+        return Completion("", "stop", Usage(1, len(ids)), (), (), (), 0.0)
+    if isinstance(ask, Generate) and ask.max_tokens == 0:
+        return completion(ask, len(ids), Drawn([], [], []), "", "length")
+    return Job(ask, ids, tag)
+
+
+def _check(ask: Ask, num_tokens: int, vocab_size: int, max_context: int | None) -> None:
+    wrong = [token for token in given(ask) if not 0 <= token < vocab_size]
+    if wrong:
+        raise BadRequest(f"token ids must be 0 to {vocab_size - 1}, got {wrong[0]}")
+    new = 0
+    if isinstance(ask, Generate):
+        new = ask.max_tokens
+        if new < 0:
+            raise BadRequest(f"max_tokens must be 0 or more, got {new}")
+        if ask.forbid_first is not None and not 0 <= ask.forbid_first < vocab_size:
+            raise BadRequest(f"forbid_first must be 0 to {vocab_size - 1}, got {ask.forbid_first}")
+        _check_sampling(ask.sampling)
+    if max_context is not None and num_tokens + new > max_context:
+        room = max(0, max_context - num_tokens)
+        raise ContextOverflow(
+            f"{num_tokens} tokens of prompt and {new} new ones do not fit into the model's context of {max_context}",
+            hint=f"max_tokens can be {room} at most" if new else "",
+        )
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    temperature, top_k, top_p, min_p = sampling
+    if not (0 <= temperature < math.inf and top_k >= 0 and 0 < top_p <= 1 and 0 <= min_p < 1):
+        raise BadRequest(f"no law is drawn from with {sampling}")
+
+
+def completion(ask: Generate, num_prompt: int, drawn: Drawn, text: str, finish: Finish) -> Completion:
+    want = ask.want
+    return Completion(
+        text=text,
+        finish=finish,
+        usage=Usage(1, num_prompt, len(drawn.tokens)),
+        tokens=tuple(drawn.tokens) if "tokens" in want else None,
+        logp=tuple(drawn.logp) if "logp" in want else None,
+        logq=tuple(drawn.logq) if "logq" in want else None,
+        logp_sum=math.fsum(drawn.logp),
+    )
+
+
+def engine_error(error: Exception) -> EngineError:
+    """An exception from inside the model as one of ours. Memory may be there the next time; a fault stays a fault."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return EngineUnavailable(
+            "the model ran out of memory", hint="fewer rows at once need less: local(..., max_rows=...)"
+        )
+    line = next(iter(str(error).splitlines()), "")
+    return EngineError(f"the model failed: {type(error).__name__}: {line}")
+
+
+def fail(jobs: Sequence[Job], error: Exception) -> list[Done]:
+    return [Done(job.tag, failed(engine_error(error))) for job in jobs]

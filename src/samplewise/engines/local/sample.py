@@ -1,0 +1,119 @@
+"""The law a token is drawn from, and the draw, for many rows at once: pure functions of tensors.
+
+The law is that of engines/law.py, row by row, with every row's own sampling; a test holds the two against each other.
+Everything is float64, so that the sum over a vocabulary of 150,000 words does not eat the tail: `logq` is the
+log-probability of the draw to about 1e-15, given the logits. Cost: one softmax per row, and one sort for rows that cut
+by rank or by mass.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SCRATCH_BYTES = 1 << 28  # float64 laws held at once
+
+
+class Filters(NamedTuple):
+    """The sampling of N rows. The flags say what at least one row needs, so that the rest is skipped."""
+
+    temperature: Tensor  # (N,) 0: greedy
+    top_k: Tensor  # (N,) 0: off
+    top_p: Tensor  # (N,)
+    min_p: Tensor  # (N,)
+    tempered: bool = True
+    greedy: bool = True
+    ranked: bool = True  # top-k or top-p
+    cut: bool = True  # min-p
+
+    def rows(self, part: slice) -> Filters:
+        return self._replace(
+            temperature=self.temperature[part],
+            top_k=self.top_k[part],
+            top_p=self.top_p[part],
+            min_p=self.min_p[part],
+        )
+
+
+class Drawn(NamedTuple):
+    tokens: Tensor  # (N,) int64
+    logp: Tensor  # (N,) float64, under the model at temperature 1
+    logq: Tensor  # (N,) float64, under the law drawn from, before any ban
+    stuck: Tensor  # (N,) bool: nothing was left to draw
+
+
+def draw(logits: Tensor, filters: Filters, uniforms: Tensor, pick: Tensor | None, banned: Tensor | None) -> Drawn:
+    """One token for each of N rows.
+
+    `logits` (M, V); row n reads line `pick[n]`, or line n. `uniforms` (N,) in [0, 1). `banned` (N,) is a token that is
+    not drawn, or -1; it leaves `logq` as it was (engines/toy.py).
+    """
+    num = len(uniforms)
+    size = max(1, SCRATCH_BYTES // (8 * 4 * logits.shape[-1]))
+    parts = []
+    for start in range(0, num, size):
+        part = slice(start, min(num, start + size))
+        lines = logits[part] if pick is None else logits.index_select(0, pick[part])
+        logp = log_probs(lines)
+        law = log_law(logp, filters.rows(part))
+        allowed = law if banned is None else _without(law, banned[part])
+        tokens, stuck = draw_tokens(allowed, uniforms[part])
+        index = tokens[:, None]
+        parts.append(Drawn(tokens, logp.gather(1, index)[:, 0], law.gather(1, index)[:, 0], stuck))
+    return parts[0] if len(parts) == 1 else Drawn(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def log_probs(logits: Tensor) -> Tensor:
+    """Log-probabilities (..., V) at temperature 1, float64, nats."""
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float64)
+
+
+def log_law(logp: Tensor, filters: Filters) -> Tensor:
+    """Log-probabilities (N, V) that tokens are drawn from; -inf where they are cut."""
+    law = logp
+    if filters.tempered:
+        heat = torch.where(filters.temperature > 0, filters.temperature, 1.0)
+        law = torch.log_softmax(logp / heat[:, None], dim=-1)
+    if filters.ranked or filters.cut:
+        keep = torch.isfinite(law)
+        if filters.cut:
+            keep &= law >= law.amax(-1, keepdim=True) + filters.min_p.log()[:, None]
+        if filters.ranked:
+            rows = ((filters.top_k > 0) | (filters.top_p < 1)).nonzero()[:, 0]
+            keep[rows] &= _ranked(law[rows], filters.top_k[rows], filters.top_p[rows])
+        law = torch.log_softmax(law.masked_fill(~keep, -math.inf), dim=-1)
+    if filters.greedy:
+        best = torch.full_like(law, -math.inf).scatter_(1, logp.argmax(-1, keepdim=True), 0.0)
+        law = torch.where((filters.temperature == 0)[:, None], best, law)
+    return law
+
+
+def draw_tokens(law: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens (N,) that `uniforms` pick by the inverse of each distribution function; true where none can be."""
+    upto = law.exp().cumsum_(-1)
+    total = upto[:, -1:]
+    # Below the total, so that the search cannot run past the last token that has mass.
+    goal = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(upto, goal, right=True)[:, 0]
+    return tokens.clamp_(max=law.shape[-1] - 1), ~(total[:, 0] > 0)
+
+
+def _ranked(law: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Where (N, V) top-k and top-p keep a token; each looks at the law before any cut."""
+    ordered, order = law.sort(dim=-1, descending=True, stable=True)  # ties to the lowest id
+    mass = ordered.exp()
+    before = mass.cumsum(-1) - mass  # of the likelier tokens: the token that crosses top_p is kept
+    ranks = torch.arange(law.shape[-1], device=law.device)
+    keep = ranks < torch.where(top_k > 0, top_k, law.shape[-1])[:, None]
+    keep &= before < torch.where(top_p < 1, top_p, math.inf)[:, None]
+    return torch.zeros_like(keep).scatter_(1, order, keep)
+
+
+def _without(law: Tensor, banned: Tensor) -> Tensor:
+    some = banned >= 0
+    index = banned.clamp(min=0)[:, None]
+    kept = law.gather(1, index).masked_fill(some[:, None], -math.inf)
+    return law.scatter(1, index, kept)

@@ -1,0 +1,127 @@
+"""Problems and their samples, small enough for a page of 200 problems x 5 pools x 64 samples.
+
+The page opens with an index: one short row per problem. The samples of a problem are a block of their own, which the page
+unpacks when the problem is opened: columns rather than records, texts and answers once each in a string table, the JSON
+deflated and in base64 (which no hostile text can break out of). `problems.js` reads what is written here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from samplewise.report import format as fmt
+from samplewise.report.data import Draws, Sample, View
+from samplewise.report.json import finite
+from samplewise.types import Json
+
+MAX_CHARS = 20_000  # of one sample's text; the middle of a longer one is left out, and the page says so
+RIGHT = 1 - 1e-9  # a grade from here on is right; between 0 and that it is partly right
+
+
+class Choice(NamedTuple):
+    """A selector on a pool: what the page calls a choice, and what a method comes to on one problem."""
+
+    recipe: str
+    selector: str
+
+
+def index(views: Sequence[View]) -> dict[str, Json]:
+    """What the list of problems needs: texts to search, and who was right."""
+    recipes = list(dict.fromkeys(d.recipe for v in views for d in v.draws))
+    choices = list(dict.fromkeys(Choice(d.recipe, s) for v in views for d in v.draws for s in d.chosen))
+    return {
+        "recipes": recipes,
+        "choices": [[recipes.index(c.recipe), c.selector] for c in choices],
+        "problems": [
+            {
+                "id": v.id,
+                "prompt": v.prompt,
+                "reference": fmt.reference(v.reference),
+                "marks": marks(v, choices),
+                "tags": tags(v),
+                "num_right": sum(s.grade >= RIGHT for d in v.draws for s in d.samples),
+                "num_samples": sum(len(d.samples) for d in v.draws),
+            }
+            for v in views
+        ],
+    }
+
+
+def marks(view: View, choices: Sequence[Choice]) -> list[float | str | None]:
+    """The grade of what each choice chose: None unknown, "none" where it chose nothing, "" where it was not made."""
+    made = {Choice(d.recipe, selector): _chosen(d, at) for d in view.draws for selector, at in d.chosen.items()}
+    return [("" if c not in made else "none" if (s := made[c]) is None else _short(s.grade)) for c in choices]
+
+
+def tags(view: View) -> list[str]:
+    """The filters that a problem passes.
+
+    "solved": some choice is right; without any choice, some sample is. "unsolved": none is.
+    "disagree": one choice is right and another is not. "missed": a right answer was drawn and never chosen.
+    """
+    drawn = any(s.grade >= RIGHT for d in view.draws for s in d.samples)
+    chosen = [_chosen(d, at) for d in view.draws for at in d.chosen.values()]
+    right = [s is not None and s.grade >= RIGHT for s in chosen]
+    known = [s is None or not math.isnan(s.grade) for s in chosen]
+    solved = any(right) if chosen else drawn
+    found = ["solved" if solved else "unsolved"]
+    if any(right) and any(k and not r for k, r in zip(known, right, strict=True)):
+        found.append("disagree")
+    if chosen and drawn and not solved:
+        found.append("missed")
+    return found
+
+
+def pack(view: View) -> str:
+    """The samples of one problem as base64 of deflated JSON."""
+    text = json.dumps(_columns(view), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # a lone surrogate cannot be UTF-8; it becomes the JSON escape that it was read from
+    return base64.b64encode(zlib.compress(text.encode("utf-8", "backslashreplace"))).decode("ascii")
+
+
+def _columns(view: View) -> dict[str, Json]:
+    strings: dict[str, int] = {}
+
+    def at(text: str | None) -> int | None:
+        return None if text is None else strings.setdefault(text, len(strings))
+
+    draws = []
+    for d in view.draws:
+        names = list(dict.fromkeys(name for s in d.samples for name in s.scores))
+        draws.append(
+            {
+                "recipe": d.recipe,
+                "chosen": list(d.chosen.items()),
+                "text": [at(_cut(s.text)) for s in d.samples],
+                "answer": [at(s.answer) for s in d.samples],
+                "arm": [at(s.arm) for s in d.samples],
+                "finish": [at(s.finish) for s in d.samples],
+                "grade": [_short(s.grade) for s in d.samples],
+                "tokens": [s.num_tokens for s in d.samples],
+                "logp": [_short(s.logp_sum) for s in d.samples],
+                "scores": [[name, [_short(s.scores.get(name, math.nan)) for s in d.samples]] for name in names],
+            }
+        )
+    return {"draws": draws, "strings": list(strings)}
+
+
+def _chosen(draws: Draws, at: int | None) -> Sample | None:
+    return draws.samples[at] if at is not None and 0 <= at < len(draws.samples) else None
+
+
+def _short(value: float) -> float | None:
+    """Five significant digits: more than a page shows."""
+    known = finite(value)
+    return None if known is None else int(known) if known == int(known) else float(f"{known:.5g}")
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MAX_CHARS:
+        return text
+    half = MAX_CHARS // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out of this page …]\n{text[-half:]}"

@@ -1,0 +1,1 @@
+"""What is asked: problems with their readers and graders. One file each."""

@@ -1,0 +1,315 @@
+"""Make a target from numbers: reads the expression out of a response, and checks it exactly. No `eval`.
+
+What is read, in this order:
+
+1. The last explicit answer: after "answer:", "answer is" or inside `\\boxed{}`. It may be an expression, with or
+   without "= 24" behind it, or steps. Words instead of arithmetic ("Answer: none"), or words that take it back ("not
+   possible"), are no answer. A bare "Answer: 24" names the target and no expression, so the reading goes on.
+2. The last statement of the response, with the steps before it: `8 - 6 = 2 , 2 * 12 = 24`, in signs or in words,
+   whatever stands around them ("(left: 2 12)").
+
+A statement that uses exactly the puzzle's numbers is read as it stands. Otherwise each operand that an earlier step
+made is replaced by that step, the latest first, each step used once; every other operand is a number of the puzzle or
+not, which is for the check to say. **A step whose claim is false makes nothing**: its result stays a bare number, and
+if it is the last one, nothing is read. A claim holds if it is the exact result, or a decimal that this rounds or cuts
+to. Steps that end before as many numbers as the puzzle has are used were cut off: nothing is read.
+
+So what is read is an expression that the text claims; the claimed value after it is not looked at, the expression is
+evaluated. Equal answers give equal strings: see `samplewise.verify.expression` for the exact equivalence.
+
+Limits: of a text the last `MAX_TEXT` characters are searched for an explicit answer of at most `MAX_LINE`, and the last
+`MAX_STEPS` characters for steps. A few milliseconds for any text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from samplewise.types import Candidate, Json, Problem, Question, Score, Verifier
+from samplewise.verify.expression import (
+    MAX_NUMBERS,
+    OPERATORS,
+    Expression,
+    canonical,
+    combine,
+    is_numeral,
+    negate,
+    parse,
+)
+from samplewise.verify.lexing import DIFFERS, EQUALS, is_operation, lex, segments, sides
+
+MAX_TEXT = 100_000  # characters
+MAX_LINE = 2_000
+MAX_STEPS = 3_000
+MAX_STATEMENTS = 48
+MAX_MARKERS = 24
+
+_MARKER = re.compile(r"(?i:answer)[\s*_`\"']{0,8}(?P<sign>:|=|is\b)[\s*_`:\"']{0,8}")
+_DENIAL = re.compile(
+    r"(?i)\b(?:no (?:\w{1,12} )?(?:solution|way|combination|answer)|not possible|impossible|cannot|can't|unable|invalid"
+    r"|none)\b"
+)
+
+
+class Puzzle(NamedTuple):
+    """The public facts of a question: what is given, and what to make of it."""
+
+    numbers: tuple[Fraction, ...]  # sorted
+    target: Fraction
+
+
+def facts_of(question: Question) -> Puzzle | None:
+    """The puzzle that a question carries as `facts["numbers"]` and `facts["target"]`, None if it does not."""
+    return _puzzle(question.facts)
+
+
+def _puzzle(facts: Mapping[str, Json]) -> Puzzle | None:
+    numbers, target = facts.get("numbers"), facts.get("target")
+    if not isinstance(numbers, list | tuple) or not numbers or not all(_is_number(n) and n >= 0 for n in numbers):
+        return None
+    if target is None or not _is_number(target):
+        return None
+    return Puzzle(_sorted(numbers), _exact(target))
+
+
+def _is_number(value: Json) -> bool:
+    return isinstance(value, int | float | Fraction) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _exact(value: int | float | Fraction) -> Fraction:
+    return Fraction(str(value)) if isinstance(value, float) else Fraction(value)
+
+
+def _sorted(numbers: Sequence[int | float | Fraction]) -> tuple[Fraction, ...]:
+    return tuple(sorted(_exact(number) for number in numbers))
+
+
+# ------------------------------------------------------------------------------------------------------------- checking
+
+
+def check(numbers: Sequence[int], target: int, expression: str) -> bool:
+    """Whether the expression makes the target out of exactly these numbers, each used once.
+
+    Allowed are + - * / and brackets, in the notations of `samplewise.verify.lexing`, and signs: for a target of 0 or
+    more whatever signs can do, subtraction can do with the same numbers. What stands after "=" is a claim, and ignored.
+    """
+    if not numbers or not all(_is_number(n) and n >= 0 for n in numbers):
+        raise ValueError(f"a puzzle needs numbers of 0 or more, got {numbers!r}")
+    return _verdict(Puzzle(_sorted(numbers), _exact(target)), expression).value == 1.0
+
+
+def _verdict(puzzle: Puzzle, answer: str) -> Score:
+    if len(answer) > MAX_LINE:
+        return Score(0.0, "unread")
+    tokens = lex(answer)
+    parts = sides(tokens)
+    return _judge(puzzle, parse(parts[0]) if parts and DIFFERS not in tokens else None)
+
+
+def _judge(puzzle: Puzzle, expression: Expression | None) -> Score:
+    if expression is None:
+        return Score(0.0, "unread")
+    if tuple(sorted(expression.numbers)) != puzzle.numbers:
+        return Score(0.0, "does not use exactly the given numbers")
+    if expression.value is None:
+        return Score(0.0, "divides by zero")
+    if expression.value != puzzle.target:
+        return Score(0.0, f"makes {expression.value}")
+    return Score(1.0, f"makes {puzzle.target}")
+
+
+def puzzle() -> Verifier:
+    """Scores 1 for a right solution and 0 for anything else; nan only where the question carries no puzzle.
+
+    Exact, and needs no reference. A response that was cut is read only where its answer is complete.
+    """
+
+    def verify(question: Question, candidate: Candidate) -> Score:
+        facts = facts_of(question)
+        if facts is None:
+            return Score(math.nan, "the question carries no numbers and target")
+        answer = _read(facts, _complete_part(candidate.text, facts) if candidate.finish != "stop" else candidate.text)
+        return _judge(facts, answer)
+
+    return verify
+
+
+def grade_puzzle(problem: Problem, answer: str | None) -> Score:
+    """The grader of puzzles: the check, with the numbers and target of the problem's question."""
+    facts = facts_of(problem.question)
+    if facts is None:
+        return Score(math.nan, "the question carries no numbers and target")
+    return Score(0.0, "no answer") if answer is None else _verdict(facts, answer)
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+class _Statement(NamedTuple):
+    made: Expression | None  # the left-hand side; None: unreadable
+    claim: Expression | None  # what it is said to equal
+    decimals: int  # of the claim as written
+    denied: bool  # "≠" in it
+
+
+def read_puzzle(question: Question, text: str) -> str | None:
+    """The expression that a response answers with, in canonical form; None where there is none."""
+    read = _read(facts_of(question), text)
+    return None if read is None else canonical(read)
+
+
+def _read(puzzle: Puzzle | None, text: str) -> Expression | None:
+    _, _, after_thinking = text[-MAX_TEXT:].rpartition("</think>")
+    text = after_thinking if after_thinking.strip() else text[-MAX_TEXT:]
+    for region, strict in _explicit(text):
+        statements, bare = _statements(region)
+        if not statements and len(bare) == 1 and not _DENIAL.search(region):
+            if puzzle is not None and len(puzzle.numbers) == 1:
+                return bare[0]
+            if puzzle is None or bare[0].value == puzzle.target:
+                continue
+            return bare[0]
+        if not statements and not strict and not _DENIAL.search(region):
+            continue  # "the answer is close": no answer yet
+        if not statements or _DENIAL.search(region) or any(s.denied for s in statements):
+            return None
+        first = statements[0].made
+        if len(statements) == 1 or (first is not None and _stands_alone(first, puzzle)):
+            return first
+        return _follow(statements, puzzle)
+    if _DENIAL.search(_last_line(text)):
+        return None
+    statements, _ = _statements(text[-MAX_STEPS:])
+    return None if any(s.denied for s in statements[-1:]) else _follow(statements, puzzle)
+
+
+def _explicit(text: str) -> Iterator[tuple[str, bool]]:
+    """The explicit answers, last one first, and whether each is surely meant as one (a colon or a box)."""
+    end = len(text)
+    for _ in range(MAX_MARKERS):
+        box = text.rfind("\\boxed{", 0, end)
+        word = max(text.rfind(form, 0, end) for form in ("answer", "Answer", "ANSWER"))
+        end = max(box, word)
+        if end < 0:
+            return
+        if end == box:
+            yield _boxed(text[box + 7 : box + 7 + MAX_LINE]), True
+            continue
+        marker = _MARKER.match(text, word)
+        if marker is None:
+            continue
+        line = _first_line(text[marker.end() : marker.end() + MAX_LINE + 1])
+        if not any(c.isalnum() for c in line):  # the answer is below
+            line = text[marker.end() : marker.end() + MAX_LINE]
+        yield line if len(line) <= MAX_LINE else "", marker["sign"] == ":"
+
+
+def _boxed(rest: str) -> str:
+    """What is inside a box that `rest` begins in; nothing where the box is not closed."""
+    depth = 1
+    for i, sign in enumerate(rest):
+        depth += (sign == "{") - (sign == "}")
+        if depth == 0:
+            return rest[:i]
+    return ""
+
+
+def _first_line(text: str) -> str:
+    lines = text.splitlines()
+    return lines[0] if lines else ""
+
+
+def _last_line(text: str) -> str:
+    return text[-MAX_LINE:].rstrip().rpartition("\n")[2]
+
+
+def _statements(text: str) -> tuple[list[_Statement], list[Expression]]:
+    """The statements of a text, and the bare numbers that stand outside of them."""
+    statements: list[_Statement] = []
+    bare: list[Expression] = []
+    for segment in segments(lex(text))[-MAX_STATEMENTS:]:
+        found = _statement(segment)
+        if found is not None:
+            statements.append(found)
+        elif any(map(is_numeral, segment)):
+            bare += [number for number in (parse(_calm(side)) for side in sides(segment)) if number is not None]
+    return statements, bare
+
+
+def _statement(segment: list[str]) -> _Statement | None:
+    parts = [(side, parse(side) if is_operation(side) else None) for side in sides(segment)]
+    worked = [i for i, (side, read) in enumerate(parts) if is_operation(side) and (not read or len(read.numbers) > 1)]
+    if not worked:
+        return None
+    place = worked[0]
+    closed = segment[-1] not in (EQUALS, DIFFERS) and len(parts) > 1
+    claimed = _calm(parts[-1 if place < len(parts) - 1 else 0][0]) if closed else []
+    decimals = max((len(token.partition(".")[2]) for token in claimed if is_numeral(token)), default=0)
+    return _Statement(parts[place][1], parse(claimed), decimals, DIFFERS in segment)
+
+
+def _calm(side: list[str]) -> list[str]:
+    """Without exclamation marks behind it."""
+    while side and side[-1] == "!":
+        side = side[:-1]
+    return side
+
+
+def _stands_alone(expression: Expression, puzzle: Puzzle | None) -> bool:
+    return puzzle is not None and tuple(sorted(expression.numbers)) == puzzle.numbers
+
+
+def _follow(statements: Sequence[_Statement], puzzle: Puzzle | None) -> Expression | None:
+    """The last statement with the steps before it put in."""
+    made: dict[str, list[Expression]] = {}
+    last: Expression | None = None
+    for statement in statements:
+        last = statement.made
+        if last is None or _stands_alone(last, puzzle):
+            continue
+        last = _bind(last, made)
+        if statement.claim is None or len(last.numbers) > MAX_NUMBERS or not _holds(statement, last):
+            last = None
+        else:
+            made.setdefault(canonical(statement.claim), []).append(last)
+    if last is None or (puzzle is not None and len(last.numbers) < len(puzzle.numbers)):
+        return None
+    return last
+
+
+def _bind(expression: Expression, made: dict[str, list[Expression]]) -> Expression:
+    """The expression with results of earlier steps put in, from left to right; each is used up."""
+    literal = len(expression.numbers) == 1 or (expression.op == "/" and len(expression.numbers) == 2)
+    if literal and (steps := made.get(canonical(expression))):
+        return steps.pop()
+    if expression.op == "negate":
+        return negate(_bind(expression.args[0], made))
+    if expression.op in OPERATORS:
+        left = _bind(expression.args[0], made)
+        return combine(expression.op, left, _bind(expression.args[1], made))
+    return expression
+
+
+def _holds(statement: _Statement, expression: Expression) -> bool:
+    claim = statement.claim and statement.claim.value
+    if claim is None or expression.value is None:
+        return False
+    if statement.decimals == 0 or claim == expression.value:
+        return claim == expression.value
+    scale = 10**statement.decimals
+    cut = Fraction(int(expression.value * scale), scale)
+    return claim == cut or abs(expression.value - claim) * scale <= Fraction(1, 2)
+
+
+def _complete_part(text: str, puzzle: Puzzle) -> str:
+    """A cut text without its last line, unless that line gets as far as a claim or is a box that closes."""
+    kept, _, line = text.rstrip("\r").rpartition("\n")
+    statements, _ = _statements(line[-MAX_STEPS:])
+    complete = bool(statements) and statements[-1].claim is not None
+    if statements and line.rstrip(" $.").endswith("}") and "\\boxed{" in line:
+        complete = True
+    return text if complete or not line.strip() else kept

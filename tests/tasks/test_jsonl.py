@@ -1,0 +1,183 @@
+"""A user's own file: every row is read as meant, or refused with its line and what to do."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samplewise.errors import BadInput
+from samplewise.tasks.base import Task
+from samplewise.tasks.jsonl import jsonl
+from samplewise.types import Message
+
+
+def load(folder: Path, *rows: Any, **settings: Any) -> Task:
+    path = folder / "mine.jsonl"
+    lines = [
+        row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode() for row in rows
+    ]
+    path.write_bytes(b"\n".join(lines))
+    return jsonl(path, **settings)
+
+
+def graded(task: Task, response: str, index: int = 0) -> float:
+    problem = task.problems[index]
+    return task.grade(problem, task.read(problem.question, response)).value
+
+
+def test_rows_are_read_as_meant(tmp_path: Path) -> None:
+    task = load(
+        tmp_path,
+        b'\xef\xbb\xbf{"prompt": "one", "answer": 1}\r',
+        "",
+        {"question": "two", "target": 2.5, "other": "ignored"},
+        {
+            "problem": "drei ä",
+            "expected_answer": "III",
+            "id": "c",
+            "metadata": {"solution": "hidden"},
+            "facts": {"n": [3]},
+        },
+        {"input": "four", "answer": None, "id": 77},
+        {
+            "messages": [
+                {"role": "system", "content": "be brief"},
+                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            ]
+        },
+        "   ",
+    )
+    assert task.name == "mine"
+    assert [q.id for q in task.questions] == ["1", "3", "c", "77", "6"]
+    assert [p.reference for p in task.problems] == ["1", "2.5", "III", None, None]
+    assert task.questions[0].messages == (Message("user", "one"),)
+    assert task.questions[2].messages == (Message("user", "drei ä"),)
+    assert task.questions[2].facts == {"n": [3]}
+    assert "hidden" not in repr(task.problems)
+    assert task.questions[4].messages == (Message("system", "be brief"), Message("user", "a\nb"))
+    assert task.description == "5 questions, 3 with a reference."
+
+
+def test_gzip_limit_and_name(tmp_path: Path) -> None:
+    path = tmp_path / "many.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"prompt": "a"}\n' * 5 + b"broken"))
+    task = jsonl(str(path), limit=5)
+    assert (task.name, len(task.problems)) == ("many", 5)
+    assert jsonl(path, limit=2, name="few").name == "few"
+    with pytest.raises(BadInput, match=r"many\.jsonl\.gz:6: not JSON"):
+        jsonl(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("nope", "not JSON: Expecting value at column 1; write one object a line"),
+        ('{"prompt": "a"', "not JSON: Expecting ',' delimiter at column 15"),
+        ("[" * 100_000, "not JSON: maximum recursion depth exceeded"),
+        ('{"prompt": "a", "answer": NaN}', "NaN is not a JSON number; write null"),
+        ('{"prompt": "\\ud800"}', "half of a surrogate pair"),
+        ("[1]", 'expected a JSON object, got a list; write {"prompt": ...}'),
+        ('"text"', "expected a JSON object, got a string"),
+        ({}, "no question; give one of prompt, question, problem, input, messages"),
+        ({"prompt": "a", "input": "b"}, "prompt and input both ask the question; keep one of them"),
+        (
+            {"prompt": "a", "messages": [{"role": "user", "content": "b"}]},
+            "prompt and messages both ask the question; keep one of them",
+        ),
+        ({"prompt": "a", "answer": 1, "target": 1}, "answer and target both give the answer; keep one of them"),
+        ({"prompt": " "}, "prompt: expected a text; got an empty one"),
+        ({"prompt": 3}, "prompt: expected a text; got 3"),
+        ({"prompt": ["a"]}, "prompt: expected a text; got a list"),
+        ({"prompt": "a", "answer": ""}, "leave the field out where the answer is not known; got an empty one"),
+        ({"prompt": "a", "answer": True}, "answer: expected a text or a number; leave the field out"),
+        ({"prompt": "a", "id": 1.5}, "id: expected a text or a whole number; got 1.5"),
+        ({"prompt": "a", "facts": [1]}, "facts: expected an object; got a list"),
+        ({"messages": []}, "messages: expected a list of objects"),
+        ({"messages": "hi"}, "messages: expected a list of objects"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: expected a text or a list"),
+        (
+            {"messages": [{"role": "tool", "content": "a"}]},
+            "messages.0.role: expected system, developer, user or assistant",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content: expected a text or a list",
+        ),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_line(tmp_path: Path, row: Any, message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        load(tmp_path, {"prompt": "fine"}, row)
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path / 'mine.jsonl'}:2: ")
+    assert message in said
+    assert "\n" not in said
+    assert len(said) < 300 + len(str(tmp_path))
+
+
+def test_ids_must_differ(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"mine\.jsonl:3: id 'a' is already the id of line 1; make them differ"):
+        load(tmp_path, {"prompt": "x", "id": "a"}, {"prompt": "y"}, {"prompt": "z", "id": "a"})
+    with pytest.raises(BadInput, match=r":2: id '2' is already the id of line 1"):
+        load(tmp_path, {"prompt": "x", "id": 2}, {"prompt": "y"})  # the second has its line number
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no such file"):
+        jsonl(tmp_path / "none.jsonl")
+    with pytest.raises(BadInput, match="cannot be read: Is a directory"):
+        jsonl(tmp_path)
+    with pytest.raises(BadInput, match="holds no questions"):
+        load(tmp_path, "", "  ")
+    with pytest.raises(BadInput, match=r":2: byte 13 is not UTF-8; save the file as UTF-8"):
+        load(tmp_path, {"prompt": "x"}, b'{"prompt": "\xff"}')
+    whole = gzip.compress(b'{"prompt": "a"}\n' * 1000)
+    for content in (b"plain text", whole[:-20], whole[:30] + b"\xff" * 30):
+        (tmp_path / "bad.jsonl.gz").write_bytes(content)
+        with pytest.raises(BadInput, match="cannot be read"):
+            jsonl(tmp_path / "bad.jsonl.gz")
+    for settings, message in (({"read": "maths"}, "read must be one of"), ({"limit": 0}, "limit must be at least 1")):
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path, {"prompt": "x"}, **settings)
+
+
+def test_number_answers_are_compared_exactly(tmp_path: Path) -> None:
+    task = load(tmp_path, {"prompt": "a", "answer": "1,000"}, {"prompt": "b", "answer": 0.5}, {"prompt": "c"})
+    for response in ("It is 1000.", "Answer: $1,000.00", r"\boxed{1000.0}", "5 + 995 = 1e3"):
+        assert graded(task, response) == 1.0, response
+    for response in ("It is 1001.", "", "none", "Answer: unknown, 1000 perhaps not"):
+        assert (graded(task, response) == 1.0) is (response.startswith("Answer")), response
+    assert graded(task, "The answer is 1/2", 1) == 1.0
+    assert math.isnan(graded(task, "7", 2))
+    assert math.isnan(graded(task, "", 2))
+
+
+def test_text_answers(tmp_path: Path) -> None:
+    task = load(tmp_path, {"prompt": "a", "answer": "New York"}, {"prompt": "b", "answer": "7"})
+    assert graded(task, "The answer is **new  york**.") == 1.0
+    assert graded(task, "New York") == 1.0
+    assert graded(task, "It is New York") == 0.0  # no mark, so the whole response is the answer
+    assert graded(task, "") == 0.0
+    assert graded(task, "Answer: 7.0", 1) == 1.0
+    line = load(tmp_path, {"prompt": "a", "answer": "New York"}, read="last_line")
+    assert graded(line, "Let me see.\nNew York.") == 1.0
+    exact = load(tmp_path, {"prompt": "a", "answer": "New  York"}, read="text")
+    assert graded(exact, " New York\n") == 1.0
+    assert graded(exact, "new york") == 0.0
+
+
+def test_a_worked_reference_gives_its_last_number(tmp_path: Path) -> None:
+    task = load(tmp_path, {"question": "a", "answer": "She has 3 + 4 = 7.\n#### 7"})
+    assert graded(task, "So 7") == 1.0
+    assert graded(task, "So 8") == 0.0
+
+
+def test_number_reading_wants_number_references(tmp_path: Path) -> None:
+    assert graded(load(tmp_path, {"prompt": "a", "answer": 7}, read="number"), "Answer: 8, no: 7") == 1.0
+    with pytest.raises(BadInput, match=r":2: reference 'Paris' is not a number; use another read than 'number'"):
+        load(tmp_path, {"prompt": "a", "answer": 7}, {"prompt": "b", "answer": "Paris"}, read="number")

@@ -1,0 +1,239 @@
+"""A recipe over a task: same work, same figures, whatever order, interruption or selector."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samplewise.engines.base import Arrival
+from samplewise.engines.toy import Toy
+from samplewise.evaluate import Outcomes, accuracy_at, load, redecide, rescore, run_task, selector_text
+from samplewise.events import Event, Started, Stopped
+from samplewise.keys import Key
+from samplewise.recipe import recipe, selector_of
+from samplewise.report.build import Entry, build
+from samplewise.run import Budget
+from samplewise.select.base import Selector
+from samplewise.store import GRADE, Store
+from samplewise.tasks.base import Task
+from samplewise.types import Ask, Message, Problem, Question, Score
+
+LINE = "repeat(10, max_tokens=4) | vote"
+
+
+def make_task(num: int = 12) -> Task:
+    """Say a word of the toy's language; the reference is one letter, right if the response begins with it."""
+
+    def read(question: Question, text: str) -> str | None:
+        return text[:2] or None
+
+    def grade(problem: Problem, answer: str | None) -> Score:
+        return Score(float(answer is not None and answer[0] == problem.reference))
+
+    problems = [Problem(Question(f"q{i}", (Message("user", f"word {i}"),)), "abc"[i % 3]) for i in range(num)]
+    return Task("words", tuple(problems), read, grade)
+
+
+def run(store: Store, line: str = LINE, *, seed: int = 0, **more: object) -> object:
+    return asyncio.run(run_task(make_task(), recipe(line), Toy(3), store, seed=seed, **more))  # type: ignore[arg-type]
+
+
+def state(store: Store) -> object:
+    """Everything but the clock."""
+    runs = [(r.id, r.recipe, r.task, r.seed) for r in store.runs()]
+    return runs, [list(store.records(r[0])) for r in runs], [store.selections(r[0]) for r in runs]
+
+
+def test_the_same_work_gives_the_same_store_whatever_the_concurrency() -> None:
+    with Store(":memory:") as one, Store(":memory:") as many:
+        run(one, concurrency=1)
+        run(many, concurrency=12)
+        assert state(one) == state(many)
+
+
+def test_another_seed_draws_other_responses() -> None:
+    with Store(":memory:") as store:
+        run(store, seed=0)
+        run(store, seed=1)
+        first, second = (list(store.records(r.id)) for r in store.runs())
+        assert [r.answers for r in first] != [r.answers for r in second]
+        assert store.num_draws() == 240
+
+
+def test_a_cancelled_run_goes_on_and_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    with Store(":memory:") as whole:
+        full = run(whole)
+        expected = state(whole)
+    stopped = 0
+
+    async def cut() -> object:
+        cancel = asyncio.Event()
+
+        def on_event(event: Event, /) -> None:
+            nonlocal stopped
+            stopped += isinstance(event, Stopped)
+            if stopped == 5:
+                cancel.set()
+
+        with Store(tmp_path / "s.db") as store:
+            return await run_task(
+                make_task(), recipe(LINE), Toy(3), store, concurrency=1, on_event=on_event, cancel=cancel
+            )
+
+    first = asyncio.run(cut())
+    assert first.cancelled  # type: ignore[attr-defined]
+    assert 0 < first.num_done < 12  # type: ignore[attr-defined]
+    events: list[Event] = []
+    with Store(tmp_path / "s.db") as store:
+        second = run(store, on_event=events.append)
+        assert state(store) == expected
+    assert events[0] == Started(second.run, 12, first.num_done)  # type: ignore[attr-defined]
+    assert first.paid.requests + second.paid.requests == full.paid.requests  # type: ignore[attr-defined]
+
+
+def test_a_budget_is_split_evenly_and_holds(tmp_path: Path) -> None:
+    with Store(":memory:") as store:
+        done = run(store, budget=Budget(requests=50))
+        spent = [outcome.spent.requests for outcome in store.outcomes(done.run)]  # type: ignore[attr-defined]
+        assert spent == [5, 5] + [4] * 10
+
+
+def test_deciding_again_gives_what_a_run_with_that_selector_gave() -> None:
+    for selector in ("vote", "first", "best(likelihood)", "weighted(likelihood)"):
+        with Store(":memory:") as store, Store(":memory:") as other:
+            run(store, "repeat(10, max_tokens=4) | first")
+            run(other, f"repeat(10, max_tokens=4) | {selector}")
+            (stored,), (wanted,) = store.runs(), other.runs()
+            redecide(store, stored, selector)
+            mine = [row for row in store.selections(stored.id) if row[1] == selector]
+            assert mine == other.selections(wanted.id)
+
+
+@pytest.mark.parametrize("name", ["vote", "first", "best(likelihood)", "weighted(likelihood)"])
+def test_a_selector_without_a_formula_is_measured_by_subsets(name: str) -> None:
+    with Store(":memory:") as store:
+        run(store)
+        (stored,) = store.runs()
+        _, selector, verifiers = selector_of(name)
+        rescore(store, stored.id, verifiers)
+        outcomes = load(store, stored.id, scores=tuple(verifiers))
+        bare = Selector("bare", selector.choose)
+        ks = np.array([1, 4, 10])
+        exact = accuracy_at(store, outcomes, selector, ks, Key(0))
+        drawn = accuracy_at(store, outcomes, bare, ks, Key(0))
+        # 64 subsets a problem, 12 problems: standard error at most .5 / sqrt(768) = .018, bound 4 of them: odds < 1e-4
+        assert np.abs(exact.mean(axis=1) - drawn.mean(axis=1)).max() < 0.072
+
+
+def test_tokens_per_draw_counts_everything() -> None:
+    with Store(":memory:") as store:
+        done = run(store)
+        outcomes: Outcomes = load(store, done.run)  # type: ignore[attr-defined]
+        total = float((outcomes.tokens_per_draw * outcomes.num_draws).sum())
+        assert total == pytest.approx(done.spent.tokens)  # type: ignore[attr-defined]
+
+
+def test_rows_of_a_report_stand_at_equal_tokens_beside_their_ceiling() -> None:
+    with Store(":memory:") as store:
+        run(store)
+        run(store, "vary(ladder) | repeat(10, max_tokens=4) | vote")
+        run(store, "repeat(10, max_tokens=4) | until(lead(2)) | vote")
+        entries = [Entry(r.recipe, r, selector_text(recipe(r.recipe))) for r in store.runs()]
+        report = build(store, entries, title="t", baseline=LINE)
+    assert report.views
+    assert len(report.series) == 6
+    for method in report.methods:
+        assert method.tokens <= report.tokens + 1e-9
+        assert method.accuracy.value <= method.coverage.value + 1e-12
+        assert (method.difference is None) == (method.name == LINE)
+    plain, ladder, stopping = report.methods
+    assert plain.recipe == f"repeat({plain.samples}, max_tokens=4) | vote"
+    assert "ladder" in ladder.recipe
+    assert "until(lead(2))" in stopping.recipe
+    assert stopping.tokens < plain.tokens
+
+
+class Slow(Toy):
+    """Answers after a moment each, so that a stop rule can act while asks are in flight."""
+
+    async def answer(self, asks: Sequence[Ask]) -> AsyncGenerator[Arrival]:
+        for position, ask in enumerate(asks):
+            await asyncio.sleep(0)
+            yield Arrival(position, self.one(ask))
+
+
+def test_what_a_stop_rule_saves_is_not_paid() -> None:
+    with Store(":memory:") as store:
+        line = recipe("repeat(10, max_tokens=4) | until(lead(2)) | vote")
+        done = asyncio.run(run_task(make_task(), line, Slow(3), store))
+        assert done.paid.requests == done.spent.requests < 120
+
+
+def test_comparing_a_million_stored_outcomes_takes_less_than_5_s(tmp_path: Path) -> None:
+    """1,000 problems x 1,000 draws: pass@k and majority vote with intervals, from the file to the figures, in CPU seconds of
+    one core, so that a busy machine does not decide."""
+    num, draws = 1000, 1000
+    rng = Key(0).generator()
+    with Store(tmp_path / "big.db") as store:
+        task = make_task(2)
+        asyncio.run(run_task(task, recipe("repeat(2) | vote"), Toy(3), store))
+        (stored,) = store.runs()
+        record = next(iter(store.records(stored.id)))
+        db = store._db
+        db.execute("BEGIN")
+        db.execute("DELETE FROM scores")
+        db.execute("DELETE FROM selections")
+        db.execute("DELETE FROM pools")
+        for i in range(num):
+            kinds = rng.integers(0, 12, draws)
+            grades = (kinds == 0).astype(float)
+            row = (
+                stored.id,
+                f"q{i}",
+                i,
+                "[1, 5, 5000]",
+                '["finished", {}]',
+                str([f"{k}" for k in kinds]).replace("'", '"'),
+            )
+            db.execute(
+                "INSERT INTO pools VALUES (?,?,?,?,?,?,?,?)", (*row, f'[["q{i}", [], {{}}], null]', '{"num_failed": 0}')
+            )
+            db.execute("INSERT INTO scores VALUES (?,?,?,?)", (stored.id, f"q{i}", GRADE, array("d", grades).tobytes()))
+        db.execute("COMMIT")
+        assert record.grades
+        started = time.process_time()
+        entries = [Entry("vote", stored, "vote"), Entry("first", stored, "first")]
+        report = build(store, entries, title="t", baseline="vote", views=False)
+        elapsed = time.process_time() - started
+    assert report.methods[0].samples == draws
+    assert elapsed < 5.0, f"{elapsed:.1f} s"
+
+
+MEMORY = """
+import asyncio, resource, sys
+from samplewise.engines.toy import Toy
+from samplewise.evaluate import run_task
+from samplewise.recipe import recipe
+from samplewise.store import Store
+from tests_task import make_task
+with Store("draws.db") as store:
+    done = asyncio.run(run_task(make_task(100), recipe("repeat(1000, max_tokens=4) | vote"), Toy(3), store))
+assert done.paid.requests == 100_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_of_100000_draws_stays_under_1_gb(tmp_path: Path) -> None:
+    (tmp_path / "tests_task.py").write_text(Path(__file__).read_text())
+    done = subprocess.run([sys.executable, "-c", MEMORY], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1024, f"{done.stdout} MB"

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from samplewise.errors import BadSpec, UnknownName
+from samplewise.recipe import Recipe, recipe, selector_of
+from samplewise.types import Capability
+
+GOOD = [
+    ("repeat(8)", "repeat(8) | first"),
+    ("  repeat( 8 )|vote ", "repeat(8) | vote"),
+    (
+        "vary(ladder) | repeat(64) | until(lead(4)) | best(logp)",
+        "vary(ladder) | repeat(64) | until(lead(4)) | best(logp)",
+    ),
+    ("vary() | repeat(2)", "vary | repeat(2) | first"),
+    ("vary(ladder(.4, 2)) | repeat(2) | vote", "vary(ladder(0.4, 2)) | repeat(2) | vote"),
+    ("(vary(ladder) | repeat(2)) | first", "vary(ladder) | repeat(2) | first"),
+    ("repeat(2, stop=['a', 'b'])", "repeat(2, stop=('a', 'b')) | first"),
+    ("repeat(2)|until(passed('logp', score=-1))|vote", "repeat(2) | until(passed('logp', score=-1)) | vote"),
+]
+
+
+@pytest.mark.parametrize(("line", "canonical"), GOOD)
+def test_good_lines(line: str, canonical: str) -> None:
+    made = recipe(line)
+    assert made.line == canonical
+    assert recipe(canonical).line == canonical
+    assert recipe(made) is made
+
+
+def test_parts_of_a_recipe() -> None:
+    made = recipe("vary(ladder) | repeat(64) | until(passed(logp)) | best(likelihood)")
+    assert made.draws == "vary(ladder) | repeat(64) | until(passed(logp))"
+    assert list(made.verifiers) == ["logp", "likelihood"]
+    assert made.needs == {Capability.GENERATE}
+    assert made.stop is not None
+    assert (made.sampler.name, made.stop.name, made.selector.name) == ("repeat", "passed", "best")
+    assert recipe("repeat(3) | vote").draws == recipe("repeat(3)").draws == "repeat(3)"
+
+
+BAD = [
+    ("", "empty", None),
+    ("vote", "one selector comes last, after a sampler", 0),
+    ("vary(ladder)", "a recipe needs a sampler, one of:", None),
+    ("repeat(8) | repeat(8)", "a recipe has one sampler", 12),
+    ("repeat(8) | vote | first", "one selector comes last", 19),
+    ("repeat(8) | vote | until(lead(3))", "until(...) follows the sampler, once", 19),
+    ("until(lead(3)) | repeat(8)", "until(...) follows the sampler, once", 0),
+    ("repeat(8) | until(lead(3)) | until(lead(4))", "until(...) follows the sampler, once", 29),
+    ("repeat(8) | vary(ladder)", "vary(...) comes first, once", 12),
+    ("vary(ladder) | vary(ladder) | repeat(8)", "vary(...) comes first, once", 15),
+    ("repeat(8) | until()", "until(...) takes one stop rule", 12),
+    ("repeat(8) | until(lead(3), lead(4))", "until(...) takes one stop rule", 12),
+    ("repeat(8) | until(margin=3)", "takes parts, no settings", 12),
+    ("repeat(8) | until(3)", "expected the name of one: lead, passed", 18),
+    ("vary('ladder') | repeat(8)", "expected the name of one: ladder", 6),
+    ("repeat(8) | lead(3)", "no sampler or selector is called 'lead'", 12),
+    ("repeat(8) | until(vote)", "no stop is called 'vote'", 18),
+    ("repeat(8) | until(led(3))", "did you mean lead?", 18),
+    ("repeat(8) | best(lopg)", "did you mean logp?", None),
+    ("repeat(8) | best(3)", "expected a verifier", None),
+    ("repeat(8) | until(passed(3))", "expected a verifier", None),
+    ("repeat(8) or vote", "expected a name or a call", 0),
+    ("repeat(8) | vote ^ first", "expected a name or a call", 12),
+    ("repeat(0) | vote", "num_samples must be", 0),
+    ("repeat(2.5)", "num_samples must be", 0),
+    ("repeat(8, max_tokens=0)", "max_tokens must be", 0),
+    ("repeat(8, wave=0)", "wave must be", 0),
+    ("repeat(8, top_k=1.5)", "top_k must be", 0),
+    ("repeat(8, top_p=0)", "top_p must be", 0),
+    ("repeat(8, min_p=1)", "min_p must be", 0),
+    ("repeat(8, temperature=-1)", "temperature must be", 0),
+    ("repeat(8, stop=3)", "repeat: ", 0),
+    ("repeat(8, stop=('a', ''))", "stop must be", 0),
+    ("repeat(8) | until(lead(0))", "margin must be", 18),
+    ("vary(ladder(0)) | repeat(8)", "a ladder must not contain temperature 0", 5),
+    ("vary(ladder(-1)) | repeat(8)", "a temperature must be 0 or more", 5),
+    ("repeat(8", "was never closed", 6),
+    ("repeat(8) | | vote", "cannot be read", 12),
+]
+
+
+@pytest.mark.parametrize(("line", "message", "place"), BAD)
+def test_bad_lines_say_what_and_where(line: str, message: str, place: int | None) -> None:
+    with pytest.raises((BadSpec, UnknownName), match=re.escape(message)) as caught:
+        recipe(line)
+    if place is not None:
+        assert str(caught.value).endswith(f"\n  {line}\n  {' ' * place}^")
+
+
+def test_a_selector_by_itself() -> None:
+    text, selector, verifiers = selector_of("best( logp )")
+    assert (text, selector.name, list(verifiers)) == ("best(logp)", "best", ["logp"])
+    with pytest.raises(UnknownName, match="no selector is called 'repeat'"):
+        selector_of("repeat(3)")
+
+
+def test_a_recipe_is_frozen() -> None:
+    made = recipe("repeat(3)")
+    assert isinstance(made, Recipe)
+    with pytest.raises(AttributeError):
+        made.line = "x"  # type: ignore[misc]
