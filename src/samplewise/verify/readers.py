@@ -43,7 +43,7 @@ def text(question: Question, text: str) -> str | None:
 def last_line(question: Question, text: str) -> str | None:
     """The last line with something in it, in normal form."""
     for line in reversed(text[-MAX_TEXT:].splitlines()):
-        if short := normal(line):
+        if line.strip() and (short := normal(line)):
             return short
     return None
 
