@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import keyword
 from collections.abc import Iterator
@@ -10,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from samplewise import spec as spec_module
-from samplewise.errors import BadSpec, SamplewiseError, SetupError, UnknownName, UsageError
+from samplewise.errors import BadSpec, SetupError, UnknownName, UsageError
 from samplewise.recipe import recipe
 from samplewise.samplers.base import Sampler
-from samplewise.spec import KINDS, Spec, build, factory, kinds_of, names, parse, signature, summary
+from samplewise.spec import KINDS, Spec, build, kinds_of, names, parse, signature, summary
 
 identifiers = st.from_regex(r"[a-z_][a-z0-9_]{0,6}", fullmatch=True).filter(lambda s: not keyword.iskeyword(s))
 scalars = (
@@ -26,17 +27,17 @@ scalars = (
 literals = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3).map(tuple) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=6,
+    max_leaves=3,
 )
 
 
-def specs(depth: int = 2) -> st.SearchStrategy[Spec]:
+def specs(depth: int = 1) -> st.SearchStrategy[Spec]:
     inner = literals if depth == 0 else literals | specs(depth - 1)
     return st.builds(
         lambda name, args, kwargs: Spec(name, tuple(args), tuple(kwargs.items())),
         identifiers,
-        st.lists(inner, max_size=3),
-        st.dictionaries(identifiers, inner, max_size=3),
+        st.lists(inner, max_size=2),
+        st.dictionaries(identifiers, inner, max_size=2),
     )
 
 
@@ -128,34 +129,15 @@ def test_nothing_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not called
 
 
+WORDS = ["repeat", "vary", "until", "vote", "best", "lead", "ladder", "passed", "logp", "num_samples", "temperature"]
+MARKS = [*"()()|,=[]{:*#~@.\\é", "8", "-1", "0.5", "1e400", "0x", "1_0", "'x'", '"', "f'{x}'", "None", "lambda", "wave"]
 pieces = st.lists(
-    st.sampled_from(
-        ["repeat", "vary", "until", "vote", "best", "lead", "ladder", "passed", "logp", "(", ")", "(", ")", "|", " | "]
-        + [
-            ",",
-            "=",
-            "num_samples",
-            "temperature",
-            "wave",
-            "8",
-            "-1",
-            "0.5",
-            "1e400",
-            "'x'",
-            '"',
-            "[",
-            "]",
-            "{",
-            ":",
-            "*",
-        ]
-        + ["é", "\t", "\\", ".", "#", "None", "True", "lambda", "\x00", "\ud800", "\r", "0x", "1_0", "f'{x}'", "~", "@"]
-    ),
+    st.sampled_from([*WORDS, *MARKS, " | ", "\t", "\x00", "\ud800", "\r"]),
     max_size=12,
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200)
 @given(pieces | st.text(max_size=30))
 @example("repeat(8, temperature='x') | vote")
 @example("repeat(8) | best(3)")
@@ -169,19 +151,16 @@ def test_any_text_is_a_recipe_or_a_usage_error(text: str) -> None:
     """2,000 stages overflowed the stack, 10**5000 the float, and best(3) went looking for the name of a number."""
     try:
         made = recipe(text)
-    except UsageError as error:
-        assert str(error)
-    else:
-        assert recipe(made.line).line == made.line
+    except UsageError:
+        return
+    assert recipe(made.line).line == made.line
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pieces | st.text(max_size=30), st.sampled_from(["sampler", "stop", "selector", "arm"]))
 def test_building_any_text_gives_a_part_or_a_setup_error(text: str, kind: spec_module.Kind) -> None:
-    try:
+    with contextlib.suppress(SetupError):
         build(kind, text)
-    except SetupError as error:
-        assert str(error)
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------
@@ -251,13 +230,14 @@ def test_a_plugin_is_found_like_any_part() -> None:
     assert isinstance(build("sampler", "again(3)"), Sampler)
     assert recipe("again(3) | vote").line == "again(3) | vote"
     assert isinstance(build("sampler", "repeat(3)"), Sampler)  # a plugin does not take a built-in's name
-    assert "again" in str(pytest.raises(UnknownName, build, "sampler", "agian(3)").value)
+    with pytest.raises(UnknownName, match="did you mean again"):
+        build("sampler", "agian(3)")
 
 
 @pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("name", ["absent", "hollow"])
 def test_a_broken_plugin_is_one_clear_error(name: str) -> None:
     """It was an ImportError with a traceback, as if samplewise itself were broken."""
-    with pytest.raises(SetupError, match=f"the plugin {name} .* cannot be loaded"):
+    with pytest.raises(SetupError, match=f"the plugin {name} .* cannot be loaded") as caught:
         build("selector", name)
-    assert not isinstance(pytest.raises(SamplewiseError, factory, "selector", name).value, UsageError)
+    assert not isinstance(caught.value, UsageError)

@@ -1,4 +1,4 @@
-"""Reports to draw: a small one with exact figures, a realistic one, and the hostile texts they must survive."""
+"""Reports to draw: a small one with exact figures, one of realistic shape, and an empty one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from samplewise.measure import Estimate, mean_interval
+from samplewise.measure import Estimate, mean_interval, sign_test
 from samplewise.report.data import Draws, Method, Point, Report, Sample, Series, View
 
 NAN = float("nan")
-HOSTILE = '</script><img src=x onerror="document.title=1">\u2028\u2029<!--<script>&amp;\x00\x1b[31m'
-WORDS = """First we note that the product of both numbers is even, so we may divide by two and try again. Let us check each
-case in turn: adding gives a sum that is too large, subtracting leaves a remainder. Therefore we combine the
-remaining pair and multiply. Wait, that is not an integer; go back one step. Hence the value follows.""".split()
+TEXT = (
+    "First we note that the product of both numbers is even, so we may divide by two and try again. Let us check each "
+    "case in turn: adding gives a sum that is too large, subtracting leaves a remainder. Therefore we combine the "
+    "remaining pair and multiply. Wait, that is not an integer; go back one step. Hence the value follows."
+)
+WORDS = TEXT.split()
 
 
 class MakeReport(Protocol):
@@ -66,7 +68,12 @@ NAMES = (
     ("temperature ladder", "ladder(0.3, 1.2) | repeat({n}) | vote", 0.05, 0.03),
     ("majority vote", "repeat({n}) | vote", 0.07, 0.03),
     ("reward, best of n", "repeat({n}) | best(reward)", 0.09, 0.04),
-    ("roles and ideas, weighted vote", "vary(role, ideas) | repeat({n}) | until(optscale(0.95)) | vote(reward)", 0.15, 0.07),
+    (
+        "roles and ideas, weighted vote",
+        "vary(role, ideas) | repeat({n}) | until(optscale(0.95)) | vote(reward)",
+        0.15,
+        0.07,
+    ),
     ("power sampling", "power(alpha=4, steps=10) | vote", 0.12, -0.02),
     ("explore", "esamp(beta=0.1) | repeat({n}) | vote", 0.1, 0.09),
     ("explore, best of n", "esamp(beta=0.1) | repeat({n}) | best(reward)", 0.11, 0.08),
@@ -75,7 +82,7 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def realistic(*, problems: int = 100, samples: int = 64, words: int = 40, methods: int = 8) -> Report:
-    """Made-up figures with the shape of real ones: curves that rise, intervals from problems, long and repeated texts."""
+    """Made-up figures with the shape of real ones: rising curves, intervals from problems, long texts."""
     rng = np.random.default_rng(20)
     skill = rng.normal(-0.6, 1.6, problems)  # (P,)
     names = NAMES[:methods]
@@ -88,21 +95,40 @@ def realistic(*, problems: int = 100, samples: int = 64, words: int = 40, method
             right = 1 / (1 + np.exp(-(skill + gain * (2 + 0.9 * i))))
             drawn = rng.random(problems) < right
             covered = 1 - (1 - np.clip(right * (0.55 + reach), 0, 1)) ** (n**0.62)
-            one, many = mean_interval(drawn.astype(float) * 0.3 + right * 0.7), mean_interval(np.maximum(covered, right))
+            one, many = (
+                mean_interval(drawn.astype(float) * 0.3 + right * 0.7),
+                mean_interval(np.maximum(covered, right)),
+            )
             accuracy.append(Point(n, cost, *one[:3]))
             ceiling.append(Point(n, cost, *many[:3]))
             if n == 16:
                 values = drawn.astype(float)
                 base = values if base is None else base
                 difference = None if values is base else mean_interval(values - base, support=(-1.0, 1.0))
-                p = NAN if difference is None else float(np.exp(-60 * abs(difference.value)))
+                p = NAN if difference is None else sign_test(values, base).p_value
                 count = int(1900 / cost * n)
                 rows.append(
-                    Method(name, recipe.format(n=count), count, min(cost, 1888), mean_interval(values), many, difference, p, cost / 900)
+                    Method(
+                        name,
+                        recipe.format(n=count),
+                        count,
+                        min(cost, 1888),
+                        mean_interval(values),
+                        many,
+                        difference,
+                        p,
+                        cost / 900,
+                    )
                 )
         kept = accuracy[:1] if name == "direct" else accuracy
         curves += [Series(name, "accuracy", tuple(kept)), Series(name, "coverage", tuple(ceiling))]
-    pools = [r for r in ("repeat(64)", "vary(role, ideas) | repeat(64)", "esamp(beta=0.1) | repeat(64)", "power(alpha=4)", "ladder(0.3, 1.2)")]
+    pools = [
+        "repeat(64)",
+        "vary(role, ideas) | repeat(64)",
+        "esamp(beta=0.1) | repeat(64)",
+        "power(alpha=4)",
+        "ladder(0.3, 1.2)",
+    ]
     views = tuple(_view(rng, p, skill[p], pools, samples, words) for p in range(problems))
     facts = {
         "engine": "local, samplewise/tiny (4.1 M parameters, float32)",
@@ -110,9 +136,13 @@ def realistic(*, problems: int = 100, samples: int = 64, words: int = 40, method
         "seed": "20",
         "version": "samplewise 0.1.0",
         "machine": "2 cores, x86_64, Python 3.11",
-        "command": "samplewise compare 'repeat(16) | vote' 'vary(role, ideas) | repeat(16) | vote(reward)' --task game24 --limit 100 --seed 20",
+        "command": "samplewise compare 'repeat(16) | vote' 'vary(role, ideas) | repeat(16) | vote(reward)' "
+        "--task game24 --limit 100 --seed 20",
     }
-    notes = ("Tokens of the reward model are counted; it was run on every draw.", "3 answers of 6,400 could not be read and count as wrong.")
+    notes = (
+        "Tokens of the reward model are counted; it was run on every draw.",
+        "3 answers of 6,400 could not be read and count as wrong.",
+    )
     return Report("Game of 24 on the bundled model", facts, 1888, "direct", tuple(rows), tuple(curves), views, notes)
 
 
@@ -130,13 +160,19 @@ def _view(rng: np.random.Generator, p: int, skill: float, pools: list[str], samp
             text = " ".join(rng.choice(WORDS, length)) + f"\nThe answer is {answer}."
             grade = NAN if rng.random() < 0.01 else float(right[i] and answer_read is not None)
             arm = "direct" if q != 1 else f"role: {['chemist', 'judge', 'tailor'][i % 3]}"
-            scores = {"reward": float(np.tanh(rng.normal(0.8 * right[i]))), "judge": NAN if i % 9 == 0 else float(rng.random())}
+            scores = {
+                "reward": float(np.tanh(rng.normal(0.8 * right[i]))),
+                "judge": NAN if i % 9 == 0 else float(rng.random()),
+            }
             finish = "length" if rng.random() < 0.04 else "stop"
             items.append(Sample(text, answer_read, grade, arm, length * 2, -float(rng.gamma(9, 3)), finish, scores))
         read = [s.answer for s in items if s.answer is not None]
-        winner = max(set(read), key=read.count)
-        vote = next(i for i, s in enumerate(items) if s.answer == winner)
+        winner = max(sorted(set(read)), key=read.count, default=None)
+        vote = next((i for i, s in enumerate(items) if s.answer == winner), None) if read else None
         best = int(np.argmax([s.scores["reward"] for s in items]))
         draws.append(Draws(recipe, tuple(items), {"vote": vote, "best(reward)": best}))
-    prompt = f"Use each of the numbers {numbers} exactly once, with + - * / and parentheses, to make 24. Show your work, and give the expression at the end."
+    prompt = (
+        f"Use each of the numbers {numbers} exactly once, with + - * / and parentheses, to make 24. "
+        "Show your work, and give the expression at the end."
+    )
     return View(f"game24-{p:03d}", prompt, answers[0], tuple(draws))

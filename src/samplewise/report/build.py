@@ -205,4 +205,3 @@ def _views(store: Store, entries: Sequence[Entry]) -> tuple[View, ...]:
             draws = Draws(recipe(run.recipe).draws, samples, chosen.get(question.id, {}))
             views[question.id] = view._replace(draws=(*view.draws, draws))
     return tuple(views.values())
-

@@ -19,11 +19,12 @@ function domain() {
   const xs = points.map((p) => Math.log10(p.tokens));
   const ys = points.flatMap((p) => [p.value, p.value_low ?? p.value, p.value_high ?? p.value]);
   const [left, right] = [Math.min(...xs), Math.max(...xs)];
-  const pad = Math.max((right - left) * 0.03, 0.02);
+  const pad = Math.max((right - left) * 0.03, (0.42 - right + left) / 2); // 2 and 5 lie 0.4 apart: one tick at least
   const [low, high] = [Math.min(...ys), Math.max(...ys)];
   const step = [0.01, 0.02, 0.05, 0.1, 0.2].find((s) => (high - low) / s <= 7) ?? 0.2;
   const bottom = Math.floor(low / step + 1e-9) * step;
-  return { left: left - pad, right: right + pad, bottom, top: Math.max(Math.ceil(high / step - 1e-9) * step, bottom + step), step };
+  const top = Math.max(Math.ceil(high / step - 1e-9) * step, bottom + step);
+  return { left: left - pad, right: right + pad, bottom, top, step };
 }
 
 function ticksX({ left, right }, width) {
@@ -34,8 +35,7 @@ function ticksX({ left, right }, width) {
       if (at >= left && at <= right) ticks.push({ at, value: lead * 10 ** power, major: lead === 1 });
     }
   }
-  const room = (right - left) / ticks.length / (right - left) * width;
-  const some = ticks.filter((t) => room > 34 || t.major);
+  const some = ticks.filter((t) => width / ticks.length > 34 || t.major);
   return some.length > 1 ? some : ticks;
 }
 
@@ -69,7 +69,7 @@ function drawSeries(series, x, y, x1) {
     const edge = [...banded.map((p) => [p, p.value_high]), ...banded.toReversed().map((p) => [p, p.value_low])];
     const at = ([p, value]) => `${x(p.tokens)},${y(value)}`;
     if (banded.length > 1) group.append(draw("polygon", { class: "band", points: edge.map(at).join(" ") }));
-    group.append(draw("polyline", { class: "line", points: points.map((p) => `${x(p.tokens)},${y(p.value)}`).join(" ") }));
+    group.append(draw("polyline", { class: "line", points: points.map((p) => at([p, p.value])).join(" ") }));
   } else {
     if (flat) group.append(draw("path", { class: "flat", d: flat }));
     for (const p of banded) {
@@ -104,7 +104,8 @@ function drawPanel(panel) {
     svg.append(draw("text", { x: x(tick.value), y: y1 + 18, "text-anchor": "middle" }, shortCount(tick.value)));
   }
   svg.append(draw("path", { class: "edge", d: `M${MARGIN.left} ${y1}H${x1}` }));
-  svg.append(draw("text", { x: (MARGIN.left + x1) / 2, y: height - 6, "text-anchor": "middle" }, "mean tokens per problem (log scale)"));
+  const middle = { x: (MARGIN.left + x1) / 2, "text-anchor": "middle" };
+  svg.append(draw("text", { ...middle, y: height - 6 }, "mean tokens per problem (log scale)"));
   const budget = report.tokens;
   if (budget !== null && budget > 0 && Math.log10(budget) >= range.left && Math.log10(budget) <= range.right) {
     svg.append(draw("path", { class: "budget", d: `M${x(budget)} ${MARGIN.top}V${y1}` }));
@@ -114,7 +115,9 @@ function drawPanel(panel) {
   for (const one of series) {
     const group = drawSeries(one, x, y, x1);
     const circles = group.querySelectorAll("circle");
-    pointsOf(one).forEach((p, at) => panel.points.push({ name: one.name, at, point: p, x: x(p.tokens), y: y(p.value), circle: circles[at] }));
+    for (const [at, point] of pointsOf(one).entries()) {
+      panel.points.push({ name: one.name, at, point, x: x(point.tokens), y: y(point.value), circle: circles[at] });
+    }
     groups.set(one.name, group);
     svg.append(group);
   }
@@ -129,12 +132,13 @@ function drawPanel(panel) {
     }
     for (const label of placeLabels(ends.filter((end) => !early.includes(end)), MARGIN.top + 4, y1)) {
       const left = x1 + 12;
-      const text = draw("text", { class: "label", x: left, y: label.at + 4 }, clip(label.name, Math.floor((width - left) / 6.3)));
+      const words = clip(label.name, Math.floor((width - left) / 6.3));
+      const text = draw("text", { class: "label", x: left, y: label.at + 4 }, words);
       const leader = draw("path", { class: "leader", d: `M${label.x + 5} ${label.y}L${left - 3} ${label.at}` });
       groups.get(label.name).append(leader, text);
     }
   }
-  if (!series.length) svg.append(draw("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, `No ${title.toLowerCase()} shown`));
+  if (!series.length) svg.append(draw("text", { ...middle, y: height / 2 }, `No ${title.toLowerCase()} shown`));
 }
 
 function showPoint(panel, spot) {
@@ -175,17 +179,21 @@ function walk(panel, key) {
   if (key === "ArrowRight" || key === "ArrowLeft") return same[now.at + (key === "ArrowRight" ? 1 : -1)] ?? now;
   const names = [...new Set(panel.points.map((spot) => spot.name))];
   const next = names.at((names.indexOf(now.name) + (key === "ArrowDown" ? 1 : -1)) % names.length);
-  return panel.points.filter((spot) => spot.name === next).reduce((a, b) => (Math.abs(a.x - now.x) <= Math.abs(b.x - now.x) ? a : b));
+  const far = (spot) => Math.abs(spot.x - now.x);
+  return panel.points.filter((spot) => spot.name === next).reduce((a, b) => (far(a) <= far(b) ? a : b));
 }
 
 function addPanel(parent, [kind, title, rest]) {
-  const svg = draw("svg", { tabindex: 0, role: "img", "aria-label": `${title}${rest}, against tokens per problem. Arrow keys walk along the points.` });
+  const words = `${title}${rest}, against tokens per problem. Arrow keys walk along the points.`;
+  const svg = draw("svg", { tabindex: 0, role: "img", "aria-label": words });
   const tip = make("div", { class: "tip", role: "status", hidden: true });
   const figure = make("figure", { class: "panel" }, make("figcaption", {}, title, make("small", {}, rest)), svg, tip);
   const panel = { kind, title, svg, tip, figure, points: [], current: null };
   parent.append(figure);
   panels.push(panel);
-  for (const type of ["pointermove", "pointerdown"]) svg.addEventListener(type, (event) => showPoint(panel, nearest(panel, event)));
+  for (const type of ["pointermove", "pointerdown"]) {
+    svg.addEventListener(type, (event) => showPoint(panel, nearest(panel, event)));
+  }
   svg.addEventListener("pointerleave", () => showPoint(panel, null));
   svg.addEventListener("blur", () => showPoint(panel, null));
   svg.addEventListener("keydown", (event) => {
@@ -198,7 +206,8 @@ function addPanel(parent, [kind, title, rest]) {
 
 function addLegend(legend) {
   for (const name of namesShown()) {
-    const button = make("button", { type: "button", "aria-pressed": "true", "data-series": name }, make("i", { class: `swatch ${seriesClass(name)}` }), name);
+    const swatch = make("i", { class: `swatch ${seriesClass(name)}` });
+    const button = make("button", { type: "button", "aria-pressed": "true", "data-series": name }, swatch, name);
     button.addEventListener("click", () => {
       if (!hidden.delete(name)) hidden.add(name);
       button.setAttribute("aria-pressed", String(!hidden.has(name)));

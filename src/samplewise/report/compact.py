@@ -1,8 +1,8 @@
 """Problems and their samples, small enough for a page of 200 problems x 5 pools x 64 samples.
 
-The page opens with an index: one short row per problem. The samples of a problem are a block of their own, which the page
-unpacks when the problem is opened: columns rather than records, texts and answers once each in a string table, the JSON
-deflated and in base64 (which no hostile text can break out of). `problems.js` reads what is written here.
+The page opens with an index: one short row per problem. The samples of a problem are a block of their own, which the
+page unpacks when the problem is opened: columns rather than records, texts and answers once each in a string table, the
+JSON deflated and in base64 (which no hostile text can break out of). `problems.js` reads what is written here.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Choice(NamedTuple):
 
 def index(views: Sequence[View]) -> dict[str, Json]:
     """What the list of problems needs: texts to search, and who was right."""
-    recipes = list(dict.fromkeys(d.recipe for v in views for d in v.draws))
-    choices = list(dict.fromkeys(Choice(d.recipe, s) for v in views for d in v.draws for s in d.chosen))
+    recipes = list(dict.fromkeys(name for v in views for name in pool_names(v)))
+    choices = list(dict.fromkeys(c for v in views for c in _made(v)))
     return {
         "recipes": recipes,
         "choices": [[recipes.index(c.recipe), c.selector] for c in choices],
@@ -54,7 +54,7 @@ def index(views: Sequence[View]) -> dict[str, Json]:
 
 def marks(view: View, choices: Sequence[Choice]) -> list[float | str | None]:
     """The grade of what each choice chose: None unknown, "none" where it chose nothing, "" where it was not made."""
-    made = {Choice(d.recipe, selector): _chosen(d, at) for d in view.draws for selector, at in d.chosen.items()}
+    made = _made(view)
     return [("" if c not in made else "none" if (s := made[c]) is None else _short(s.grade)) for c in choices]
 
 
@@ -77,11 +77,20 @@ def tags(view: View) -> list[str]:
     return found
 
 
+def pool_names(view: View) -> list[str]:
+    """The recipe of each pool; the second of the same recipe (another seed, another stop rule) says so."""
+    seen: dict[str, int] = {}
+    names = []
+    for d in view.draws:
+        seen[d.recipe] = nth = seen.get(d.recipe, 0) + 1
+        names.append(d.recipe if nth == 1 else f"{d.recipe} ({nth})")
+    return names
+
+
 def pack(view: View) -> str:
     """The samples of one problem as base64 of deflated JSON."""
     text = json.dumps(_columns(view), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # a lone surrogate cannot be UTF-8; it becomes the JSON escape that it was read from
-    return base64.b64encode(zlib.compress(text.encode("utf-8", "backslashreplace"))).decode("ascii")
+    return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"))).decode("ascii")
 
 
 def _columns(view: View) -> dict[str, Json]:
@@ -91,11 +100,11 @@ def _columns(view: View) -> dict[str, Json]:
         return None if text is None else strings.setdefault(text, len(strings))
 
     draws = []
-    for d in view.draws:
+    for pool, d in zip(pool_names(view), view.draws, strict=True):
         names = list(dict.fromkeys(name for s in d.samples for name in s.scores))
         draws.append(
             {
-                "recipe": d.recipe,
+                "recipe": pool,
                 "chosen": list(d.chosen.items()),
                 "text": [at(_cut(s.text)) for s in d.samples],
                 "answer": [at(s.answer) for s in d.samples],
@@ -108,6 +117,14 @@ def _columns(view: View) -> dict[str, Json]:
             }
         )
     return {"draws": draws, "strings": list(strings)}
+
+
+def _made(view: View) -> dict[Choice, Sample | None]:
+    return {
+        Choice(pool, selector): _chosen(d, at)
+        for pool, d in zip(pool_names(view), view.draws, strict=True)
+        for selector, at in d.chosen.items()
+    }
 
 
 def _chosen(draws: Draws, at: int | None) -> Sample | None:

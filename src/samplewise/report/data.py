@@ -1,4 +1,4 @@
-"""What a report shows, as plain data. Made by `samplewise.evaluate`; drawn by the terminal, Markdown and HTML writers."""
+"""What a report shows, as plain data. Made by `build.py`; drawn by the terminal, Markdown and HTML writers."""
 
 from __future__ import annotations
 

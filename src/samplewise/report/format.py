@@ -18,7 +18,7 @@ def rate(value: float) -> str:
 
 
 def estimate(e: Estimate | None, *, signed: bool = False) -> str:
-    """`0.412 [0.36, 0.47]`. The ends get a third digit where two would hide the value or on which side of 0 an end lies."""
+    """`0.412 [0.36, 0.47]`. Ends get a third digit where two would hide the value, or on which side of 0 they lie."""
     if e is None or math.isnan(e.value):
         return UNKNOWN
     sign = "+" if signed else ""
@@ -63,9 +63,8 @@ def best(report: Report) -> frozenset[str]:
 
 
 def is_significant(method: Method) -> bool:
-    """Whether both the test and the interval tell this method from the baseline."""
-    d = method.difference
-    return d is not None and method.p_value < SIGNIFICANT and (d.low > 0 or d.high < 0)
+    """Whether both the interval and the test, where there is one, tell this method from the baseline."""
+    return _interval_tells(method) and not method.p_value >= SIGNIFICANT
 
 
 def reading(report: Report) -> str:
@@ -87,9 +86,18 @@ def reading(report: Report) -> str:
     if first.difference is None or math.isnan(first.difference.value):
         return _sentence(f"{budget}{names} {verb} best: {accuracy}.")
     p = "" if math.isnan(first.p_value) else f", p {_equals(p_value(first.p_value))}"
-    told = "" if is_significant(first) else ". That is not enough to tell the two apart"
+    told = ". That is not enough to tell the two apart"
+    if is_significant(first):
+        told = ""
+    elif _interval_tells(first) or first.p_value < SIGNIFICANT:
+        told = ". Interval and test disagree: it is undecided"
     difference = estimate(first.difference, signed=True)
     return _sentence(f"{budget}{names} {verb} best: {accuracy}, {difference} against {report.baseline}{p}{told}.")
+
+
+def _interval_tells(method: Method) -> bool:
+    d = method.difference
+    return d is not None and (d.low > 0 or d.high < 0)
 
 
 def _equals(p: str) -> str:

@@ -1,10 +1,10 @@
 """A report as one HTML page that needs no network and no server.
 
-What can be said without a script is plain HTML: the table with its intervals, the notes, the values of the curves. The script
-adds sorting, charts and the browser of problems, from data that lies in the page.
+What can be said without a script is plain HTML: the table with its intervals, the notes, the values of the curves. The
+script adds sorting, charts and the browser of problems, from data that lies in the page.
 
-All texts are untrusted: escaped in HTML, only ever set as text by the script, and the policy of the page admits no script or
-style but its own (by digest) and no request at all.
+All texts are untrusted: escaped in HTML, only ever set as text by the script, and the policy of the page admits no
+script or style but its own (by digest) and no request at all.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def html(report: Report) -> str:
     page = Template(_asset("page.html")).substitute(
         policy=_policy(script, style),
         title=escape(report.title),
-        reading=_unbroken(escape(fmt.reading(report))),
+        reading=_figures(escape(fmt.reading(report))),
         notes=_notes(report),
         facts=_facts(report),
         methods=_methods(report),
@@ -58,22 +58,29 @@ def embedded(data: Json) -> str:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text
 
 
 def _asset(name: str) -> str:
     return files("samplewise.report").joinpath(name).read_text("utf-8")
 
 
-def _unbroken(text: str) -> str:
-    """No line break inside an interval."""
+def _figures(text: str) -> str:
+    """No line break inside an interval, and minus signs that are as wide as a plus."""
+    text = re.sub(r"(?<=[ \[])-(?=\d)", "−", text)
     return re.sub(r" (\[\S+), (\S+\])", "\N{NO-BREAK SPACE}\\1,\N{NO-BREAK SPACE}\\2", text)
 
 
 def _policy(script: str, style: str) -> str:
     """Only this page's own script and style, by digest; everything else, the network above all, is shut."""
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
-    rules = ("default-src 'none'", "script-src 'sha256-{}'", "style-src 'sha256-{}'", "base-uri 'none'", "form-action 'none'")
+    rules = (
+        "default-src 'none'",
+        "script-src 'sha256-{}'",
+        "style-src 'sha256-{}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
     return "; ".join(rules).format(*digests)
 
 
@@ -99,9 +106,9 @@ def _methods(report: Report) -> str:
     return f"""<section aria-labelledby="methods-title">
 <h2 id="methods-title">Methods{at}</h2>
 {methods_table(report)}
-<p class="caption">Accuracy is that of the chosen answer; coverage, the share of problems with a right answer among the draws,
-is its ceiling (the open diamond). Brackets and bars are 95 % intervals over problems. The difference is paired by problem;
-p is the exact sign test, Holm-adjusted.</p>
+<p class="caption">Accuracy is that of the chosen answer; coverage, the share of problems with a right answer among the
+draws, is its ceiling (the open diamond). Brackets and bars are 95 % intervals over problems. The difference is paired
+by problem; p is the exact sign test, Holm-adjusted.</p>
 </section>"""
 
 
@@ -112,8 +119,8 @@ def _charts(report: Report) -> str:
 <h2 id="charts-title">What more tokens buy</h2>
 <div class="legend" role="group" aria-label="Methods shown"></div>
 <div class="panels"></div>
-<p class="caption">Shaded: 95 % intervals over problems. The dashed vertical line marks the budget of the table. Click a name
-to hide it; in a chart, the arrow keys walk along the points and from curve to curve.</p>
+<p class="caption">Shaded: 95 % intervals over problems. The dashed vertical line marks the budget of the table. Click a
+name to hide it; in a chart, the arrow keys walk along the points and from curve to curve.</p>
 <details><summary>The values behind the curves</summary>
 <div class="scroll" tabindex="0">{values_table(report)}</div>
 </details>

@@ -42,7 +42,7 @@ def _row(m: Method, report: Report) -> tuple[str, ...]:
 
 
 def _text(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|~#&])", r"\\\1", fmt.one_line(text))
+    return re.sub(r"([\\`*_<>|~#&]|\](?=[(\[:]))", r"\\\1", fmt.one_line(text))
 
 
 def _code(text: str) -> str:

@@ -39,7 +39,8 @@ function badge(grade) {
 
 function address(problem, pool = null, sample = null) {
   const parts = [["problem", problem.id], ["pool", pool], ["sample", sample]];
-  return `#${parts.filter(([, value]) => value !== null).map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&")}`;
+  const known = parts.filter(([, value]) => value !== null);
+  return `#${known.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&")}`;
 }
 
 const choiceName = ([recipe, selector]) => (recipes.length > 1 ? `${recipes[recipe]}: ${selector}` : selector);
@@ -67,7 +68,8 @@ function addFilters(parent) {
   for (const [name, words, title] of FILTERS) {
     const num = name === "all" ? problems.length : problems.filter((p) => p.tags.includes(name)).length;
     if (!num && (name === "missed" || name === "disagree")) continue;
-    const button = make("button", { type: "button", title, "aria-pressed": String(name === view.filter) }, `${words} `, make("small", {}, String(num)));
+    const settings = { type: "button", title, "aria-pressed": String(name === view.filter) };
+    const button = make("button", settings, `${words} `, make("small", {}, String(num)));
     button.addEventListener("click", () => {
       view.filter = name;
       for (const other of parent.children) other.setAttribute("aria-pressed", String(other === button));
@@ -82,11 +84,13 @@ function filterList() {
   let num = 0;
   problems.forEach((problem, i) => {
     problem.haystack ??= `${problem.id}\n${problem.prompt}\n${problem.reference}`.toLowerCase();
-    const visible = (view.filter === "all" || problem.tags.includes(view.filter)) && words.every((word) => problem.haystack.includes(word));
+    const passes = view.filter === "all" || problem.tags.includes(view.filter);
+    const visible = passes && words.every((word) => problem.haystack.includes(word));
     view.links[i].parentElement.hidden = !visible;
     num += visible;
   });
-  document.querySelector("#problems .count").textContent = num === problems.length ? `${num} problems` : `${num} of ${problems.length} problems`;
+  const total = `${problems.length} problem${problems.length === 1 ? "" : "s"}`;
+  document.querySelector("#problems .count").textContent = num === problems.length ? total : `${num} of ${total}`;
 }
 
 function folding(text, kind) {
@@ -118,7 +122,8 @@ function poolsTable(problem, data, open) {
   const rows = data.draws.map((draws, pool) => {
     const button = make("button", { type: "button" }, make("code", {}, draws.recipe));
     const chosen = new Map(draws.chosen);
-    const cells = selectors.map((selector) => make("td", {}, chosen.has(selector) ? choice(problem, data, pool, chosen.get(selector)) : null));
+    const made = (selector) => (chosen.has(selector) ? choice(problem, data, pool, chosen.get(selector)) : null);
+    const cells = selectors.map((selector) => make("td", {}, made(selector)));
     const right = draws.grade.filter((grade) => verdict(grade)[0] === "right").length;
     button.addEventListener("click", () => open(pool));
     return make("tr", {}, make("th", { scope: "row" }, button), make("td", {}, `${right} of ${draws.grade.length}`), ...cells);
@@ -143,6 +148,7 @@ function tally(draws) {
   draws.answer.forEach((answer, i) => {
     const entry = found.get(answer) ?? { answer, num: 0, grade: draws.grade[i] };
     entry.num += 1;
+    entry.grade ??= draws.grade[i];
     found.set(answer, entry);
   });
   return [...found.values()].sort((a, b) => b.num - a.num);
@@ -158,7 +164,8 @@ function sampleItem(problem, data, pool, i) {
   for (const [name, values] of draws.scores) facts.push(`${name} ${values[i] === null ? UNKNOWN : number(values[i])}`);
   if (finish !== "stop") facts.push(`ended by ${finish}`);
   const link = make("a", { class: "at", href: address(problem, pool, i), title: "link to this sample" }, `#${i}`);
-  const read = answer === null ? make("span", { class: "none" }, "no answer read") : make("span", { class: "answer" }, clip(answer, 200));
+  const [kind, words] = answer === null ? ["none", "no answer read"] : ["answer", clip(answer, 200)];
+  const read = make("span", { class: kind }, words);
   const side = make("div", { class: "side" },
     make("div", { class: "head" }, link, badge(draws.grade[i]), read),
     make("div", { class: "meta" }, ...facts.map((fact) => make("span", {}, fact))),
@@ -193,7 +200,8 @@ function renderPool(parent, problem, data, pool) {
   for (const { answer, num, grade } of found.slice(0, 12)) {
     const text = answer === null ? "no answer read" : clip(data.strings[answer], 40);
     const mark = make("span", { class: "marks" }, make("i", { class: verdict(grade)[0] }));
-    const button = make("button", { type: "button", "aria-pressed": "false", title: verdict(grade)[1] }, mark, make("span", { class: "answer" }, text), make("small", {}, `×${num}`));
+    const words = [mark, make("span", { class: "answer" }, text), make("small", {}, `×${num}`)];
+    const button = make("button", { type: "button", "aria-pressed": "false", title: verdict(grade)[1] }, ...words);
     button.addEventListener("click", () => {
       const same = state.answer === answer;
       state.answer = same ? undefined : answer;
@@ -204,7 +212,8 @@ function renderPool(parent, problem, data, pool) {
   }
   if (found.length > 12) answers.append(make("small", {}, `and ${found.length - 12} other answers`));
   const select = make("select", { "aria-label": "Order of samples" });
-  for (const name of [...Object.keys(ORDERS), ...draws.scores.map(([name]) => name)]) select.append(make("option", { value: name }, name));
+  const orders = [...Object.keys(ORDERS), ...draws.scores.map(([name]) => name)];
+  for (const name of orders) select.append(make("option", { value: name }, name));
   select.addEventListener("change", () => {
     state.order = select.value;
     refill();
@@ -221,8 +230,9 @@ function showInList(link) {
 }
 
 async function openProblem(at, pool, sample) {
-  const data = await samplesOf(at);
   view.open = at;
+  const data = await samplesOf(at);
+  if (view.open !== at) return; // another was opened meanwhile
   view.shown = sample;
   const problem = problems[at];
   view.links.forEach((link, i) => (i === at ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")));
@@ -242,8 +252,8 @@ async function openProblem(at, pool, sample) {
   const turn = make("span", { class: "turn" }, turner(-1, "previous"), turner(1, "next"));
   const head = make("header", {}, make("h3", {}, problem.id), turn);
   const prompt = make("div", {}, ...folding(problem.prompt, "prompt-text"));
-  const reference = problem.reference === "" ? [] : [make("h4", {}, "Reference"), make("div", { class: "answer" }, problem.reference)];
-  view.article.replaceChildren(head, make("h4", {}, "Prompt"), prompt, ...reference);
+  const reference = [make("h4", {}, "Reference"), make("div", { class: "answer" }, problem.reference)];
+  view.article.replaceChildren(head, make("h4", {}, "Prompt"), prompt, ...(problem.reference === "" ? [] : reference));
   if (data.draws.length) {
     view.article.append(pools, samples);
     open(data.draws[pool] ? pool : 0);

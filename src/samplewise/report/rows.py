@@ -95,13 +95,16 @@ def _head(name: str, kind: str = "number", title: str = "") -> str:
 
 def _row(m: Method, report: Report, scale: Axis, timed: bool) -> str:
     is_best, is_base = m.name in fmt.best(report), m.name == report.baseline
-    tags = ('<span class="tag best">best</span>' if is_best else "") + ('<span class="tag">baseline</span>' if is_base else "")
+    tags = ('<span class="tag best">best</span>' if is_best else "") + (
+        '<span class="tag">baseline</span>' if is_base else ""
+    )
     unscored = f'<small class="unscored">{m.accuracy.num_unscored} unscored</small>' if m.accuracy.num_unscored else ""
-    difference = Estimate(*[math.nan] * 4, 0, 0) if m.difference is None else m.difference
+    difference = _estimate(math.nan, math.nan, math.nan) if m.difference is None else m.difference
     significant = " significant" if fmt.is_significant(m) else ""
     cells = [
         f'<th scope="row" role="rowheader" data-sort="{escape(m.name)}"><span class="name">'
-        f'<i class="swatch {series_class(m.name, report)}" aria-hidden="true"></i><span>{escape(m.name)}{tags}</span></span>'
+        f'<i class="swatch {series_class(m.name, report)}" aria-hidden="true"></i>'
+        f"<span>{escape(m.name)}{tags}</span></span>"
         f"<code>{escape(m.recipe)}</code></th>",
         _cell("Samples", m.samples, f"{m.samples:,}"),
         _cell("Tokens", m.tokens, fmt.tokens(m.tokens)),
@@ -139,7 +142,7 @@ def _ticks(scale: Axis) -> str:
         for v, anchor in ((scale.low, "start"), (middle, "middle"), (scale.high, "end"))
     )
     span = f'<path d="M{scale.x(scale.low)} 21H{scale.x(scale.high)}"/>'
-    return f'<svg class="axis" width="{BAR_WIDTH}" height="24" viewBox="0 0 {BAR_WIDTH} 24" aria-hidden="true">{marks}{span}</svg>'
+    return _svg("axis", 24, marks + span)
 
 
 def _bar(m: Method, report: Report, scale: Axis) -> str:
@@ -156,8 +159,12 @@ def _bar(m: Method, report: Report, scale: Axis) -> str:
         parts.append(f'<path class="interval" d="M{scale.x(a.low)} {middle}H{scale.x(a.high)}"/>')
     if not math.isnan(a.value):
         parts.append(f'<circle class="value" cx="{scale.x(a.value)}" cy="{middle}" r="4"/>')
-    colour = series_class(m.name, report)
-    return f'<svg class="{colour}" width="{BAR_WIDTH}" height="{BAR_HEIGHT}" viewBox="0 0 {BAR_WIDTH} {BAR_HEIGHT}">{"".join(parts)}</svg>'
+    return _svg(series_class(m.name, report), BAR_HEIGHT, "".join(parts))
+
+
+def _svg(kind: str, height: int, inner: str) -> str:
+    box = f'width="{BAR_WIDTH}" height="{height}" viewBox="0 0 {BAR_WIDTH} {height}"'
+    return f'<svg class="{kind}" {box} aria-hidden="true">{inner}</svg>'
 
 
 def _estimate(value: float, low: float, high: float) -> Estimate:

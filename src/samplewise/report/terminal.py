@@ -39,7 +39,9 @@ def print_report(report: Report, console: Console) -> None:
         if not wide:
             console.print(_pairs([(m.name, m.recipe) for m in report.methods], "recipes"))
     for note in report.notes:
-        console.print(Padding(Text.assemble(("note: ", "yellow"), fmt.one_line(note)), (0, 0, 0, 2)))
+        console.print(Text.assemble(("note: ", "yellow"), fmt.one_line(note)))
+    if report.notes:
+        console.print()
     if report.facts:
         console.print(_pairs(list(report.facts.items())))
 
@@ -49,8 +51,9 @@ def _row(m: Method, report: Report, recipes: bool) -> list[Text]:
     if m.name == report.baseline:
         name.append(" (baseline)", "dim")
     unscored = f" ({m.accuracy.num_unscored} unscored)" if m.accuracy.num_unscored else ""
-    cells = [name, Text(fmt.one_line(m.recipe), "dim")] if recipes else [name]
-    return cells + [
+    return [
+        name,
+        *([Text(fmt.one_line(m.recipe), "dim")] if recipes else []),
         Text(str(m.samples)),
         Text(fmt.tokens(m.tokens)),
         Text(fmt.estimate(m.accuracy) + unscored, "bold" if m.name in fmt.best(report) else ""),
