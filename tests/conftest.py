@@ -1,10 +1,14 @@
-"""What every test stands on: no network, and no plugin of the machine's."""
+"""What every test stands on: no network, and the same examples on every machine however busy it is."""
 
 from __future__ import annotations
 
 import socket
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("samplewise", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("samplewise")
 
 
 @pytest.fixture(autouse=True)

@@ -160,9 +160,13 @@ def test_a_damaged_store_says_so(tmp_path: Path) -> None:
     for page in range(4096, len(content), 4096):
         content[page : page + 64] = b"\xff" * 64
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="malformed|corrupt"), Store(path) as store:
-        store.draws([i.to_bytes(16, "big") for i in range(300)])
-        store.runs()
+
+    def read() -> None:
+        with Store(path) as store:
+            store.draws([i.to_bytes(16, "big") for i in range(300)])
+
+    with pytest.raises(StoreError, match="malformed"):
+        read()
 
 
 def test_a_closed_store_says_so(tmp_path: Path) -> None:
@@ -181,7 +185,7 @@ def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path) -> None:
         pages = store._db.execute("PRAGMA page_count").fetchone()[0]
         store._db.execute(f"PRAGMA max_page_count={pages}")
         big = Completion("x" * 100_000, "stop")
-        with pytest.raises(StoreError, match="everything paid for so far is safe.*full"):
+        with pytest.raises(StoreError, match=r"everything paid for so far is safe.*full"):
             store.put_draw(b"y" * 16, "toy", ASK, big)
         assert store.num_draws() == 1
         store._db.execute("PRAGMA max_page_count=100000")
@@ -216,7 +220,7 @@ def test_one_process_draws_and_others_read(tmp_path: Path) -> None:
     try:
         with Store(path) as store:
             assert store.num_draws() == 0
-            with pytest.raises(StoreConflict, match="another process is drawing into .*s.db; wait for it"):
+            with pytest.raises(StoreConflict, match=r"another process is drawing into .*s.db; wait for it"):
                 store.claim()
             child.send_signal(signal.SIGKILL)
             child.wait(30)

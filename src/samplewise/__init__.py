@@ -3,7 +3,8 @@
     from samplewise import solve
     solve("make 24 from 4 6 7 8", engine="tiny", recipe="repeat(16) | vote").answer
 
-Names are imported when they are first used, so that importing the package costs next to nothing.
+Names are imported when they are first used, so that importing the package costs next to nothing. A function that has
+the name of its module (`samplewise.run.run`, `samplewise.recipe.recipe`) is imported from there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from samplewise.errors import SamplewiseError, SetupError
     from samplewise.evaluate import run_task
     from samplewise.keys import Key
-    from samplewise.recipe import Recipe, recipe
-    from samplewise.run import Budget, Result, run
+    from samplewise.recipe import Recipe
+    from samplewise.run import Budget, Result
     from samplewise.samplers.base import Sampler, Step, Variant
     from samplewise.select.base import Selector
     from samplewise.stop.base import StopRule
@@ -50,8 +51,8 @@ _HOMES = {
     "samplewise.errors": ("SamplewiseError", "SetupError"),
     "samplewise.evaluate": ("run_task",),
     "samplewise.keys": ("Key",),
-    "samplewise.recipe": ("Recipe", "recipe"),
-    "samplewise.run": ("Budget", "Result", "run"),
+    "samplewise.recipe": ("Recipe",),
+    "samplewise.run": ("Budget", "Result"),
     "samplewise.samplers.base": ("Sampler", "Step", "Variant"),
     "samplewise.select.base": ("Selector",),
     "samplewise.stop.base": ("StopRule",),
@@ -109,8 +110,6 @@ __all__ = [
     "Usage",
     "Variant",
     "asolve",
-    "recipe",
-    "run",
     "run_task",
     "solve",
 ]

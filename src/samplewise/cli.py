@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -32,6 +33,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 out = Console()
+if not out.is_terminal and "COLUMNS" not in os.environ:
+    out.width = 120  # into a file or a pipe: room for the tables
 
 Engine = Annotated[
     str,

@@ -97,7 +97,8 @@ def demo(folder: Path, puzzles: int, samples: int, seed: int, console: Console) 
     page.write_text(html(report), encoding="utf-8")
     rate = f", {tokens / drawn_s:,.0f} new tokens per second" if tokens else ""
     console.print(f"report: {page}   drawing took {drawn_s:.0f} s{rate}", style="dim", highlight=False)
-    return {"demo": as_json(report), "report": str(page), "drawing_seconds": round(drawn_s, 1)}
+    figures = {name: value for name, value in as_json(report).items() if name != "series"}  # the page has the curves
+    return {"demo": figures, "report": str(page), "drawing_seconds": round(drawn_s, 1)}
 
 
 def _line(row: Row, samples: int) -> str:

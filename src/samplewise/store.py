@@ -63,6 +63,7 @@ MIGRATIONS = (
     """,
 )
 
+TIMEOUT_S = 30.0  # that a writer waits for another
 GRADE = "grade"  # the scorer under which the grader's verdicts are kept
 
 
@@ -135,11 +136,11 @@ class Store:
         if must_exist and not Path(path).is_file():
             raise StoreError(f"no store at {path}")
         with self._plainly("opened"):
-            self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
+            self._db = sqlite3.connect(self.path, timeout=TIMEOUT_S, isolation_level=None)
         try:
             with self._plainly("opened"):
                 self._version()
-                self._db.execute("PRAGMA journal_mode=WAL")
+                self._use_wal()
                 self._db.execute("PRAGMA synchronous=NORMAL")  # safe against a killed process, not a lost disk cache
                 self._migrate()
         except BaseException:
@@ -177,6 +178,18 @@ class Store:
                 if self._db.in_transaction:  # a full disk has ended it already
                     self._db.execute("ROLLBACK")
                 raise
+
+    def _use_wal(self) -> None:
+        """Unlike all else this does not wait for its turn by itself, and two may open a blank store at once."""
+        until = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(0.02)
 
     def _migrate(self) -> None:
         if self._version() == len(MIGRATIONS):

@@ -74,7 +74,7 @@ class Generate(NamedTuple):
     messages: tuple[Message, ...]
     prefix: tuple[int, ...] = ()  # token ids the response must begin with; the completion holds what follows
     sampling: Sampling = Sampling()
-    max_tokens: int = 256  # new tokens, the prefix not counted
+    max_tokens: int = 256  # new tokens, the prefix not counted; fewer where the model's context ends
     stop: tuple[str, ...] = ()  # strings that end the response; the text is cut before them
     seed: int = 0  # in [0, 2**53)
     want: tuple[str, ...] = ()  # per-token arrays to return: "tokens", "logp", "logq"

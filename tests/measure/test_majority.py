@@ -54,9 +54,7 @@ def test_the_mean_over_pools_is_the_vote_of_fresh_draws(law, values):
     total = dict.fromkeys(values, 0.0)
     for counts in np.ndindex(*[13] * len(law)):
         if sum(counts) == 12:
-            chance = math.factorial(12) * math.prod(
-                p**c / math.factorial(c) for p, c in zip(law, counts, strict=True)
-            )
+            chance = math.factorial(12) * math.prod(p**c / math.factorial(c) for p, c in zip(law, counts, strict=True))
             answers, _ = pool(*counts)
             for k, value in zip(values, majority_at(answers, answers == 0, list(values))[:, 0], strict=True):
                 total[k] += chance * value
@@ -75,7 +73,7 @@ def test_every_k_is_the_mean_over_all_subsets(drawn_pools):
 
 
 def test_a_hundred_draws_against_integers():
-    """Two classes and odd k leave no ties: a plain hypergeometric tail in exact integers. Then three equal classes: 1/3."""
+    """Two classes and odd k leave no ties: a hypergeometric tail in exact integers. Then equal classes, by symmetry."""
     n, right = 100, 45
     answers, outcomes = pool(right, n - right)
     for k in (1, 33, 99):
@@ -128,9 +126,7 @@ def test_drawn_subsets_agree_with_all_subsets():
     outcomes = (answers == 0).astype(float)
     outcomes[:3, 8] = nan  # ragged: two lengths, the order of what is left must stay random
     ks = [1, 5, 2, 8, 3]
-    value = majority_at(
-        np.repeat(answers, 64, 0), np.repeat(outcomes, 64, 0), ks, weights=np.ones((384, 9)), key=KEY
-    )
+    value = majority_at(np.repeat(answers, 64, 0), np.repeat(outcomes, 64, 0), ks, weights=np.ones((384, 9)), key=KEY)
     drawn_mean = value.reshape(5, 6, 64).mean(axis=2)
     assert np.abs(drawn_mean - majority_at(answers, outcomes, ks)).max() < 4 * 0.011
 
@@ -139,9 +135,7 @@ def test_drawn_subsets_agree_with_all_subsets():
 def test_a_weighted_vote_of_all_draws_is_the_twins(drawn_pools, data):
     """k = N is one subset, whatever the order: no randomness is left."""
     answers, outcomes = drawn_pools
-    weights = data.draw(
-        st.lists(st.sampled_from([0.0, 0.25, 1.0, 2.5]), min_size=answers.size, max_size=answers.size)
-    )
+    weights = data.draw(st.lists(st.sampled_from([0.0, 0.25, 1.0, 2.5]), min_size=answers.size, max_size=answers.size))
     weights = np.array(weights).reshape(answers.shape)
     n = answers.shape[1]
     value = majority_at(answers, outcomes, [n], weights=weights, key=KEY, num_resamples=1)

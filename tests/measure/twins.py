@@ -44,6 +44,4 @@ def best_twin(scores, outcomes, k):
 
 def best_in_random_order_twin(scores, outcomes):
     """Best of all, ties broken by a random order, averaged over every order: what sharing a tie must equal."""
-    return fmean(
-        outcomes[max(order, key=lambda i: scores[i])] for order in permutations(range(len(scores)))
-    )
+    return fmean(outcomes[max(order, key=lambda i: scores[i])] for order in permutations(range(len(scores))))

@@ -33,7 +33,8 @@ class Toy:
         self.vocab, self.eos = vocab, vocab
         self._key = Key(seed).fold("toy")
         self._scale = scale
-        self._starts: dict[tuple[Message, ...], Floats] = {}  # known first rows; at most one per prompt
+        self._starts: dict[tuple[Message, ...], Floats] = {}  # first rows worked out so far, one per prompt
+        self._laws: dict[tuple[object, Sampling], Floats] = {}  # and laws, per row and sampling
         self._rows = self._law(self._key.fold("rows"), vocab)  # (V, V+1) nats: row of the last token, last column end
         self.name = f"toy({vocab}, seed={seed}, scale={scale})"
         self.identity = self.name
@@ -48,6 +49,12 @@ class Toy:
         if messages not in self._starts:
             self._starts[messages] = self._law(self._key.fold("start", json.dumps(messages)), 1)[0]
         return self._starts[messages]
+
+    def _draw_law(self, messages: tuple[Message, ...], tokens: Sequence[int], sampling: Sampling) -> Floats:
+        row = (tokens[-1] if tokens else messages, sampling)
+        if row not in self._laws:
+            self._laws[row] = draw_law(self.next_logp(messages, tokens), sampling)
+        return self._laws[row]
 
     def text(self, tokens: Sequence[int]) -> str:
         return "".join(LETTERS[t] for t in tokens if t != self.eos)
@@ -65,7 +72,7 @@ class Toy:
         for length in range(1, max_tokens + 1):
             longer: dict[tuple[int, ...], float] = {}
             for tokens, total in growing.items():
-                law = draw_law(self.next_logp(messages, prefix + tokens), sampling)
+                law = self._draw_law(messages, prefix + tokens, sampling)
                 for token in np.flatnonzero(np.isfinite(law)).tolist():
                     ended = token == self.eos or length == max_tokens
                     (done if ended else longer)[(*tokens, token)] = total + float(law[token])
@@ -111,10 +118,11 @@ class Toy:
         finish: Finish = "length"
         text = ""
         while len(tokens) < ask.max_tokens and finish == "length":
-            model = self.next_logp(ask.messages, (*ask.prefix, *tokens))
-            law = draw_law(model, ask.sampling)
-            allowed = law.copy()
+            before = (*ask.prefix, *tokens)
+            model = self.next_logp(ask.messages, before)
+            law = allowed = self._draw_law(ask.messages, before, ask.sampling)
             if not tokens and ask.forbid_first is not None:
+                allowed = law.copy()
                 allowed[ask.forbid_first] = -np.inf
                 if not np.isfinite(allowed).any():
                     return failed(BadRequest(f"nothing but the forbidden first token {ask.forbid_first} can be drawn"))

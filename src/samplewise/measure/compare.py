@@ -96,8 +96,9 @@ def at_tokens(curve: Curve, tokens: float, *, interpolate: bool = False) -> Poin
     """`curve` at the largest k whose mean cost is at most `tokens` per problem.
 
     `interpolate` mixes the two neighbouring k linearly so that the cost is `tokens` exactly: the value of a method
-    that tosses a coin between them. Beyond the last k nothing is extrapolated. Two methods at the same tokens are compared by
-    `paired_difference(at_tokens(a, t).per_problem, at_tokens(b, t).per_problem)`. ValueError for an invalid curve.
+    that tosses a coin between them. Beyond the last k nothing is extrapolated. Two methods at the same tokens are
+    compared by `paired_difference(at_tokens(a, t).per_problem, at_tokens(b, t).per_problem)`.
+    ValueError for an invalid curve.
     """
     checked = _read_curve(curve)
     if np.isnan(tokens):

@@ -11,32 +11,36 @@ from rich.text import Text
 from samplewise.report import format as fmt
 from samplewise.report.data import Method, Report
 
-WIDE = 140  # columns from which recipes fit into the table
+WIDE = 150  # columns from which recipes fit into the table
+# What is left out of a narrower table, from the width on that has room for it.
+NEEDS = {"recipe": WIDE, "p": 120, "tokens": 120, "coverage": 92, "difference": 66, "samples": 48}
 
 
-def table(report: Report, *, recipes: bool = True) -> Table:
-    """The methods at equal tokens; the best accuracy is bold, the baseline says so."""
+def table(report: Report, *, width: int = WIDE) -> Table:
+    """The methods at equal tokens, in the columns that `width` has room for; the best accuracy is bold, the baseline
+    says so."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    grid.add_column("method", overflow="fold")
-    if recipes:
-        grid.add_column("recipe", overflow="fold")
-    for name in ("samples", "tokens", "accuracy", "coverage", "difference", "p"):
-        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("method", overflow="fold", min_width=16)
+    columns = ("recipe", "samples", "tokens", "accuracy", "coverage", "difference", "p")
+    shown = [name for name in columns if width >= NEEDS.get(name, 0)]
+    for name in shown:
+        text = name == "recipe"
+        grid.add_column(name, justify="left" if text else "right", no_wrap=not text, overflow="fold")
     for m in report.methods:
-        grid.add_row(*_row(m, report, recipes))
+        cells = _cells(m, report)
+        grid.add_row(cells["method"], *(cells[name] for name in shown))
     return grid
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Title, reading, table, notes, facts. Below 140 columns the recipes stand beneath the table."""
-    wide = console.width >= WIDE
+    """Title, reading, table, notes, facts. In a narrow terminal the recipes stand beneath the table."""
     console.print(Text(fmt.one_line(report.title), "bold"))
     console.print(Text(fmt.one_line(fmt.reading(report))))
     console.print()
     if report.methods:
-        console.print(table(report, recipes=wide))
+        console.print(table(report, width=console.width))
         console.print()
-        if not wide:
+        if console.width < WIDE:
             console.print(_pairs([(m.name, m.recipe) for m in report.methods], "recipes"))
     for note in report.notes:
         console.print(Text.assemble(("note: ", "yellow"), fmt.one_line(note)))
@@ -46,21 +50,21 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_pairs(list(report.facts.items())))
 
 
-def _row(m: Method, report: Report, recipes: bool) -> list[Text]:
+def _cells(m: Method, report: Report) -> dict[str, Text]:
     name = Text(fmt.one_line(m.name))
     if m.name == report.baseline:
         name.append(" (baseline)", "dim")
     unscored = f" ({m.accuracy.num_unscored} unscored)" if m.accuracy.num_unscored else ""
-    return [
-        name,
-        *([Text(fmt.one_line(m.recipe), "dim")] if recipes else []),
-        Text(str(m.samples)),
-        Text(fmt.tokens(m.tokens)),
-        Text(fmt.estimate(m.accuracy) + unscored, "bold" if m.name in fmt.best(report) else ""),
-        Text(fmt.rate(m.coverage.value)),
-        Text(fmt.estimate(m.difference, signed=True), "" if fmt.is_significant(m) else "dim"),
-        Text(fmt.p_value(m.p_value)),
-    ]
+    return {
+        "method": name,
+        "recipe": Text(fmt.one_line(m.recipe), "dim"),
+        "samples": Text(str(m.samples)),
+        "tokens": Text(fmt.tokens(m.tokens)),
+        "accuracy": Text(fmt.estimate(m.accuracy) + unscored, "bold" if m.name in fmt.best(report) else ""),
+        "coverage": Text(fmt.rate(m.coverage.value)),
+        "difference": Text(fmt.estimate(m.difference, signed=True), "" if fmt.is_significant(m) else "dim"),
+        "p": Text(fmt.p_value(m.p_value)),
+    }
 
 
 def _pairs(pairs: list[tuple[str, str]], title: str = "") -> Padding:

@@ -54,6 +54,8 @@ class Selector:
 def draw_tied(key: Key, tied: Iterable[str]) -> str:
     """One of the tied answers, each with the same probability, whatever order they come in."""
     ordered = sorted(tied)
+    if len(ordered) == 1:  # most of the time, and a generator takes its time
+        return ordered[0]
     return ordered[int(key.generator().integers(len(ordered)))]
 
 

@@ -27,7 +27,7 @@ def best(verifier: str) -> Selector:
         scored = [i for i in readable if not math.isnan(scores[i])]
         top = max((scores[i] for i in scored), default=math.nan)
         tied = [i for i in scored if scores[i] == top] or readable
-        position = tied[int(key.generator().integers(len(tied)))]
+        position = tied[int(key.generator().integers(len(tied)))] if len(tied) > 1 else tied[0]
         share = dict.fromkeys(tied, 1.0 / len(tied))
         weights = tuple(share.get(i, 0.0) for i in range(len(answers)))
         return Selection(answers[position], position, weights, {"score": top, "tied": len(tied)})

@@ -84,7 +84,8 @@ class Slots(Cache):
         """The first `length` tokens of rows `source` (N,) into rows `to` (N,); no row is in both."""
         for pair in self._pairs:
             for buffer in pair:
-                buffer[to, :, :length] = buffer[source, :, :length]
+                part = buffer[:, :, :length]
+                part.index_copy_(0, to, part.index_select(0, source))
 
     def save(self, row: int, length: int) -> Saved:
         return tuple((keys[row, :, :length].clone(), values[row, :, :length].clone()) for keys, values in self._pairs)

@@ -30,7 +30,7 @@ from samplewise.types import Ask, Capability, Completion, Generate, Usage
 
 from .batch import Batch
 from .check import choose
-from .jobs import Done, Job, engine_error, given, prepare
+from .jobs import Done, Job, engine_error, given, num_new, prepare
 from .language import Language, checked
 from .model import load
 
@@ -85,7 +85,7 @@ class Local:
             self.checkpoint.stops,
             model.device,
             max_rows=max_rows or MAX_ROWS,
-            chunk=MAX_ROWS if model.device.type == "cuda" else 512,
+            chunk=MAX_ROWS,
             prefix_bytes=total // 4,
         )
         self._wake = threading.Condition()
@@ -106,7 +106,8 @@ class Local:
             num_prompt = len(self._language.prompt(ask.messages)) + len(given(ask))
         except EngineError:  # it will fail, at no cost
             num_prompt = 0
-        return Usage(1, num_prompt, max(0, ask.max_tokens) if isinstance(ask, Generate) else 0)
+        num = num_new(ask, num_prompt, self.checkpoint.max_context) if isinstance(ask, Generate) else 0
+        return Usage(1, num_prompt, num)
 
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         call = _Call(asks, asyncio.get_running_loop())
@@ -163,6 +164,7 @@ class Local:
                 self._tidy = False
                 self._calls = deque(call for call in self._calls if not call.cancelled)
                 self._batch.drop([i for i, job in enumerate(self._batch.jobs) if job.tag.call.cancelled])
+                self._open = {tag for tag in self._open if not tag.call.cancelled}
             return not self._closed
 
     def _admit(self) -> None:

@@ -48,6 +48,8 @@ def prepare(ask: Ask, tag: Any, language: Language, max_context: int | None) -> 
         _check(ask, len(ids), language.vocab_size, max_context)
     except EngineError as error:
         return failed(error)
+    if isinstance(ask, Generate):
+        ask = ask._replace(max_tokens=num_new(ask, len(ids), max_context))
     if isinstance(ask, Likelihood) and not ask.completion:
         return Completion("", "stop", Usage(1, len(ids)), (), (), (), 0.0)
     if isinstance(ask, Generate) and ask.max_tokens == 0:
@@ -59,20 +61,20 @@ def _check(ask: Ask, num_tokens: int, vocab_size: int, max_context: int | None) 
     wrong = [token for token in given(ask) if not 0 <= token < vocab_size]
     if wrong:
         raise BadRequest(f"token ids must be 0 to {vocab_size - 1}, got {wrong[0]}")
-    new = 0
     if isinstance(ask, Generate):
-        new = ask.max_tokens
-        if new < 0:
-            raise BadRequest(f"max_tokens must be 0 or more, got {new}")
+        if ask.max_tokens < 0:
+            raise BadRequest(f"max_tokens must be 0 or more, got {ask.max_tokens}")
         if ask.forbid_first is not None and not 0 <= ask.forbid_first < vocab_size:
             raise BadRequest(f"forbid_first must be 0 to {vocab_size - 1}, got {ask.forbid_first}")
         _check_sampling(ask.sampling)
-    if max_context is not None and num_tokens + new > max_context:
-        room = max(0, max_context - num_tokens)
-        raise ContextOverflow(
-            f"{num_tokens} tokens of prompt and {new} new ones do not fit into the model's context of {max_context}",
-            hint=f"max_tokens can be {room} at most" if new else "",
-        )
+    full = num_tokens + (isinstance(ask, Generate) and ask.max_tokens > 0)
+    if max_context is not None and full > max_context:
+        raise ContextOverflow(f"{num_tokens} tokens of prompt do not fit into the model's context of {max_context}")
+
+
+def num_new(ask: Generate, num_prompt: int, max_context: int | None) -> int:
+    """The most tokens that an ask can draw: where the context ends, its response ends, with finish "length"."""
+    return ask.max_tokens if max_context is None else max(0, min(ask.max_tokens, max_context - num_prompt))
 
 
 def _check_sampling(sampling: Sampling) -> None:

@@ -1,0 +1,273 @@
+"""What a run loses when its process is killed: 100 kills (SIGKILL) at random points of a 2,000-draw run.
+
+A run of 100 questions x 20 draws goes into a store in a process of its own. It is killed after a time drawn evenly from
+how long the run takes undisturbed, started again on the same store, killed again ... until it comes to its end; then
+the next run begins, until there were enough kills. What was paid is known from a journal that does not pass through
+the store: a line is appended when an ask is sent, when its completion is handed over, and when the store has said that
+the draw is kept. (A line that was written survives the death of its writer, as a committed draw does.)
+
+    lost                 draws that the store had said it kept, and that were not there after a kill, or not the same
+    paid_twice           asks sent again although the store had said that it kept their draw
+    identical            every run ended with the draws, pools, scores and decisions of one that was never killed
+    in_flight_repeated   asks that were on their way when the process died, and had to be sent again: no store can help
+    handed_repeated      those of them that died between engine and store
+
+`--batched` runs against a store that commits 50 draws at a time, to see that this bench sees it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from samplewise import __version__
+from samplewise.engines.base import Arrival
+from samplewise.engines.toy import Toy
+from samplewise.evaluate import run_task
+from samplewise.keys import Key
+from samplewise.recipe import recipe
+from samplewise.store import Store, digest_of
+from samplewise.tasks.base import Task
+from samplewise.types import Ask, Completion, Message, Problem, Question, Score
+
+SEED = 0
+NUM_QUESTIONS, NUM_DRAWS = 100, 20
+RECIPE = f"vary(ladder) | repeat({NUM_DRAWS}, max_tokens=6) | best(logp)"
+LATENCY_S = 0.002  # of a request, on average
+CONCURRENCY = 8
+BATCH = 50  # draws a commit, of the store that is wrong on purpose
+
+SENT, HANDED, KEPT = "sent", "handed", "kept"
+
+
+class Journal:
+    """Appended to by the process that is killed, read by the one that kills it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def write(self, what: str, digest: bytes) -> None:
+        os.write(self._file, f"{what} {digest.hex()}\n".encode())  # one call a line: whole or not at all
+
+
+class JournalledToy(Toy):
+    """The toy engine behind a network: one request at a time per question, each with its latency."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(4)
+        self._journal = journal
+
+    async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
+        for position, ask in enumerate(asks):
+            digest = digest_of(self.identity, ask)
+            self._journal.write(SENT, digest)
+            await asyncio.sleep(LATENCY_S * (0.5 + digest[0] / 255))
+            completion = self.one(ask)
+            self._journal.write(HANDED, digest)
+            yield Arrival(position, completion)
+
+
+class JournalledStore(Store):
+    def __init__(self, path: Path, journal: Journal) -> None:
+        super().__init__(path)
+        self._journal = journal
+
+    def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
+        super().put_draw(digest, identity, ask, completion)
+        self._journal.write(KEPT, digest)
+
+
+class BatchedStore(JournalledStore):
+    """Says that it kept a draw, and commits it with the next 50."""
+
+    _num = 0
+
+    def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN")
+        super().put_draw(digest, identity, ask, completion)
+        self._num += 1
+        if self._num % BATCH == 0:
+            self._db.execute("COMMIT")
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
+        super().save(*args, **kwargs)
+
+
+def words(num_questions: int) -> Task:
+    """Spell a word; it is right if it begins with the letter that the question asks for."""
+
+    def read(question: Question, text: str) -> str | None:
+        return text[:2] or None
+
+    def grade(problem: Problem, answer: str | None) -> Score:
+        return Score(float(answer is not None and answer[0] == problem.reference))
+
+    asked = (Question(f"q{i}", (Message("user", f"word {i}"),)) for i in range(num_questions))
+    return Task("words", tuple(Problem(question, "abcd"[i % 4]) for i, question in enumerate(asked)), read, grade)
+
+
+def draw(path: Path, num_questions: int, batched: bool) -> None:
+    """The run: what the child process does."""
+    journal = Journal(path.with_suffix(".journal"))
+    with (BatchedStore if batched else JournalledStore)(path, journal) as store:
+        engine, task = JournalledToy(journal), words(num_questions)
+        asyncio.run(run_task(task, recipe(RECIPE), engine, store, seed=SEED, concurrency=CONCURRENCY))
+
+
+def start(path: Path, num_questions: int, batched: bool, kill_after_s: float | None = None) -> tuple[bool, float]:
+    """Run in a child process, killed after so many seconds. Gives whether it came to its end, and how long it took."""
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        try:
+            draw(path, num_questions, batched)
+            os._exit(0)
+        except BaseException as error:
+            print(f"the run failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        elapsed = time.monotonic() - started
+        if done:
+            if os.waitstatus_to_exitcode(status):
+                raise SystemExit("a run failed by itself")
+            return True, elapsed
+        if kill_after_s is not None and elapsed >= kill_after_s:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            return os.waitstatus_to_exitcode(status) == 0, elapsed
+        time.sleep(0.001)
+
+
+def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """What a store holds, less the clock times. Read from a copy: the next start finds the file as the kill left it."""
+    queries = {
+        "draws": "SELECT digest, engine, ask, text, finish, logp_sum, usage FROM draws ORDER BY digest",
+        "runs": "SELECT id, recipe, task, engine, seed, manifest, ended IS NULL FROM runs ORDER BY id",
+        "pools": "SELECT * FROM pools ORDER BY run, question",
+        "scores": "SELECT * FROM scores ORDER BY run, question, scorer",
+        "selections": "SELECT * FROM selections ORDER BY run, question, selector",
+        "events": "SELECT run, kind, data FROM events ORDER BY run, id",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for part in path.parent.glob(f"{path.name}*"):
+            shutil.copy(part, folder)
+        db = sqlite3.connect(Path(folder) / path.name)
+        try:
+            known = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+            return {name: db.execute(query).fetchall() if name in known else [] for name, query in queries.items()}
+        finally:
+            db.close()
+
+
+def journal_of(path: Path) -> list[tuple[str, bytes]]:
+    journal = path.with_suffix(".journal")
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    return [(what, bytes.fromhex(digest)) for what, _, digest in (line.partition(" ") for line in lines)]
+
+
+def repeats(journal: list[tuple[str, bytes]]) -> Counter[str]:
+    """How far each ask that was sent again had come before: "kept", "handed" or "sent"."""
+    reached: dict[bytes, str] = {}
+    again: Counter[str] = Counter()
+    for what, digest in journal:
+        if what == SENT and digest in reached:
+            again[reached[digest]] += 1
+        if reached.get(digest) != KEPT:
+            reached[digest] = what
+    return again
+
+
+def bench(num_kills: int, num_questions: int, batched: bool, folder: Path) -> dict[str, Any]:
+    whole_path = folder / "whole.db"
+    durations = []
+    for _ in range(3):
+        for old in folder.iterdir():
+            old.unlink()
+        durations.append(start(whole_path, num_questions, batched)[1])
+    whole, duration = tables(whole_path), sorted(durations)[1]
+    drawn = {row[0]: row for row in whole["draws"]}
+    if len(drawn) != num_questions * NUM_DRAWS:
+        raise SystemExit(f"the undisturbed run kept {len(drawn)} draws, not {num_questions * NUM_DRAWS}")
+    print(f"undisturbed: {len(drawn):,} draws in {duration:.2f} s; killing {num_kills} times", flush=True)
+    rng = Key(SEED).fold("bench", "store").generator()
+    kills = runs = lost = differing = 0
+    again: Counter[str] = Counter()
+    while kills < num_kills:
+        runs += 1
+        path, ended = folder / f"run{runs}.db", False
+        gone: set[bytes] = set()
+        while not ended:
+            after = float(rng.uniform(0, duration)) if kills < num_kills else None
+            ended, _ = start(path, num_questions, batched, after)
+            kept = {digest for what, digest in journal_of(path) if what == KEPT}
+            there = {row[0]: row for row in tables(path)["draws"]}
+            gone |= {digest for digest in kept if there.get(digest) != drawn[digest]}
+            if not ended:
+                kills += 1
+                kept_here = f"{len(there):5,} draws kept, {len(gone)} of this run lost"
+                print(f"kill {kills:3}: run {runs}, after {after:.2f} s, {kept_here}", flush=True)
+        lost += len(gone)
+        again += repeats(journal_of(path))
+        differing += tables(path) != whole
+        for part in folder.glob(f"{path.stem}.*"):
+            part.unlink()
+    return {
+        "kills": kills,
+        "lost": lost,
+        "paid_twice": again[KEPT],
+        "identical": differing == 0,
+        "in_flight_repeated": again[SENT] + again[HANDED],
+        "handed_repeated": again[HANDED],
+        "runs": runs,
+        "runs_that_differ": differing,
+        "draws": len(drawn),
+        "undisturbed_s": round(duration, 3),
+        "result": hashlib.blake2b(repr(whole["pools"]).encode(), digest_size=8).hexdigest(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--questions", type=int, default=NUM_QUESTIONS)
+    parser.add_argument("--batched", action="store_true", help="against a store that is wrong, which must be seen")
+    options = parser.parse_args()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = bench(options.kills, options.questions, options.batched, Path(folder))
+    print(
+        "{kills} kills over {runs} runs: {lost} draws lost, {paid_twice} paid twice, {runs_that_differ} results that "
+        "differ; {in_flight_repeated} requests that were in flight at a kill were sent again".format(**figures)
+    )
+    machine = {"cores": os.cpu_count(), "cpu": cpu()}
+    about = {"bench": "store", "seed": SEED, "seconds": round(time.monotonic() - started, 1), "machine": machine}
+    print(json.dumps({**about, "version": __version__, **figures}))
+
+
+def cpu() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

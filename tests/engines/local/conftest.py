@@ -1,0 +1,162 @@
+"""Small random checkpoints of several architectures, made once per session, and what the tests ask of an engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the local engine's extra is not installed")
+transformers = pytest.importorskip("transformers", reason="the local engine's extra is not installed")
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+
+from samplewise.engines.local import local  # noqa: E402
+from samplewise.types import Ask, Completion, Generate, Message  # noqa: E402
+
+VOCAB = 40
+EOS = (1, 3)
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ' ' + message['content'] + ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
+)
+WORDS = ["<pad>", "</s>", "<s>", "</turn>", "user", "assistant", "system", *(f"w{i}" for i in range(7, VOCAB))]
+
+
+def _configs() -> dict[str, Any]:
+    small = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "bos_token_id": 2,
+        "eos_token_id": list(EOS),
+        "pad_token_id": 0,
+    }
+    gated = {**small, "intermediate_size": 48, "num_key_value_heads": 2}
+    return {
+        "llama": lambda: transformers.LlamaConfig(**gated),
+        "qwen3": lambda: transformers.Qwen3Config(**gated, head_dim=8),
+        "mistral": lambda: transformers.MistralConfig(**gated, sliding_window=5),
+        "gemma2": lambda: transformers.Gemma2Config(**gated, head_dim=8, sliding_window=5),
+        "gemma3": lambda: transformers.Gemma3TextConfig(
+            **gated, head_dim=8, sliding_window=5, layer_types=["sliding_attention", "full_attention"]
+        ),
+        "gpt2": lambda: transformers.GPT2Config(
+            vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=2, eos_token_id=1
+        ),
+        "bloom": lambda: transformers.BloomConfig(**{**small, "n_layer": 2, "n_head": 4}),
+        "mamba": lambda: transformers.MambaConfig(
+            vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4, eos_token_id=1, pad_token_id=0
+        ),
+    }
+
+
+def write_tokenizer(path: Path) -> None:
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<pad>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(path)
+
+
+def write_checkpoint(path: Path, kind: str, spread: float = 0.3) -> None:
+    config = _configs()[kind]()
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and "A_log" not in name:
+                weight.normal_(0.0, spread, generator=generator)
+    model.save_pretrained(path)
+    write_tokenizer(path)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The folder of a random model of a kind."""
+    made: dict[str, str] = {}
+
+    def get(kind: str) -> str:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp("models") / kind
+            write_checkpoint(folder, kind)
+            made[kind] = str(folder)
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def engine(checkpoint: Callable[[str], str]) -> Any:
+    """One Llama engine for all tests that leave it as it was."""
+    return local(checkpoint("llama"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def plain(checkpoint: Callable[[str], str]) -> Callable[..., Any]:
+    """Log-probabilities (T, V) after each of some token ids, from a forward pass of stock `transformers`."""
+    loaded: dict[str, Any] = {}
+
+    def log_probs(kind: str, ids: Sequence[int]) -> Any:
+        if kind not in loaded:
+            loaded[kind] = transformers.AutoModelForCausalLM.from_pretrained(checkpoint(kind), dtype=torch.float32)
+        with torch.no_grad():
+            logits = loaded[kind](input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
+        return torch.log_softmax(logits.double(), -1).numpy()
+
+    return log_probs
+
+
+def answers(engine: Any, asks: Sequence[Ask]) -> list[Completion]:
+    """The completions of asks, in their order."""
+
+    async def collect() -> list[Completion]:
+        got: dict[int, Completion] = {}
+        async for arrival in engine.answer(asks):
+            assert arrival.position not in got
+            got[arrival.position] = arrival.completion
+        return [got[i] for i in range(len(asks))]
+
+    return asyncio.run(collect())
+
+
+def question(number: int, length: int = 5) -> tuple[Message, ...]:
+    return (Message("user", " ".join(f"w{7 + (number * 5 + i * i) % 33}" for i in range(length))),)
+
+
+def draws(number: int, **changed: Any) -> list[Generate]:
+    """Asks of ragged prompts and lengths, all arrays wanted."""
+    given = {"want": ("tokens", "logp", "logq"), **changed}
+    return [
+        Generate(**{"messages": question(i % 7, 2 + i % 7), "max_tokens": 3 + i % 11, "seed": 1000 + i, **given})
+        for i in range(number)
+    ]
+
+
+def bare(completion: Completion) -> tuple[Any, ...]:
+    """A completion but its log-probabilities, which another batch shape rounds differently."""
+    return completion.text, completion.finish, completion.tokens, completion.usage, completion.failure
+
+
+@pytest.fixture(scope="session")
+def kit() -> SimpleNamespace:
+    """The helpers above, for files that cannot import this one."""
+    return SimpleNamespace(
+        bare=bare,
+        answers=answers,
+        question=question,
+        draws=draws,
+        write=write_checkpoint,
+        vocab=VOCAB,
+        eos=EOS,
+        words=WORDS,
+    )

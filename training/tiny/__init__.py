@@ -1,0 +1,1 @@
+"""The tiny arithmetic model: its puzzles, tokenizer, training and evaluation."""
