@@ -47,7 +47,7 @@ from samplewise.types import Ask, Completion, Message, Problem, Question, Score
 SEED = 0
 NUM_QUESTIONS, NUM_DRAWS = 100, 20
 RECIPE = f"vary(ladder) | repeat({NUM_DRAWS}, max_tokens=6) | best(logp)"
-LATENCY_S = 0.002  # of a request, on average
+LATENCY_S = 0.001  # of a request, on average
 CONCURRENCY = 8
 BATCH = 50  # draws a commit, of the store that is wrong on purpose
 
@@ -156,7 +156,7 @@ def start(path: Path, num_questions: int, batched: bool, kill_after_s: float | N
         time.sleep(0.001)
 
 
-def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+def tables(path: Path, *only: str) -> dict[str, list[tuple[Any, ...]]]:
     """What a store holds, less the clock times. Read from a copy: the next start finds the file as the kill left it."""
     queries = {
         "draws": "SELECT digest, engine, ask, text, finish, logp_sum, usage FROM draws ORDER BY digest",
@@ -172,7 +172,8 @@ def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
         db = sqlite3.connect(Path(folder) / path.name)
         try:
             known = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
-            return {name: db.execute(query).fetchall() if name in known else [] for name, query in queries.items()}
+            wanted = {name: query for name, query in queries.items() if name in (only or queries)}
+            return {name: db.execute(query).fetchall() if name in known else [] for name, query in wanted.items()}
         finally:
             db.close()
 
@@ -218,7 +219,7 @@ def bench(num_kills: int, num_questions: int, batched: bool, folder: Path) -> di
             after = float(rng.uniform(0, duration)) if kills < num_kills else None
             ended, _ = start(path, num_questions, batched, after)
             kept = {digest for what, digest in journal_of(path) if what == KEPT}
-            there = {row[0]: row for row in tables(path)["draws"]}
+            there = {row[0]: row for row in tables(path, "draws")["draws"]}
             gone |= {digest for digest in kept if there.get(digest) != drawn[digest]}
             if not ended:
                 kills += 1

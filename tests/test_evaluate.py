@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -178,8 +179,8 @@ def test_what_a_stop_rule_saves_is_not_paid() -> None:
 
 
 def test_comparing_a_million_stored_outcomes_takes_less_than_5_s(tmp_path: Path) -> None:
-    """1,000 problems x 1,000 draws: pass@k and majority vote with intervals, from the file to the figures, in CPU seconds of
-    one core, so that a busy machine does not decide."""
+    """1,000 problems x 1,000 draws: pass@k and majority vote with intervals, from the file to the figures, in CPU
+    seconds of one core, so that a busy machine does not decide."""
     num, draws = 1000, 1000
     rng = Key(0).generator()
     with Store(tmp_path / "big.db") as store:
@@ -195,17 +196,10 @@ def test_comparing_a_million_stored_outcomes_takes_less_than_5_s(tmp_path: Path)
         for i in range(num):
             kinds = rng.integers(0, 12, draws)
             grades = (kinds == 0).astype(float)
-            row = (
-                stored.id,
-                f"q{i}",
-                i,
-                "[1, 5, 5000]",
-                '["finished", {}]',
-                str([f"{k}" for k in kinds]).replace("'", '"'),
-            )
-            db.execute(
-                "INSERT INTO pools VALUES (?,?,?,?,?,?,?,?)", (*row, f'[["q{i}", [], {{}}], null]', '{"num_failed": 0}')
-            )
+            answers = json.dumps([str(k) for k in kinds])
+            problem = json.dumps([[f"q{i}", [], {}], None])
+            row = (stored.id, f"q{i}", i, "[1, 5, 5000]", '["finished", {}]', answers, problem, '{"num_failed": 0}')
+            db.execute("INSERT INTO pools VALUES (?,?,?,?,?,?,?,?)", row)
             db.execute("INSERT INTO scores VALUES (?,?,?,?)", (stored.id, f"q{i}", GRADE, array("d", grades).tobytes()))
         db.execute("COMMIT")
         assert record.grades

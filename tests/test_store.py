@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from samplewise.store import GRADE, Record, Run, Store, ask_json, digest_of
@@ -93,6 +93,7 @@ floats = st.floats(allow_nan=True, allow_infinity=True)
     floats,
     st.builds(Usage, *[st.integers(0, 10**9)] * 5, st.floats(0, 100), st.floats(0, 100)),
 )
+@example("half \ud83d", "stop", (), (math.nan, -math.inf), math.nan, Usage(1))
 def test_a_completion_comes_back_as_it_was(
     said: str, finish: Any, tokens: Any, logp: Any, logp_sum: float, usage: Usage
 ) -> None:

@@ -95,6 +95,9 @@ def test_scaling_changes_nothing(name: str, draws: list[tuple[str | None, float]
     """Masses below 1e-15 were all taken for ties: a verifier that gives probabilities chose at random among them."""
     scaled = [(a, s * scale) for a, s in draws]
     assert chosen(name, scaled)[:2] == chosen(name, draws)[:2]
+    assert chosen(name, scaled).info.get("tied") == chosen(name, draws).info.get("tied")
+    tiny: list[tuple[str | None, float]] = [("a", scale), ("b", scale / 2)]
+    assert winners("weighted", tiny) == {"a"}
 
 
 def test_scaling_weights_changes_nothing() -> None:

@@ -29,7 +29,8 @@ def first() -> Selector:
         drawn = ~np.isnan(graded.grades)
         read = np.where(drawn, graded.answers >= 0, np.nan)  # (P, N) 1 where there is something to take
         total = np.where(graded.answers >= 0, np.nan_to_num(graded.grades), 0.0).sum(axis=1)
-        return pass_at(read, ks) * total / np.maximum(np.nansum(read, axis=1), 1.0)
+        worth: Floats = total / np.maximum(np.nansum(read, axis=1), 1.0)  # (P,) of a readable draw
+        return pass_at(read, ks) * worth
 
     return Selector("first", choose, expected=expected)
 

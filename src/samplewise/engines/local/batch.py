@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from samplewise.engines.base import failed
@@ -293,20 +292,23 @@ class Batch:
         ended: list[_Ended] = []
         if looked:
             longest = int(self._count[looked].max())
-            numbers = self._drawn[torch.tensor(looked, device=self.device), :, :longest].cpu().numpy()
-            for row, lines in zip(looked, numbers, strict=True):
+            numbers = self._drawn[torch.tensor(looked, device=self.device), :, :longest].cpu()
+            tokens = numbers[:, 0].long().tolist()
+            for row, ids, logp, logq in zip(
+                looked, tokens, numbers[:, 1].tolist(), numbers[:, 2].tolist(), strict=True
+            ):
                 count, at = int(self._count[row]), row - rows.start
-                end = self._end(row, int(codes[at]), lines[:, :count], bool(full[at]))
+                drawn = Drawn(ids[:count], logp[:count], logq[:count])
+                end = self._end(row, int(codes[at]), drawn, bool(full[at]))
                 if end is not None:
                     ended.append(end)
         done = self._completions(ended)
         self.drop([*lost, *(end.row for end in ended)])
         return done
 
-    def _end(self, row: int, code: int, lines: NDArray[np.float64], full: bool) -> _Ended | None:
+    def _end(self, row: int, code: int, drawn: Drawn, full: bool) -> _Ended | None:
         """How a row ends, if it does. In this order: engines/toy.py has the same."""
         ask = self._rows[row].ask
-        drawn = Drawn(lines[0].astype(np.int64).tolist(), lines[1].tolist(), lines[2].tolist())
         shown = drawn.tokens[:-1] if code & EOS else drawn.tokens
         if code & BROKEN:
             return _Ended(row, drawn, shown, error=EngineError("the model gave a probability that is not a number"))

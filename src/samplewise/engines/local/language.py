@@ -23,6 +23,7 @@ class Language:
 
     def __init__(self, tokenizer: Any, vocab_size: int) -> None:
         self.tokenizer, self.vocab_size = tokenizer, vocab_size
+        self._decoder = getattr(tokenizer, "backend_tokenizer", None)  # the same without what transformers adds
         self._lock = threading.Lock()
         self._prompts: OrderedDict[tuple[Message, ...], tuple[int, ...]] = OrderedDict()
         self._pieces: list[str] | None = None
@@ -63,13 +64,12 @@ class Language:
     def texts(self, responses: Sequence[Sequence[int]]) -> list[str]:
         """The texts of responses, special tokens left out."""
         with self._lock:
-            return (
-                []
-                if not responses
-                else list(
-                    self.tokenizer.batch_decode(responses, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                )
-            )
+            if self._decoder is not None:
+                return [self._decoder.decode(list(ids), skip_special_tokens=True) for ids in responses]
+            decode = self.tokenizer.decode
+            return [
+                decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in responses
+            ]
 
     def continued(self, prefix: Sequence[int], tokens: Sequence[int]) -> str:
         """The text that `tokens` add to that of `prefix`: a decoder may drop the space a text begins with."""
