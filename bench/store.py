@@ -1,10 +1,11 @@
 """What a run loses when its process is killed: 100 kills (SIGKILL) at random points of a 2,000-draw run.
 
-A run of 100 questions x 20 draws goes into a store in a process of its own. It is killed after a time drawn evenly from
-how long the run takes undisturbed, started again on the same store, killed again ... until it comes to its end; then
-the next run begins, until there were enough kills. What was paid is known from a journal that does not pass through
-the store: a line is appended when an ask is sent, when its completion is handed over, and when the store has said that
-the draw is kept. (A line that was written survives the death of its writer, as a committed draw does.)
+A run of 100 questions x 20 draws goes into a store in a process of its own, which is killed four times on its way, at
+points drawn evenly over the run, and each time started again on the same store, until it comes to its end. Then the
+next run begins. What was paid is known from a journal that does not pass through the store: a line is appended when an
+ask is sent, when its completion is handed over, and when the store has said that the draw is kept. (A line that was
+written survives the death of its writer, as a committed draw does.) The journal's length is also the clock of the
+kills, so that a machine that is busy with something else does not move them.
 
     lost                 draws that the store had said it kept, and that were not there after a kill, or not the same
     paid_twice           asks sent again although the store had said that it kept their draw
@@ -21,6 +22,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -32,7 +34,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from samplewise import __version__
 from samplewise.engines.base import Arrival
@@ -51,7 +53,17 @@ LATENCY_S = 0.001  # of a request, on average
 CONCURRENCY = 8
 BATCH = 50  # draws a commit, of the store that is wrong on purpose
 
+KILLS_PER_RUN = 4
+JITTER_S = 0.02  # a kill comes up to so much later, so that it may fall between two lines, or into a start
+
 SENT, HANDED, KEPT = "sent", "handed", "kept"
+
+
+class Kill(NamedTuple):
+    """Due `delay_s` after the journal has grown to so many bytes."""
+
+    bytes: int
+    delay_s: float
 
 
 class Journal:
@@ -131,9 +143,9 @@ def draw(path: Path, num_questions: int, batched: bool) -> None:
         asyncio.run(run_task(task, recipe(RECIPE), engine, store, seed=SEED, concurrency=CONCURRENCY))
 
 
-def start(path: Path, num_questions: int, batched: bool, kill_after_s: float | None = None) -> tuple[bool, float]:
-    """Run in a child process, killed after so many seconds. Gives whether it came to its end, and how long it took."""
-    started = time.monotonic()
+def start(path: Path, num_questions: int, batched: bool, kill: Kill | None = None) -> bool:
+    """Run in a child process, perhaps to be killed. Gives whether it came to its end."""
+    journal = path.with_suffix(".journal")
     child = os.fork()
     if child == 0:
         try:
@@ -142,18 +154,20 @@ def start(path: Path, num_questions: int, batched: bool, kill_after_s: float | N
         except BaseException as error:
             print(f"the run failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             os._exit(1)
+    due = math.inf
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
-        elapsed = time.monotonic() - started
         if done:
             if os.waitstatus_to_exitcode(status):
                 raise SystemExit("a run failed by itself")
-            return True, elapsed
-        if kill_after_s is not None and elapsed >= kill_after_s:
+            return True
+        if kill is not None and due == math.inf and (journal.stat().st_size if journal.exists() else 0) >= kill.bytes:
+            due = time.monotonic() + kill.delay_s
+        if time.monotonic() >= due:
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
-            return os.waitstatus_to_exitcode(status) == 0, elapsed
-        time.sleep(0.001)
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.0005)
 
 
 def tables(path: Path, *only: str) -> dict[str, list[tuple[Any, ...]]]:
@@ -198,12 +212,10 @@ def repeats(journal: list[tuple[str, bytes]]) -> Counter[str]:
 
 def bench(num_kills: int, num_questions: int, batched: bool, folder: Path) -> dict[str, Any]:
     whole_path = folder / "whole.db"
-    durations = []
-    for _ in range(3):
-        for old in folder.iterdir():
-            old.unlink()
-        durations.append(start(whole_path, num_questions, batched)[1])
-    whole, duration = tables(whole_path), sorted(durations)[1]
+    started = time.monotonic()
+    start(whole_path, num_questions, batched)
+    duration = time.monotonic() - started
+    whole, length = tables(whole_path), whole_path.with_suffix(".journal").stat().st_size
     drawn = {row[0]: row for row in whole["draws"]}
     if len(drawn) != num_questions * NUM_DRAWS:
         raise SystemExit(f"the undisturbed run kept {len(drawn)} draws, not {num_questions * NUM_DRAWS}")
@@ -213,18 +225,18 @@ def bench(num_kills: int, num_questions: int, batched: bool, folder: Path) -> di
     again: Counter[str] = Counter()
     while kills < num_kills:
         runs += 1
-        path, ended = folder / f"run{runs}.db", False
+        path = folder / f"run{runs}.db"
         gone: set[bytes] = set()
-        while not ended:
-            after = float(rng.uniform(0, duration)) if kills < num_kills else None
-            ended, _ = start(path, num_questions, batched, after)
+        points = sorted(int(length * at) for at in rng.random(min(KILLS_PER_RUN, num_kills - kills)))
+        for kill in [*(Kill(point, float(rng.uniform(0, JITTER_S))) for point in points), None]:
+            ended = start(path, num_questions, batched, kill)
             kept = {digest for what, digest in journal_of(path) if what == KEPT}
             there = {row[0]: row for row in tables(path, "draws")["draws"]}
             gone |= {digest for digest in kept if there.get(digest) != drawn[digest]}
-            if not ended:
-                kills += 1
-                kept_here = f"{len(there):5,} draws kept, {len(gone)} of this run lost"
-                print(f"kill {kills:3}: run {runs}, after {after:.2f} s, {kept_here}", flush=True)
+            if ended:
+                break
+            kills += 1
+            print(f"kill {kills:3}: run {runs}, {len(there):5,} draws kept, {len(gone)} of this run lost", flush=True)
         lost += len(gone)
         again += repeats(journal_of(path))
         differing += tables(path) != whole

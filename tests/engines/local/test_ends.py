@@ -118,7 +118,6 @@ def test_forbidden_first_token(engine: Any, kit: SimpleNamespace) -> None:
 
 def test_bad_asks_fail_alone(engine: Any, kit: SimpleNamespace) -> None:
     good = kit.draws(3)
-    prompt = len(engine._language.prompt(kit.question(0)))
     bad = {
         "BadRequest": [
             good[0]._replace(prefix=(3, kit.vocab)),
@@ -129,7 +128,6 @@ def test_bad_asks_fail_alone(engine: Any, kit: SimpleNamespace) -> None:
             Likelihood(kit.question(0), (99,)),
         ],
         "ContextOverflow": [
-            good[0]._replace(max_tokens=129 - prompt + 5),
             good[0]._replace(messages=kit.question(0, 200)),
             Likelihood(kit.question(0), (8,) * 128),
         ],
@@ -146,13 +144,17 @@ def test_bad_asks_fail_alone(engine: Any, kit: SimpleNamespace) -> None:
         assert completion.usage.tokens == 0
 
 
-def test_the_context_can_be_filled_to_the_last_token(engine: Any, kit: SimpleNamespace) -> None:
-    messages = kit.question(0)
+def test_a_response_ends_where_the_context_does(engine: Any, kit: SimpleNamespace) -> None:
+    messages = kit.question(0, 115)
     room = 128 - len(engine._language.prompt(messages))
-    full = [Generate(messages, max_tokens=room, seed=s) for s in range(6)]
-    assert all(c.failure is None for c in kit.answers(engine, full))
-    over = kit.answers(engine, [full[0]._replace(max_tokens=room + 1)])[0]
-    assert f"max_tokens can be {room} at most" in over.failure.message
+    assert 0 < room < 12
+    full = [Generate(messages, max_tokens=room, seed=s, want=("tokens",)) for s in range(6)]
+    more = [ask._replace(max_tokens=room + 1000) for ask in full]
+    filled = kit.answers(engine, full)
+    assert all(c.failure is None for c in filled)
+    assert any(c.finish == "length" for c in filled)
+    assert kit.answers(engine, more) == filled
+    assert engine.worst_case(more[0]) == engine.worst_case(full[0])
 
 
 def test_no_tokens_asked_for(engine: Any, kit: SimpleNamespace) -> None:
