@@ -52,7 +52,7 @@ def run_id(task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budget
     """12 hex digits that name a run: equal for equal work, whoever starts it."""
     questions = [(p.question, p.reference) for p in task.problems]
     work = json.dumps([recipe.line, questions, engine.identity, seed, budget], sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(work.encode(), digest_size=6).hexdigest()
+    return hashlib.blake2b(work.encode(errors="surrogatepass"), digest_size=6).hexdigest()
 
 
 def manifest(task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budget) -> dict[str, Json]:

@@ -153,7 +153,7 @@ def test_a_response_ends_where_the_context_does(engine: Any, kit: SimpleNamespac
     filled = kit.answers(engine, full)
     assert all(c.failure is None for c in filled)
     assert any(c.finish == "length" for c in filled)
-    assert kit.answers(engine, more) == filled
+    assert [c.tokens for c in kit.answers(engine, more)] == [c.tokens for c in filled]
     assert engine.worst_case(more[0]) == engine.worst_case(full[0])
 
 
