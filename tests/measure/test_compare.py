@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_rel
 
-from samplewise.measure import Curve, adjust_holm, at_tokens, frontier, mean_interval, paired_difference, sign_test
+from samplewise.keys import Key
+from samplewise.measure import (
+    Curve,
+    adjust_holm,
+    at_tokens,
+    frontier,
+    mean_interval,
+    paired_difference,
+    paired_p_value,
+    sign_test,
+)
 
 nan = math.nan
 
@@ -157,3 +167,22 @@ def test_misuse_is_told():
         at_tokens(VOTE, nan)
     with pytest.raises(ValueError, match="same problems"):
         frontier([VOTE, curve("other", [1], [1], [[1, 1, 1]])])
+
+
+def test_p_value_of_a_mean_difference_is_students() -> None:
+    rng = Key(5).generator()
+    first, second = rng.random(40), rng.random(40)
+    assert paired_p_value(first, second) == pytest.approx(ttest_rel(first, second).pvalue, rel=1e-12)
+    holed = np.where(np.arange(40) < 3, np.nan, first)
+    assert paired_p_value(holed, second) == pytest.approx(ttest_rel(first[3:], second[3:]).pvalue, rel=1e-12)
+    assert paired_p_value(first, first) == 1.0
+    assert paired_p_value(first, first + 0.25) == 0.0
+    assert math.isnan(paired_p_value(first[:1], second[:1]))
+
+
+def test_p_value_does_not_let_the_sixth_decimal_outvote_a_whole_problem() -> None:
+    """60 problems that differ by 1e-6 one way and 40 that differ by .5 the other: the sign test follows the 60."""
+    second = np.full(100, 0.5)
+    first = second + np.where(np.arange(100) < 60, -1e-6, 0.5)
+    assert paired_p_value(first, second) < 1e-9
+    assert sign_test(first, second).p_value > 0.05

@@ -26,7 +26,7 @@ from training.tiny.puzzles import (
     touches_held_out,
 )
 
-SAMPLE = 30_000
+SAMPLE = 12_000
 
 
 def asked(text: str) -> list[tuple[list[int], int]]:

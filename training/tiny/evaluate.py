@@ -263,9 +263,11 @@ def main() -> None:
         for temperature in args.temperatures if family == "plain" else [1.0]:
             record.append(measure(model, tokenizer, chosen, family, temperature, args.samples, args.seed))
             print(show(record[-1]), flush=True)
-    print("plain verdicts:", {name: round(share, 3) for name, share in record[0]["verdicts"].items()})
+    print(
+        f"verdicts of {record[0]['family']}:", {name: round(share, 3) for name, share in record[0]["verdicts"].items()}
+    )
     print("strict check agrees with the package's grader:", min(figures["graders agree"] for figures in record))
-    print("plain distinct share:", round(record[0]["distinct"], 3))
+    print("distinct share:", round(record[0]["distinct"], 3))
     shares = thinker(model, tokenizer, chosen, 8, args.seed)
     print("thinker:", {name: round(share, 3) for name, share in shares.items()})
     print(f"{time.perf_counter() - began:.0f} s")

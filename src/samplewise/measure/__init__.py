@@ -13,6 +13,7 @@ from samplewise.measure.compare import (
     at_tokens,
     frontier,
     paired_difference,
+    paired_p_value,
     sign_test,
 )
 from samplewise.measure.coverage import pass_at, pass_curve
@@ -34,6 +35,7 @@ __all__ = [
     "mean_interval",
     "mean_intervals",
     "paired_difference",
+    "paired_p_value",
     "pass_at",
     "pass_curve",
     "sign_test",

@@ -24,8 +24,8 @@ from samplewise.measure import (
     mean_interval,
     mean_intervals,
     paired_difference,
+    paired_p_value,
     pass_at,
-    sign_test,
 )
 from samplewise.numerics import Floats
 from samplewise.recipe import recipe, selector_of
@@ -156,7 +156,7 @@ def _methods(measured: Sequence[_Measured], base: _Measured, tokens: float) -> t
                 accuracy=mean_interval(accuracy.per_problem),
                 coverage=mean_interval(coverage.per_problem),
                 difference=None if is_base else paired_difference(accuracy.per_problem, against),
-                p_value=math.nan if is_base else sign_test(accuracy.per_problem, against).p_value,
+                p_value=math.nan if is_base else paired_p_value(accuracy.per_problem, against),
             )
         )
     others = [i for i, row in enumerate(rows) if row.difference is not None]

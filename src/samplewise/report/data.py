@@ -19,7 +19,7 @@ class Method(NamedTuple):
     accuracy: Estimate  # of the chosen answer
     coverage: Estimate  # at least one right answer among the draws: the ceiling
     difference: Estimate | None  # accuracy less the baseline's, paired by problem; None for the baseline itself
-    p_value: float  # that the difference is 0, exact sign test over problems, Holm-adjusted; nan for the baseline
+    p_value: float  # that the difference is 0, paired t test over problems, Holm-adjusted; nan for the baseline
     seconds: float = float("nan")  # engine wall clock per problem, where it was measured
 
 

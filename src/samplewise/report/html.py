@@ -108,7 +108,7 @@ def _methods(report: Report) -> str:
 {methods_table(report)}
 <p class="caption">Accuracy is that of the chosen answer; coverage, the share of problems with a right answer among the
 draws, is its ceiling (the open diamond). Brackets and bars are 95 % intervals over problems. The difference is paired
-by problem; p is the exact sign test, Holm-adjusted.</p>
+by problem; p is the paired t test, Holm-adjusted.</p>
 </section>"""
 
 

@@ -61,7 +61,7 @@ def methods_table(report: Report) -> str:
         f'<th scope="col" role="columnheader" class="bar">{_ticks(scale)}</th>',
         _head("Coverage", title="at least one right answer among the draws: the ceiling"),
         _head("Difference", title="accuracy less the baseline's, paired by problem, with its 95 % interval"),
-        _head("p", title="that the difference is 0: exact sign test over problems, Holm-adjusted"),
+        _head("p", title="that the difference is 0: paired t test over problems, Holm-adjusted"),
     ]
     if timed:
         heads.append(_head("Seconds", title="engine wall clock per problem"))
