@@ -1,9 +1,9 @@
 """Tokens per second of the local engine beside `model.generate` of transformers: `python bench/engine.py`.
 
 Asks: 64 questions, 16 samples of each. Useful tokens are counted on every side: those up to and with the end token, or
-up to the ask's own `max_tokens`. Sides take turns within one process, on the same questions, which are new ones in each
-round; a ratio is the median over rounds, and its interval the lowest and the highest of at least six rounds, which
-covers the median ratio with 97 %.
+up to the ask's own `max_tokens`. Sides take turns within one process, each in a thread that ends with it (or torch's
+threads add up and slow every side down), on the same questions, which are new ones in each round; a ratio is the median
+over rounds, and its interval the lowest and the highest of at least six rounds, which covers the median ratio with 97 %.
 
 - `batch`: one `generate` over all 1024 rows, padded on the left, to the longest `max_tokens`.
 - `each`: one `generate` per question with 16 return sequences, as research code does it.
@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from samplewise.engines.local import local
+from samplewise.engines.local.model import TINY
 from samplewise.keys import Key
 from samplewise.tasks.game24 import game24
 from samplewise.types import Generate, Message
@@ -203,13 +205,11 @@ class Figures(NamedTuple):
 
 def compare(source: str, sides: Any, rounds: int, device: str, ceiling: float, each: bool) -> Figures:
     engine = local(source, device=device)
-    place = str(Path(hugging.__file__).parent) if source == "" else source
-    if source == "tiny":
-        from samplewise.engines.local.model import TINY
-
-        place = str(TINY)
+    place = str(TINY) if source == "tiny" else source
     dtype = engine.checkpoint.model.dtype
-    model = hugging.AutoModelForCausalLM.from_pretrained(place, dtype=dtype).to(device).eval()
+    with ThreadPoolExecutor(1) as apart:
+        loading = apart.submit(hugging.AutoModelForCausalLM.from_pretrained, place, dtype=dtype)
+        model = loading.result().to(device).eval()
     stops = engine.checkpoint.stops
     runs: dict[str, list[Run]] = {"ours": [], "batch": [], "each": []}
     for number in range(-1, rounds):  # the first round warms up
@@ -222,7 +222,8 @@ def compare(source: str, sides: Any, rounds: int, device: str, ceiling: float, e
             take["each"] = lambda side=side: generated(model, side, stops, 1, device)
         names = list(take)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            run = take[name]()
+            with ThreadPoolExecutor(1) as apart:  # a thread of its own: see engines/local/engine.py
+                run = apart.submit(take[name]).result()
             if number >= 0:
                 runs[name].append(run)
                 print(f"  round {number + 1} {name:6} {run.tokens:7} tokens {run.seconds:7.2f} s {run.rate:9.0f}/s")
@@ -240,7 +241,8 @@ def compare(source: str, sides: Any, rounds: int, device: str, ceiling: float, e
 
 
 def measure(device: str, rounds: int) -> dict[str, Any]:
-    ceiling = matmul_rate(device)
+    with ThreadPoolExecutor(1) as apart:
+        ceiling = apart.submit(matmul_rate, device).result()
     print(f"{device}: matrix products reach {ceiling / 1e9:.0f} GFLOP/s in float32")
     print("tiny:")
     tiny = compare("tiny", puzzles, rounds, device, ceiling, each=True)

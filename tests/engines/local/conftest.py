@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")  # as engines/local/__init__.py has it, before torch is loaded
 
 torch = pytest.importorskip("torch", reason="the local engine's extra is not installed")
 transformers = pytest.importorskip("transformers", reason="the local engine's extra is not installed")
@@ -27,7 +30,7 @@ TEMPLATE = (
 WORDS = ["<pad>", "</s>", "<s>", "</turn>", "user", "assistant", "system", *(f"w{i}" for i in range(7, VOCAB))]
 
 
-def _configs() -> dict[str, Any]:
+def _configs(**changes: Any) -> dict[str, Any]:
     small = {
         "vocab_size": VOCAB,
         "hidden_size": 32,
@@ -40,7 +43,7 @@ def _configs() -> dict[str, Any]:
     }
     gated = {**small, "intermediate_size": 48, "num_key_value_heads": 2}
     return {
-        "llama": lambda: transformers.LlamaConfig(**gated),
+        "llama": lambda: transformers.LlamaConfig(**{**gated, **changes}),
         "qwen3": lambda: transformers.Qwen3Config(**gated, head_dim=8),
         "mistral": lambda: transformers.MistralConfig(**gated, sliding_window=5),
         "gemma2": lambda: transformers.Gemma2Config(**gated, head_dim=8, sliding_window=5),
@@ -68,8 +71,8 @@ def write_tokenizer(path: Path) -> None:
     tokenizer.save_pretrained(path)
 
 
-def write_checkpoint(path: Path, kind: str, spread: float = 0.3) -> None:
-    config = _configs()[kind]()
+def write_checkpoint(path: Path, kind: str, spread: float = 0.3, **changes: Any) -> None:
+    config = _configs(**changes)[kind]()
     model = transformers.AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():

@@ -173,14 +173,14 @@ def test_a_fault_in_the_model_is_a_value(
     asks = kit.draws(6, max_tokens=9)
     before = kit.answers(engine, asks)
     engine._batch.prefixes.clear()
-    real, calls = engine.checkpoint.model.forward, itertools.count()
+    real, calls = engine._forward._run, itertools.count()
 
     def faulty(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == step:
             raise error
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(engine.checkpoint.model, "forward", faulty)
+    monkeypatch.setattr(engine._forward, "_run", faulty)
     during = kit.answers(engine, asks)
     lost = [c for c in during if c.finish == "error"]
     assert lost

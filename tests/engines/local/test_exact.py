@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 from samplewise.engines.law import draw_law  # noqa: E402
-from samplewise.engines.local import check, forward, local  # noqa: E402
+from samplewise.engines.local import check, forward, llama, local  # noqa: E402
 from samplewise.types import Completion, Floor, Generate, Likelihood, Sampling  # noqa: E402
 
 TOLERANCE = 1e-4  # nats, float32
@@ -175,6 +177,57 @@ def test_the_check_refuses_a_wrong_pass(mutant: str, checkpoint: Any, monkeypatc
     with pytest.warns(UserWarning, match="off by"):
         engine = local(checkpoint("llama"), device="cpu")
     assert isinstance(engine._forward, forward.Recomputed)
+
+
+def test_the_lean_pass_is_for_llamas_and_checked_like_any_other(
+    checkpoint: Any, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert type(engine._forward) is llama.Lean
+    model = engine.checkpoint.model
+    assert not llama.fits(model.model)
+    with monkeypatch.context() as patch:
+        patch.setattr(llama, "MAX_BYTES", 1000)
+        assert not llama.fits(model)
+    real = llama.Lean._rotations
+    monkeypatch.setattr(llama.Lean, "_rotations", lambda self, positions: real(self, positions + 1).conj())
+    wrong = local(checkpoint("llama"), device="cpu")  # no warning: the modular pass serves
+    assert type(wrong._forward) is forward.Cached
+    assert wrong.identity == engine.identity
+
+
+LLAMAS = {
+    "a head of its own for each query": {"num_key_value_heads": 4},
+    "wide heads, one for keys and values": {"num_key_value_heads": 1, "head_dim": 24},
+    "tied, scaled rotation": {
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("changes", LLAMAS.values(), ids=LLAMAS)
+def test_llamas_of_other_shapes_take_the_lean_pass(
+    changes: dict[str, Any], tmp_path: Path, kit: SimpleNamespace
+) -> None:
+    kit.write(tmp_path / "model", "llama", **changes)
+    engine = local(str(tmp_path / "model"), device="cpu", max_rows=5)
+    assert type(engine._forward) is llama.Lean
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+
+    def log_probs(ids: Any) -> Any:
+        with torch.no_grad():
+            return torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].double(), -1).numpy()
+
+    for ask, completion in zip(asks := kit.draws(12), kit.answers(engine, asks), strict=True):
+        expect_exact(ask, completion, engine._language.prompt(ask.messages), log_probs)
+    asyncio.run(engine.close())
 
 
 def test_the_check_refuses_a_mask_without_windows(checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,13 @@ torch and transformers are imported when an engine is made, never before.
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from samplewise.errors import MissingExtra
+
+SPIN = "4000"
 
 if TYPE_CHECKING:
     from .engine import Local
@@ -27,6 +31,11 @@ def local(
     (default: float32 on a CPU, what the checkpoint was saved in on CUDA). `max_rows` responses are drawn at once, fewer
     where their keys and values would take more than `max_bytes` (default: a share of the memory); the rest wait.
     """
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+        # How long libgomp's threads spin for each other before they sleep; read once, as torch is loaded. By default
+        # it is some milliseconds for each of a small model's short operations, which next to one other busy process
+        # made a run more than ten times slower.
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401

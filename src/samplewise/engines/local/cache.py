@@ -7,6 +7,7 @@ every layer, so rows of any length stand side by side, a row is copied as it is,
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-Saved = tuple[tuple[Tensor, Tensor], ...]  # per layer, keys and values (H, T, D) of one row
+STEP = 16  # slots
+Saved = tuple[tuple[Tensor, ...], ...]  # per layer, keys and values (H, T, D) of one row
 
 
 class Slots(Cache):
-    """The keys and values of all rows: per layer two buffers (R, H, C, D), grown when needed.
+    """The keys and values of all rows: per layer buffers (R, H, C, D), grown when needed.
 
     `aim` says which rows and slots the next forward pass writes; `update` then writes there and hands back what these
     rows hold so far, as a view.
@@ -32,24 +34,37 @@ class Slots(Cache):
 
     def forget(self) -> None:
         """Frees every buffer."""
-        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._layers: list[tuple[Tensor, ...]] = []
         self._num_rows = self._num_slots = self._first = self._end = self._upto = 0
         self._slots = torch.empty(0, 0, dtype=torch.int64)  # (N, Q)
         self._index: dict[int, Tensor] = {}  # number of heads -> places (N * H * Q,) among R * H * C
 
     def reserve(self, num_rows: int, num_slots: int, live: int) -> None:
-        """Room for `num_rows` of `num_slots` tokens; the first `live` rows are kept."""
-        if num_rows <= self._num_rows and num_slots <= self._num_slots:
-            return
-        self._num_rows = max(num_rows, self._num_rows)
-        if num_slots > self._num_slots:
-            self._num_slots = -(-max(num_slots, self._num_slots * 5 // 4) // 32) * 32
-        for i, (keys, values) in enumerate(self._pairs):  # layer by layer, so that one layer at most exists twice
-            self._pairs[i] = (self._grown(keys, live), self._grown(values, live))
+        """Room for `num_rows` of `num_slots` tokens; the first `live` rows are kept.
 
-    def _grown(self, old: Tensor, live: int) -> Tensor:
-        new = old.new_zeros(self._num_rows, old.shape[1], self._num_slots, old.shape[3])
+        Rows are kept close together, since what follows in memory is what is read next. So room is made in small steps,
+        and when no row is live it begins anew, with what the rows before came to need if that is in proportion.
+        """
+        rows, slots = max(num_rows, self._num_rows), self._num_slots
+        if not live:
+            slots = _rounded(max(num_slots, min(slots, 2 * num_slots + 4 * STEP)))
+        elif num_slots > slots:
+            slots = _rounded(max(num_slots, slots * 9 // 8))
+        if (rows, slots) == (self._num_rows, self._num_slots):
+            return
+        self._num_rows, self._num_slots = rows, slots
+        for i, buffers in enumerate(self._layers):  # layer by layer, so that one layer at most exists twice
+            self._layers[i] = tuple(self._fitted(buffer, live) for buffer in buffers)
+
+    def _fitted(self, old: Tensor, live: int) -> Tensor:
+        shape = (self._num_rows, old.shape[1], self._num_slots, old.shape[3])
+        size = math.prod(shape)
+        if not live and size <= old.untyped_storage().nbytes() // old.element_size():
+            return old.as_strided(shape, torch.empty(shape, device="meta").stride(), 0)
+        new = old.new_empty(shape)
         new[:live, :, : old.shape[2]] = old[:live]
+        new[:live, :, old.shape[2] :] = 0.0  # a mask hides what is not written yet, but not if it is not a number
+        new[live:] = 0.0
         return new
 
     def aim(self, first: int, slots: Tensor, upto: int) -> None:
@@ -58,14 +73,17 @@ class Slots(Cache):
         self._slots, self._index = slots, {}
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        while len(self._pairs) <= layer_idx:
-            shape = (self._num_rows, key_states.shape[1], self._num_slots)
-            keys, values = (new.new_zeros(*shape, new.shape[-1]) for new in (key_states, value_states))
-            self._pairs.append((keys, values))
-            sizes = (t.shape[1] * t.shape[3] * t.element_size() for pair in self._pairs for t in pair)
+        return self.write(layer_idx, key_states, value_states)
+
+    def write(self, layer: int, *states: Tensor) -> tuple[Tensor, ...]:
+        """Writes what is new (N, H, Q, D) of a layer, and gives all that its rows hold (N, H, T, D)."""
+        while len(self._layers) <= layer:
+            self._layers.append(
+                tuple(new.new_zeros(self._num_rows, new.shape[1], self._num_slots, new.shape[3]) for new in states)
+            )
+            sizes = (t.shape[1] * t.shape[3] * t.element_size() for buffers in self._layers for t in buffers)
             self.bytes_per_token = sum(sizes)
-        keys, values = self._pairs[layer_idx]
-        return self._write(keys, key_states), self._write(values, value_states)
+        return tuple(self._write(buffer, new) for buffer, new in zip(self._layers[layer], states, strict=True))
 
     def _write(self, buffer: Tensor, new: Tensor) -> Tensor:
         num_heads = buffer.shape[1]
@@ -82,18 +100,22 @@ class Slots(Cache):
 
     def copy(self, to: Tensor, source: Tensor, length: int) -> None:
         """The first `length` tokens of rows `source` (N,) into rows `to` (N,); no row is in both."""
-        for pair in self._pairs:
-            for buffer in pair:
+        for buffers in self._layers:
+            for buffer in buffers:
                 part = buffer[:, :, :length]
                 part.index_copy_(0, to, part.index_select(0, source))
 
     def save(self, row: int, length: int) -> Saved:
-        return tuple((keys[row, :, :length].clone(), values[row, :, :length].clone()) for keys, values in self._pairs)
+        return tuple(tuple(buffer[row, :, :length].clone() for buffer in buffers) for buffers in self._layers)
 
     def load(self, row: int, saved: Saved, length: int) -> None:
-        for pair, held in zip(self._pairs, saved, strict=True):
-            for buffer, new in zip(pair, held, strict=True):
+        for buffers, held in zip(self._layers, saved, strict=True):
+            for buffer, new in zip(buffers, held, strict=True):
                 buffer[row, :, :length] = new[:, :length]
+
+
+def _rounded(num_slots: int) -> int:
+    return -(-num_slots // STEP) * STEP
 
 
 class Match(NamedTuple):
@@ -135,7 +157,7 @@ class Prefixes:
     def put(self, ids: Sequence[int], saved: Saved) -> None:
         """Keeps the keys and values of `ids`. What exceeds the bound leaves, the longest unused first."""
         hashes = _hashes(ids)
-        num_bytes = sum(t.numel() * t.element_size() for pair in saved for t in pair)
+        num_bytes = sum(t.numel() * t.element_size() for held in saved for t in held)
         if not hashes or hashes[-1] in self._entries or num_bytes > self.max_bytes:
             return
         self._entries[hashes[-1]] = _Entry(tuple(ids), saved, num_bytes)

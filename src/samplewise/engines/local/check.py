@@ -18,6 +18,7 @@ from torch import Tensor
 from samplewise.errors import SetupError
 from samplewise.keys import Key
 
+from . import llama
 from .forward import BATCHED, Cached, Forward, Ints, Masks, Recomputed, register_attention
 
 ROUNDING = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}  # nats, beside what a batch alone changes
@@ -38,10 +39,10 @@ def choose(model: Any, name: str, vocab_size: int) -> Forward:
             raise SetupError(f"{name} is not a causal model: what it says of a token depends on the tokens after it")
         reasons = []
         loaded = model.config._attn_implementation
-        for attention, by_kind in _candidates(model, loaded):
+        for make, attention, by_kind in _candidates(model, loaded):
             try:
                 model.set_attn_implementation(attention)
-                forward = Cached(model, Masks(model, by_kind))
+                forward = make(model, Masks(model, by_kind))
                 gap = _disagreement(forward, rows, reference)
             except Exception as error:  # whatever a model of someone else's raises, it cannot be run this way
                 reasons.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
@@ -58,12 +59,14 @@ def choose(model: Any, name: str, vocab_size: int) -> Forward:
     return Recomputed(model)
 
 
-def _candidates(model: Any, loaded: str) -> Iterator[tuple[str, bool]]:
+def _candidates(model: Any, loaded: str) -> Iterator[tuple[type[Cached], str, bool]]:
+    if llama.fits(model):
+        yield llama.Lean, loaded, False
     batched = [BATCHED] if model.device.type == "cpu" and model.dtype == torch.float32 else []
     for attention in dict.fromkeys([*batched, loaded, "eager"]):
         if getattr(model.config.get_text_config(), "layer_types", None):
-            yield attention, True
-        yield attention, False
+            yield Cached, attention, True
+        yield Cached, attention, False
 
 
 def _rows(model: Any, vocab_size: int) -> list[list[int]]:

@@ -19,6 +19,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,11 +31,13 @@ from samplewise.types import Ask, Capability, Completion, Generate, Usage
 
 from .batch import Batch
 from .check import choose
+from .forward import Forward
 from .jobs import Done, Job, engine_error, given, num_new, prepare
 from .language import Language, checked
-from .model import load
+from .model import Checkpoint, load
 
 MAX_ROWS = 1024
+LINGER_S = 0.1  # that the worker waits for asks to come
 JOIN_ROWS = 1024  # asks looked at between two steps
 
 
@@ -70,7 +73,8 @@ class Local:
     ) -> None:
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
-        self.checkpoint = load(source, device, dtype)
+        with ThreadPoolExecutor(1) as apart:  # see _work
+            self.checkpoint, self._forward = apart.submit(_open, source, device, dtype).result()
         model = self.checkpoint.model
         kind = str(model.dtype).removeprefix("torch.")
         self.name = f"local({self.checkpoint.name})"
@@ -78,7 +82,6 @@ class Local:
         self._language = checked(Language(self.checkpoint.tokenizer, self.checkpoint.vocab_size))
         total = _free_bytes(model.device) if max_bytes is None else max_bytes
         self._row_bytes = total * 3 // 4
-        self._forward = choose(model, self.checkpoint.name, self.checkpoint.vocab_size)
         self._batch = Batch(
             self._forward,
             self._language,
@@ -88,7 +91,7 @@ class Local:
             chunk=MAX_ROWS,
             prefix_bytes=total // 4,
         )
-        self._wake = threading.Condition()
+        self._lock = threading.Condition()
         self._calls: deque[_Call] = deque()  # with asks that have not joined, in order
         self._open: set[_Tag] = set()  # asks that have begun and are not delivered; the worker's alone
         self._closed = self._tidy = False
@@ -112,16 +115,16 @@ class Local:
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         call = _Call(asks, asyncio.get_running_loop())
         remaining = len(asks)
-        with self._wake:
+        with self._lock:
             if self._closed:
                 refusal = failed(EngineUnavailable(f"{self.name} is closed"))
                 call.arrivals.put_nowait([Arrival(position, refusal) for position in range(remaining)])
             elif remaining:
                 self._calls.append(call)
+                self._lock.notify()
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
                     self._thread.start()
-                self._wake.notify()
         try:
             while remaining:
                 for arrival in await call.arrivals.get():
@@ -129,43 +132,50 @@ class Local:
                     yield arrival
         finally:
             if remaining:
-                with self._wake:
+                with self._lock:
                     call.cancelled = self._tidy = True
-                    self._wake.notify()
 
     async def close(self) -> None:
-        with self._wake:
+        with self._lock:
             self._closed = True
-            self._wake.notify()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            self._lock.notify()
+            thread = self._thread
+        if thread is not None:
+            await asyncio.to_thread(thread.join)
+        self._batch.prefixes.clear()
+        self._forward.forget()
 
     # --------------------------------------------------------------------------------------------- the worker's thread
 
     def _work(self) -> None:
+        """Runs while there is something to do, and then ends, so that the threads of torch that serve it end too: every
+        thread that computes has a pool of them, and as soon as there are more than cores libgomp slows all of them
+        down. For the same reason a model is loaded in a thread of its own."""
         with torch.inference_mode():
-            while self._awake():
+            while self._busy():
                 try:
                     self._admit()
                     if self._batch.num_rows:
                         self._deliver(self._batch.step())
                 except Exception as error:  # a fault outside the model: no row can be trusted, the next ones can
                     self._fail(engine_error(error))
-            self._fail(EngineUnavailable(f"{self.name} was closed"), waiting=True)
-            self._batch.prefixes.clear()
-            self._forward.forget()
 
-    def _awake(self) -> bool:
-        """Waits until there is something to do; False when the engine is closed."""
-        with self._wake:
-            while not (self._calls or self._batch.num_rows or self._closed):
-                self._wake.wait()
+    def _busy(self) -> bool:
+        """Whether there is something to do. If not for a while, this thread is no longer the worker."""
+        with self._lock:
+            if not (self._calls or self._batch.num_rows or self._closed):
+                self._lock.wait(LINGER_S)
             if self._tidy:
                 self._tidy = False
                 self._calls = deque(call for call in self._calls if not call.cancelled)
                 self._batch.drop([i for i, job in enumerate(self._batch.jobs) if job.tag.call.cancelled])
                 self._open = {tag for tag in self._open if not tag.call.cancelled}
-            return not self._closed
+            if self._closed:
+                self._fail(EngineUnavailable(f"{self.name} was closed"))
+            elif self._calls or self._batch.num_rows:
+                return True
+            self._thread = None
+            return False
 
     def _admit(self) -> None:
         """Asks that fit join, in order."""
@@ -200,7 +210,7 @@ class Local:
 
     def _head(self) -> _Call | None:
         """The first call that has asks waiting."""
-        with self._wake:
+        with self._lock:
             while self._calls and (self._calls[0].cancelled or self._calls[0].next >= len(self._calls[0].asks)):
                 self._calls.popleft()
             return self._calls[0] if self._calls else None
@@ -214,14 +224,19 @@ class Local:
             with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
                 call.loop.call_soon_threadsafe(call.arrivals.put_nowait, arrivals)
 
-    def _fail(self, error: EngineError, waiting: bool = False) -> None:
-        """Every ask that has begun fails; with `waiting`, the others too."""
+    def _fail(self, error: EngineError) -> None:
+        """Every ask that has begun fails, and once the engine is closed the others too."""
         self._batch.drop(range(self._batch.num_rows))
         tags = list(self._open)
-        while waiting and (call := self._head()) is not None:
-            tags.append(_Tag(call, call.next))
-            call.next += 1
-        self._deliver(Done(tag, failed(error)) for tag in tags)
+        if self._closed:
+            tags += [_Tag(call, position) for call in self._calls for position in range(call.next, len(call.asks))]
+            self._calls.clear()
+        self._deliver([Done(tag, failed(error)) for tag in tags])
+
+
+def _open(source: str, device: str | None, dtype: str | None) -> tuple[Checkpoint, Forward]:
+    checkpoint = load(source, device, dtype)
+    return checkpoint, choose(checkpoint.model, checkpoint.name, checkpoint.vocab_size)
 
 
 def _need(job: Job) -> int:
