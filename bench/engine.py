@@ -3,7 +3,7 @@
 Asks: 64 questions, 16 samples of each. Useful tokens are counted on every side: those up to and with the end token, or
 up to the ask's own `max_tokens`. Sides take turns within one process, each in a thread that ends with it (or torch's
 threads add up and slow every side down), on the same questions, new ones in each round; a ratio is the median
-over rounds, and its interval the lowest and the highest of at least six rounds, which covers the median ratio with 97 %.
+over rounds, its interval the lowest and the highest of at least six, which covers the median ratio with 97 %.
 
 - `batch`: one `generate` over all 1024 rows, padded on the left, to the longest `max_tokens`.
 - `each`: one `generate` per question with 16 return sequences, as research code does it.
