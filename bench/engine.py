@@ -1,18 +1,21 @@
 """Tokens per second of the local engine beside `model.generate` of transformers: `python bench/engine.py`.
 
 Asks: 64 questions, 16 samples of each. Useful tokens are counted on every side: those up to and with the end token, or
-up to the ask's own `max_tokens`. Sides take turns within one process, each in a thread that ends with it (or torch's
-threads add up and slow every side down), on the same questions, new ones in each round; a ratio is the median
-over rounds, its interval the lowest and the highest of at least six, which covers the median ratio with 97 %.
+up to the ask's own `max_tokens`. Sides take turns within one process, on the same questions, which are new ones in each
+round. A ratio is the median over rounds, and its interval the lowest and the highest of them; of six rounds or more,
+these hold the median ratio between them with 97 %.
 
-- `batch`: one `generate` over all 1024 rows, padded on the left, to the longest `max_tokens`.
+- `batch`: one `generate` over all 1024 rows, padded on the left, up to the longest `max_tokens`.
 - `each`: one `generate` per question with 16 return sequences, as research code does it.
 - tiny: the bundled model on Game of 24 puzzles; it ends its responses itself.
-- llama25m: a Llama of 25 million random weights. It has no natural end, so each ask has its own `max_tokens`, 8 to 64,
-  and prompts are 6 to 24 tokens long; `generate` runs every row to 64.
+- llama25m: a Llama of 25 million random weights. It has no natural end, so each ask has its own `max_tokens`, 8 to 40,
+  and prompts are 6 to 24 tokens long; `generate` runs every row to 40.
 
-`matmul_share` is 2 floating-point operations for each weight of a matrix and each token that went through the model,
-over the time, as a share of what `torch.mm` reaches on large float32 squares in this run.
+`matmul_share` is 2 floating-point operations for each weight of a matrix and each new token, over the time, as a share
+of what `torch.mm` reaches on large float32 squares in this run.
+
+Each side runs in a thread that ends with it, and libgomp's threads spin as briefly as the engine would have it (see
+engines/local): both keep a busy machine from slowing down either side by much more than its share.
 """
 
 from __future__ import annotations
@@ -32,11 +35,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from samplewise.engines.local import SPIN, local
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # before torch is loaded
+
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from samplewise.engines.local import local
 from samplewise.engines.local.model import TINY
 from samplewise.keys import Key
 from samplewise.tasks.game24 import game24
@@ -44,7 +50,7 @@ from samplewise.types import Generate, Message
 
 QUESTIONS, SAMPLES = 64, 16
 TINY_TOKENS = 64
-SHORTEST, LONGEST = 8, 64
+SHORTEST, LONGEST = 8, 40
 WORDS = 2048
 hugging: Any = transformers
 
@@ -222,7 +228,7 @@ def compare(source: str, sides: Any, rounds: int, device: str, ceiling: float, e
             take["each"] = lambda side=side: generated(model, side, stops, 1, device)
         names = list(take)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            with ThreadPoolExecutor(1) as apart:  # a thread of its own: see engines/local/engine.py
+            with ThreadPoolExecutor(1) as apart:
                 run = apart.submit(take[name]).result()
             if number >= 0:
                 runs[name].append(run)
@@ -246,7 +252,7 @@ def measure(device: str, rounds: int) -> dict[str, Any]:
     print(f"{device}: matrix products reach {ceiling / 1e9:.0f} GFLOP/s in float32")
     print("tiny:")
     tiny = compare("tiny", puzzles, rounds, device, ceiling, each=True)
-    print("llama25m:")
+    print(f"llama25m, max_tokens {SHORTEST} to {LONGEST} by ask, generate to {LONGEST}:")
     with tempfile.TemporaryDirectory() as folder:
         write_llama(Path(folder))
         llama = compare(folder, ragged, rounds, device, ceiling, each=False)
