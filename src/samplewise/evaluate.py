@@ -88,8 +88,9 @@ async def run_task(
     """Run `recipe` on every problem of `task`. The budget is for the whole run and is split evenly over its questions,
     so that neither their order nor the machine's speed decides who gets what.
 
-    Raises Unsupported before anything is paid, StoreConflict where another process is drawing into the store.
+    Raises Unsupported before anything is paid, what the engine's `open` raises, StoreConflict where another process is drawing into the store.
     """
+    await engine.open()
     check(recipe, engine)
     store.claim()
     identity = run_id(task, recipe, engine, seed, budget)
@@ -130,7 +131,8 @@ async def run_task(
             )
             paid = paid.plus(result.paid)
             if result.stop.reason != "cancelled":  # a cancelled question is taken up again by the next start
-                save(store, identity, task, number, problem, recipe, result)
+                record, grade = await asyncio.to_thread(graded, task, number, problem, result)
+                store.save(identity, record, selector_text(recipe), result.selection, grade)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(concurrency, len(problems))):
@@ -152,10 +154,9 @@ def selector_text(recipe: Recipe) -> str:
     return recipe.line.rpartition(" | ")[2]
 
 
-def save(
-    store: Store, identity: str, task: Task, number: int, problem: Problem, recipe: Recipe, result: Result
-) -> None:
-    """Grade a result's answers, each once, and keep it all."""
+def graded(task: Task, number: int, problem: Problem, result: Result) -> tuple[Record, float]:
+    """What is kept of a result, and the grade of its answer. Each answer is graded once. In a run this has a thread of
+    its own: a grader may start programs and wait for them."""
     grade = _grader(task, problem)
     record = Record(
         problem=problem,
@@ -166,7 +167,7 @@ def save(
         spent=result.spent,
         stop=result.stop,
     )
-    store.save(identity, record, selector_text(recipe), result.selection, grade(result.answer))
+    return record, grade(result.answer)
 
 
 class _grader:

@@ -85,7 +85,9 @@ async def run(
     on_event: OnEvent = ignore,
     cancel: asyncio.Event | None = None,
 ) -> Result:
-    """Run one recipe on one question. Raises Unsupported before anything is paid; a failed ask is a value."""
+    """Run one recipe on one question. A failed ask is a value. Raises, before anything is paid, Unsupported, and what
+    the engine's `open` raises."""
+    await engine.open()
     check(recipe, engine)
     key = key.fold("question", question.id)
     spender = _Spender(question.id, engine, budget, store, on_event, cancel)

@@ -108,9 +108,11 @@ def digest_of(identity: str, ask: Ask) -> bytes:
 
 
 def ask_json(ask: Ask) -> str:
-    """Canonical text of an ask: its kind and every field that is not at its default."""
+    """Canonical text of an ask: its kind and every field that is not at its default, but for `draw`: it is the seed that
+    tells draws apart."""
     kind = "generate" if isinstance(ask, Generate) else "likelihood"
-    return json.dumps({"ask": kind, **_canonical(ask)}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    plain = ask._replace(draw=0) if isinstance(ask, Generate) else ask
+    return json.dumps({"ask": kind, **_canonical(plain)}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _canonical(value: Any) -> Any:

@@ -73,6 +73,9 @@ class Watched:
             self.used = self.used.plus(completion.usage)
             yield Arrival(position, completion)
 
+    async def open(self) -> None:
+        return None
+
     async def close(self) -> None:
         return None
 

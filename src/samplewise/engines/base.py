@@ -36,6 +36,11 @@ class Engine(Protocol):
     @property
     def can(self) -> frozenset[Capability]: ...
 
+    async def open(self) -> None:
+        """Finds out what is not known yet of what it can do. Awaited before a run looks at `can`; from the second time
+        on it does nothing. Raises EngineError where the engine cannot be reached, or SetupError."""
+        ...
+
     def worst_case(self, ask: Ask) -> Usage:
         """The most that this ask can cost. A budget is checked against it before the ask is sent."""
         ...

@@ -91,6 +91,9 @@ class Toy:
         for position, ask in enumerate(asks):
             yield Arrival(position, self.one(ask))
 
+    async def open(self) -> None:
+        return None
+
     async def close(self) -> None:
         return None
 

@@ -56,6 +56,7 @@ def repeat(
             max_tokens=max_tokens,
             stop=endings,
             seed=key.fold(variant.arm, index).seed(),
+            draw=index,
             group=variant.group,
         )
 

@@ -135,6 +135,9 @@ class Local:
                 with self._lock:
                     call.cancelled = self._tidy = True
 
+    async def open(self) -> None:
+        return None
+
     async def close(self) -> None:
         with self._lock:
             self._closed = True

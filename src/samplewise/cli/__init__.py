@@ -1,0 +1,40 @@
+"""The command line. Tables for people on standard output, progress on standard error; with `--json` one JSON object as
+the last line of standard output. Exit codes: 0 done, 2 usage, 3 set-up, 4 engine, 130 interrupted."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from samplewise.errors import SamplewiseError
+
+from . import demo, draw, stored
+from .app import app, fail
+
+__all__ = ["demo", "draw", "main", "stored"]
+
+ORDER = ("ask", "run", "compare", "select", "report", "doctor", "list", "demo")  # as a person meets them
+app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))  # type: ignore[union-attr]
+
+# What the parser says of a wrong word. Its class has no name that holds for every release of typer; its children do.
+COMPLAINT: type[Exception] = typer.BadParameter.mro()[2]
+
+
+def main() -> NoReturn:
+    """The entry point: samplewise's own errors become one line and an exit code."""
+    try:
+        code = typer.main.get_command(app).main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except SamplewiseError as error:
+        fail(str(error), error.exit_code)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except COMPLAINT as error:
+        fail(error.format_message(), 2)  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        fail("interrupted; what was paid for is kept, the same command goes on from there", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has what it wanted
+        sys.exit(0)
