@@ -77,11 +77,11 @@ class Generate(NamedTuple):
     max_tokens: int = 256  # new tokens, the prefix not counted; fewer where the model's context ends
     stop: tuple[str, ...] = ()  # strings that end the response; the text is cut before them
     seed: int = 0  # in [0, 2**53)
-    draw: int = 0  # which of its question's draws this is, from 0: recorded draws are dealt out by it
     want: tuple[str, ...] = ()  # per-token arrays to return: "tokens", "logp", "logq"
     group: str = ""  # whose exploration state it shares
     floor: Floor | None = None
     forbid_first: int | None = None  # a token id not to draw first
+    draw: int = 0  # which of its question's draws this is, from 0: recorded draws are dealt out by it
 
 
 class Likelihood(NamedTuple):
