@@ -25,8 +25,8 @@ names_of_files = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_t
 # Imports run downhill only. A new part of the house is put on its floor here.
 FLOORS = (
     ("types", "errors", "keys", "numerics"),
-    ("samplers", "vary", "stop", "select", "measure", "events", "spec"),
-    ("engines", "store", "verify", "explore", "models"),
+    ("samplers", "vary", "stop", "select", "measure", "events", "spec", "paths"),
+    ("engines", "store", "verify", "explore", "models", "recorded"),
     ("recipe", "run", "tasks", "evaluate"),
     ("api", "conformance", "report", "progress", "demo", "cli"),
 )

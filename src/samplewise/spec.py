@@ -33,7 +33,9 @@ MAX_DEPTH = 16  # of parts within parts; Python's own limit is a RecursionError
 
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "engine": {
+        "http": "samplewise.engines.http:http",
         "local": "samplewise.engines.local:local",
+        "replay": "samplewise.engines.replay:replay",
         "tiny": "samplewise.engines.local:tiny",
         "toy": "samplewise.engines.toy:toy",
     },
@@ -56,11 +58,14 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "verifier": {
         "likelihood": "samplewise.verify.confidence:likelihood",
         "logp": "samplewise.verify.confidence:logp",
+        "public_tests": "samplewise.verify.code:public_tests",
         "puzzle": "samplewise.verify.puzzle:puzzle",
+        "recorded": "samplewise.verify.recorded:recorded",
     },
     "task": {
         "game24": "samplewise.tasks.game24:game24",
         "jsonl": "samplewise.tasks.jsonl:jsonl",
+        "recorded": "samplewise.tasks.recorded:recorded",
     },
 }
 

@@ -265,6 +265,13 @@ class Store:
                 found.update((row[0], _completion(row[1:])) for row in rows)
         return found
 
+    def all_draws(self) -> Iterator[tuple[str, str, Completion]]:
+        """Every draw that is kept: its engine's identity, the canonical text of its ask, its completion."""
+        fields = "engine, ask, text, finish, usage, tokens, logp, logq, logp_sum"
+        with self._plainly("read"):
+            for row in self._db.execute(f"SELECT {fields} FROM draws ORDER BY digest"):
+                yield row[0], row[1], _completion(row[2:])
+
     def num_draws(self) -> int:
         with self._plainly("read"):
             return int(self._db.execute("SELECT COUNT(*) FROM draws").fetchone()[0])

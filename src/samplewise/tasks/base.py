@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from samplewise.paths import data_folder
 from samplewise.types import Grader, Problem, Question, Reader
+
+__all__ = ["Task", "data_folder", "first"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,3 @@ def first(problems: Sequence[Problem], limit: int | None) -> tuple[Problem, ...]
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     return tuple(problems[:limit])
-
-
-def data_folder() -> Path | None:
-    """Where benchmark files lie: `SAMPLEWISE_DATA`, else `../shared/data` beside a source checkout; None if nowhere."""
-    named = os.environ.get("SAMPLEWISE_DATA")
-    folder = Path(named) if named else Path(__file__).parents[4] / "shared" / "data"
-    return folder if folder.is_dir() else None

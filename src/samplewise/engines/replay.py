@@ -1,0 +1,140 @@
+"""Recorded draws of real models, served as if they were drawn now: real data to choose stop rules and selectors on.
+
+Nothing is made up. A prompt that was not recorded, more draws than there are, another temperature, a prefix or a
+likelihood are failed asks that say so. `max_tokens` does not cut a recorded response; a stop string does.
+
+Without replacement the draw number `ask.draw` of a question is number `ask.draw` of its recorded draws in a seeded
+order: another `seed`, another order, as if the experiment had been run again on the same draws. With replacement each
+ask picks by its own seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+
+from samplewise.engines.base import Arrival, failed
+from samplewise.errors import BadRequest
+from samplewise.keys import Key
+from samplewise.recorded import Draw, Recording, load
+from samplewise.spec import build
+from samplewise.types import Ask, Capability, Completion, Generate, Message, Sampling, Usage
+
+PLAIN = Sampling()  # what a sampler asks for that was told nothing
+
+
+class Replay:
+    """An engine over a recording. Costs are the recorded ones, or estimates where none were recorded."""
+
+    def __init__(self, recording: Recording, *, seed: int = 0, replace: bool = False) -> None:
+        self.recording = recording
+        self._replace, self._key = replace, Key(seed).fold("replay")
+        self._draws: dict[tuple[Message, ...], list[Draw]] = {}
+        content = hashlib.blake2b(digest_size=6)
+        for problem, draws in zip(recording.problems, recording.draws, strict=True):
+            self._draws.setdefault(problem.question.messages, []).extend(draws)
+            for draw in draws:
+                content.update(draw.completion.text.encode(errors="surrogatepass") + b"\0")
+        self._orders: dict[tuple[tuple[Message, ...], Sampling], tuple[Draw, ...]] = {}
+        every = [draw.completion for draws in recording.draws for draw in draws]
+        self.can = frozenset(
+            {Capability.GENERATE, Capability.SEED}
+            | ({Capability.TOKENS} if all(c.tokens is not None for c in every) else set())
+            | ({Capability.LOGP} if all(c.logp is not None for c in every) else set())
+        )
+        self.name = f"replay({recording.name}, seed={seed}{', replace=True' if replace else ''})"
+        self.identity = f"{self.name} {content.hexdigest()}"
+
+    async def open(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+    def worst_case(self, ask: Ask) -> Usage:
+        usages = [draw.completion.usage for draw in self._draws.get(ask.messages, ())]
+        return Usage(
+            requests=1,
+            prompt_tokens=max((usage.prompt_tokens for usage in usages), default=0),
+            completion_tokens=max((usage.completion_tokens for usage in usages), default=0),
+        )
+
+    async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
+        for position, ask in enumerate(asks):
+            yield Arrival(position, self.one(ask))
+
+    def one_of(self, messages: tuple[Message, ...], number: int) -> Draw:
+        """The recorded draw that is dealt out as number `number` of a prompt, with what was said of it."""
+        return self._order(messages, PLAIN)[number]
+
+    def one(self, ask: Ask) -> Completion:
+        """The completion of one ask."""
+        if not isinstance(ask, Generate) or ask.prefix or ask.floor is not None or ask.forbid_first is not None:
+            return failed(BadRequest("a replay serves whole responses only: no likelihoods, prefixes or floors"))
+        order = self._order(ask.messages, ask.sampling)
+        if not order:
+            return failed(BadRequest(self._why_none(ask)))
+        if self._replace:
+            place = int(Key(ask.seed).fold("replay").generator().integers(len(order)))
+        elif ask.draw < len(order):
+            place = ask.draw
+        else:
+            return failed(
+                BadRequest(
+                    f"{self.recording.name} has {len(order)} draws of this prompt, and draw {ask.draw + 1} was asked "
+                    "for; ask for fewer, or draw with replacement: replace=True"
+                )
+            )
+        return _cut(order[place].completion, ask)
+
+    def _order(self, messages: tuple[Message, ...], sampling: Sampling) -> tuple[Draw, ...]:
+        """The draws that fit, in the order in which they are dealt out."""
+        if (messages, sampling) not in self._orders:
+            fitting = [draw for draw in self._draws.get(messages, ()) if self._fits(draw, sampling)]
+            key = self._key.fold(*(part for message in messages for part in message))
+            order = key.generator().permutation(len(fitting)).tolist()
+            self._orders[messages, sampling] = tuple(fitting[place] for place in order)
+        return self._orders[messages, sampling]
+
+    def _fits(self, draw: Draw, sampling: Sampling) -> bool:
+        if self.recording.is_exact:
+            return draw.sampling == sampling
+        return sampling in (PLAIN, draw.sampling)
+
+    def _why_none(self, ask: Generate) -> str:
+        if ask.messages in self._draws:
+            laws = {draw.sampling for draw in self._draws[ask.messages]}
+            said = ", ".join(sorted(_said(law) for law in laws))
+            return f"{self.recording.name} was recorded at {said}, not at {_said(ask.sampling)}"
+        asked = ask.messages[-1].content if ask.messages else ""
+        return f"{self.recording.name} has no draws of the prompt {' '.join(asked.split())[:60]!r}"
+
+
+def _said(sampling: Sampling | None) -> str:
+    if sampling is None:
+        return "settings that are not known"
+    changed = [f"{name}={value}" for name, value in sampling._asdict().items() if value != PLAIN._asdict()[name]]
+    return " ".join(changed) or "temperature=1"
+
+
+def _cut(completion: Completion, ask: Generate) -> Completion:
+    """The completion up to the first stop string, with the arrays that are wanted."""
+    places = [place for text in ask.stop if (place := completion.text.find(text)) >= 0]
+    if places:
+        completion = completion._replace(text=completion.text[: min(places)], finish="stop")
+    return completion._replace(
+        tokens=completion.tokens if "tokens" in ask.want else None,
+        logp=completion.logp if "logp" in ask.want else None,
+        logq=completion.logq if "logq" in ask.want else None,
+    )
+
+
+def replay(
+    recording: str, *, seed: int = 0, replace: bool = False, task: str | None = None, engine: str = ""
+) -> Replay:
+    """Recorded draws of a real model, as an engine: a published folder, a JSON-lines file, or a samplewise store.
+
+    `task` names the problems of a file that says ids and no prompts. Cost: none; what is counted is what was recorded.
+    """
+    problems = build("task", task).problems if task else ()
+    return Replay(load(recording, problems, engine), seed=seed, replace=replace)
