@@ -16,16 +16,17 @@ import pytest
 
 from samplewise.engines.base import Arrival
 from samplewise.engines.toy import Toy
-from samplewise.evaluate import Outcomes, accuracy_at, load, redecide, rescore, run_task, selector_text
+from samplewise.evaluate import Outcomes, accuracy_at, fitted, load, redecide, rescore, run_task, selector_text
 from samplewise.events import Event, Started, Stopped
 from samplewise.keys import Key
 from samplewise.recipe import recipe, selector_of
 from samplewise.report.build import Entry, build
 from samplewise.run import Budget
-from samplewise.select.base import Selector
+from samplewise.select.base import Round, Selector
+from samplewise.select.votes import vote
 from samplewise.store import GRADE, Store
 from samplewise.tasks.base import Task
-from samplewise.types import Ask, Message, Problem, Question, Score
+from samplewise.types import Ask, Message, Pool, Problem, Question, Score, Selection
 
 LINE = "repeat(10, max_tokens=4) | vote"
 
@@ -231,3 +232,45 @@ def test_a_run_of_100000_draws_stays_under_1_gb(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1024, f"{done.stdout} MB"
+
+
+def test_a_selector_that_learns_from_labels_never_chooses_for_what_it_learned_from() -> None:
+    """Every question is chosen for by a selector that was fitted on the other folds, and all folds are used."""
+    seen: list[tuple[set[str], set[str]]] = []  # prompts' answers learned from, and chosen for
+
+    def fit(rounds: Sequence[Round]) -> Selector:
+        assert all(each.grades is not None for each in rounds)
+        learned = {str(each.pool.candidates) for each in rounds}
+        chosen: set[str] = set()
+        seen.append((learned, chosen))
+
+        def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
+            chosen.add(str(pool.candidates))
+            return vote().choose(key, pool, answers)
+
+        return Selector("learner", choose)
+
+    learner = Selector("learner", vote().choose, fit=fit, needs_labels=True)
+    with Store(":memory:") as store:
+        run(store)
+        (stored,) = store.runs()
+        for record, choosing in zip(store.records(stored.id), fitted(store, stored.id, learner, Key(0)), strict=False):
+            choosing.choose(Key(0), record.pool, record.answers)
+    assert len(seen) == 5
+    assert len(set.union(*(chosen for _, chosen in seen))) == 12
+    for learned, chosen in seen:
+        assert chosen
+        assert not learned & chosen
+        assert len(learned | chosen) == 12
+
+
+def test_selectors_that_learn_are_used_by_name() -> None:
+    with Store(":memory:") as store:
+        run(store)
+        (stored,) = store.runs()
+        plain = redecide(store, stored, "vote")
+        assert redecide(store, stored, "dawid_skene") == plain, "one arm: plurality"
+        assert len(redecide(store, stored, "learned")) == len(redecide(store, stored, "log_pool(fallback=True)")) == 12
+        outcomes = load(store, stored.id)
+        _, chosen, _ = selector_of("learned")
+        assert accuracy_at(store, outcomes, chosen, np.array([3]), Key(0)).shape == (1, 12)

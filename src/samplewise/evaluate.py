@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,12 +27,13 @@ from samplewise.keys import Key
 from samplewise.numerics import Floats
 from samplewise.recipe import Recipe, selector_of
 from samplewise.run import Budget, Result, check, run
-from samplewise.select.base import Graded, Selector
+from samplewise.select.base import Graded, Round, Selector
 from samplewise.store import Record, Run, Store
 from samplewise.tasks.base import Task
 from samplewise.types import Json, Pool, Problem, Score, Usage, Verifier
 
 CONCURRENCY = 64  # questions under way at once; their asks share one engine batch
+NUM_FOLDS = 5  # of a run's questions, for a selector that learns from labels
 NUM_RESAMPLES = 64  # subsets per problem and k, for a selector without a formula
 
 
@@ -88,7 +90,8 @@ async def run_task(
     """Run `recipe` on every problem of `task`. The budget is for the whole run and is split evenly over its questions,
     so that neither their order nor the machine's speed decides who gets what.
 
-    Raises Unsupported before anything is paid, what the engine's `open` raises, StoreConflict where another process is drawing into the store.
+    Raises, before anything is paid, Unsupported, what the engine's `open` raises, and StoreConflict where another
+    process is drawing into the store.
     """
     await engine.open()
     check(recipe, engine)
@@ -235,13 +238,33 @@ def redecide(store: Store, run: Run, selector: str) -> list[float]:
     rescore(store, run.id, verifiers)
     key = Key(run.seed).fold("run")
     grades = []
-    for record in store.records(run.id):
+    for record, choosing in zip(store.records(run.id), fitted(store, run.id, chosen, key), strict=False):
         question = record.problem.question.id
-        selection = chosen.choose(key.fold("question", question, "select"), record.pool, record.answers)
+        selection = choosing.choose(key.fold("question", question, "select"), record.pool, record.answers)
         grade = _grade_at(record, selection.position)
         store.save_selection(run.id, question, text, selection, grade)
         grades.append(grade)
     return grades
+
+
+def fitted(store: Store, run: str, selector: Selector, key: Key) -> Iterator[Selector]:
+    """The selector for each of a run's questions: itself, or fitted on the run. One that learns from labels is fitted
+    `NUM_FOLDS` times, each time without the questions that it then chooses for."""
+    if selector.fit is None:
+        yield from itertools.repeat(selector)
+        return
+    rounds = [Round(r.pool, r.answers, r.grades if selector.needs_labels else None) for r in store.records(run)]
+    if not selector.needs_labels:
+        yield from itertools.repeat(selector.fit(rounds))
+        return
+    order = key.fold("folds").generator().permutation(len(rounds))
+    fold = np.empty(len(rounds), dtype=np.int64)
+    fold[order] = np.arange(len(rounds)) % NUM_FOLDS
+    made = [
+        selector.fit([each for each, place in zip(rounds, fold.tolist(), strict=True) if place != left_out])
+        for left_out in range(NUM_FOLDS)
+    ]
+    yield from (made[place] for place in fold.tolist())
 
 
 def accuracy_at(store: Store, outcomes: Outcomes, selector: Selector, ks: NDArray[np.int64], key: Key) -> Floats:
@@ -250,7 +273,8 @@ def accuracy_at(store: Store, outcomes: Outcomes, selector: Selector, ks: NDArra
     if selector.expected is not None:
         return selector.expected(outcomes.graded, ks, key)
     value = np.full((len(ks), len(outcomes.questions)), np.nan)
-    for row, record in enumerate(store.records(outcomes.run)):
+    choosing = fitted(store, outcomes.run, selector, key)
+    for row, (record, selector) in enumerate(zip(store.records(outcomes.run), choosing, strict=False)):
         for column, k in enumerate(ks.tolist()):
             grades = []
             for resample in key.fold(row, k).split(NUM_RESAMPLES):

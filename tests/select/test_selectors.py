@@ -14,11 +14,18 @@ from scipy.stats import binomtest
 
 from samplewise.keys import Key
 from samplewise.select import Selector, best, first, vote, weighted
+from samplewise.select.arms import arm_vote, log_pool, only
+from samplewise.select.learned import dawid_skene
+from samplewise.select.ranked import bom, borda, mob
 from samplewise.types import Candidate, Pool, Selection
 
 KEY = Key(0)
-SELECTORS = {"first": first(), "vote": vote(), "weighted": weighted("v"), "best": best("v")}
-COUNTING = ("vote", "weighted", "best")  # those that do not look at the order
+SELECTORS = {
+    **{"first": first(), "vote": vote(), "weighted": weighted("v"), "best": best("v")},
+    **{"mob": mob("v"), "mob found": mob("v", find=True), "borda": borda("v"), "bom": bom("v")},
+    **{"log_pool": log_pool(), "only": only(), "arm_vote": arm_vote(), "dawid_skene": dawid_skene()},
+}
+COUNTING = tuple(name for name in SELECTORS if name != "first")  # those that do not look at the order
 
 score = st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0, -1.0, math.nan])
 draw = st.tuples(st.sampled_from(["a", "b", "c", None]), score)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -36,6 +36,18 @@ class Expected(Protocol):
     def __call__(self, graded: Graded, ks: NDArray[np.int64], key: Key) -> Floats: ...
 
 
+class Fit(Protocol):
+    def __call__(self, rounds: Sequence[Round]) -> Selector: ...
+
+
+class Round(NamedTuple):
+    """One problem of those that a selector is fitted on. `grades` (N,) are None where it is to learn without labels."""
+
+    pool: Pool
+    answers: tuple[str | None, ...]
+    grades: tuple[float, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Selector:
     """`answers` (N,) are the pool's candidates as the task's reader reads them. `verifiers` are those whose scores the
@@ -43,12 +55,17 @@ class Selector:
 
     `expected(graded, ks, key)` gives the expected grade (K, P) of the answer chosen among k of a problem's draws, over
     all subsets of k. A selector without it is measured by choosing from drawn subsets, which is slower and not exact.
+
+    `fit(rounds)` gives the selector that has learned from a whole run; `choose` is what it does before. One that
+    `needs_labels` is fitted on other problems than those it chooses for.
     """
 
     name: str
     choose: Choose
     verifiers: tuple[str, ...] = ()
     expected: Expected | None = None
+    fit: Fit | None = None
+    needs_labels: bool = False
 
 
 def draw_tied(key: Key, tied: Iterable[str]) -> str:
