@@ -56,7 +56,7 @@ def recipe(line: str | Recipe) -> Recipe:
     for spec in (spec_of(node, line) for node in _stages(parse_expression(line))):
         if spec.name == "vary":
             _expect(not stages, "vary(...) comes first, once", spec)
-            varied = vary(*(build("arm", _part(arm, "arm", line)) for arm in _inner(spec)))
+            varied = _vary(spec, line)
         elif spec.name == "until":
             _expect(
                 sampler is not None and stop is None and selector is None, "until(...) follows the sampler, once", spec
@@ -105,6 +105,14 @@ def _stages(node: ast.expr) -> list[ast.expr]:
         else:
             stages.append(part)
     return stages
+
+
+def _vary(spec: Spec, line: str) -> Vary[Any]:
+    settings = dict(spec.kwargs)
+    share = settings.pop("share", None)
+    _expect(not settings, "vary(...) takes arms, and share= how draws are shared among them", spec)
+    arms = [build("arm", _part(arm, "arm", line)) for arm in spec.args]
+    return vary(*arms, share=None if share is None else build("share", _part(share, "share", line)))
 
 
 def _inner(spec: Spec) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
     spec  = name | name "(" [args] ")" | name ":" text
     args  = literals, names of other parts, and nested specs; positional first, then keyword=
+            a + b is short for plus(a, b)
 
 Parsed with Python's own grammar and never evaluated: anything but literals, names and calls is refused, with the place
 marked. `name:text` is short for name("text") and suits a path or a model's name: `local:Qwen/Qwen3-0.6B`.
@@ -27,7 +28,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from samplewise.errors import BadSpec, SamplewiseError, SetupError, UnknownName
 from samplewise.types import Json
 
-Kind = Literal["engine", "arm", "sampler", "stop", "selector", "verifier", "task"]
+Kind = Literal["engine", "arm", "share", "sampler", "stop", "selector", "verifier", "task"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_DEPTH = 16  # of parts within parts; Python's own limit is a RecursionError
 
@@ -41,6 +42,11 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     },
     "arm": {
         "ladder": "samplewise.vary.temperature:ladder",
+        "plus": "samplewise.vary.compose:plus",
+    },
+    "share": {
+        "iid": "samplewise.vary.share:iid",
+        "quota": "samplewise.vary.share:quota",
     },
     "sampler": {
         "repeat": "samplewise.samplers.repeat:repeat",
@@ -162,6 +168,9 @@ def _spec(node: ast.expr, text: str, depth: int = 0) -> Spec:
 def _value(node: ast.expr, text: str, depth: int) -> Json:
     if isinstance(node, ast.Name | ast.Call):
         return _spec(node, text, depth + 1)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):  # one part after another
+        parts = (_value(node.left, text, depth + 1), _value(node.right, text, depth + 1))
+        return Spec("plus", parts, (), text, place_of(node, text))
     try:
         return _literal(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):

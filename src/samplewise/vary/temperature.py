@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from samplewise.samplers.base import Variant
 from samplewise.types import Question
-from samplewise.vary.base import Arm
+from samplewise.vary.base import PlainArm
 
 
-def ladder(*temperatures: float) -> Arm:
+def ladder(*temperatures: float) -> PlainArm:
     """One arm per temperature, default .4 .6 .8 1.2 (1.0 is usually the sampler's own, so the direct arm has it)."""
     rungs = temperatures or (0.4, 0.6, 0.8, 1.2)
     for rung in rungs:
