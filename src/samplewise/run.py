@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
-from samplewise.engines.base import Arrival, Engine, failed
+from samplewise.engines.base import Arrival, Engine, failed, identity_of, members_of
 from samplewise.errors import EngineError, EngineUnavailable, SamplewiseError, Unsupported
 from samplewise.events import Arrived, Dispatched, OnEvent, Retried, Stopped, ignore
 from samplewise.keys import Key
@@ -108,6 +108,9 @@ def check(recipe: Recipe, engine: Engine) -> None:
     """Raise Unsupported unless the engine can do what the recipe needs."""
     if missing := sorted(recipe.needs - engine.can):
         raise Unsupported(f"{recipe.line} needs {', '.join(missing)}, which {engine.name} cannot do")
+    if unknown := sorted(recipe.vary.engines - members_of(engine)):
+        missing_one = f'give one: --engine "crew({engine.name}, {unknown[0]}=...)"'
+        raise Unsupported(f"{recipe.line} asks an engine called {unknown[0]}; {missing_one}")
 
 
 async def _drive(
@@ -241,7 +244,8 @@ class _Spender:
 
     async def _arrivals(self, asks: Sequence[Ask]) -> AsyncGenerator[Arrival]:
         """Each ask once: from the store, else from the engine, retried while that may help."""
-        digests = [digest_of(self._engine.identity, ask) for ask in asks] if self._store else []
+        identities = [identity_of(self._engine, ask) for ask in asks]
+        digests = [digest_of(*each) for each in zip(identities, asks, strict=True)] if self._store else []
         stored = self._store.draws(digests) if self._store else {}
         todo = [position for position in range(len(asks)) if not digests or digests[position] not in stored]
         self._on_event(Dispatched(self._question_id, len(todo), len(asks) - len(todo)))
@@ -259,7 +263,7 @@ class _Spender:
                         broken[position] = completion
                         continue
                     if self._store:
-                        self._store.put_draw(digests[position], self._engine.identity, asks[position], completion)
+                        self._store.put_draw(digests[position], identities[position], asks[position], completion)
                     self._on_event(Arrived(self._question_id, completion.usage, "engine"))
                     yield Arrival(position, completion)
             again = self._worth_retrying(broken, asks) if attempt < MAX_RETRIES else []

@@ -34,6 +34,7 @@ MAX_DEPTH = 16  # of parts within parts; Python's own limit is a RecursionError
 
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     "engine": {
+        "crew": "samplewise.engines.crew:crew",
         "http": "samplewise.engines.http:http",
         "local": "samplewise.engines.local:local",
         "replay": "samplewise.engines.replay:replay",
@@ -170,7 +171,8 @@ def _value(node: ast.expr, text: str, depth: int) -> Json:
         return _spec(node, text, depth + 1)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):  # one part after another
         parts = (_value(node.left, text, depth + 1), _value(node.right, text, depth + 1))
-        return Spec("plus", parts, (), text, place_of(node, text))
+        if all(isinstance(part, Spec) for part in parts):
+            return Spec("plus", parts, (), text, place_of(node, text))
     try:
         return _literal(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):

@@ -108,10 +108,10 @@ def digest_of(identity: str, ask: Ask) -> bytes:
 
 
 def ask_json(ask: Ask) -> str:
-    """Canonical text of an ask: its kind and every field that is not at its default, but for `draw`: it is the seed that
-    tells draws apart."""
+    """Canonical text of an ask: its kind and every field that is not at its default. Left out are `draw`, as the seed
+    tells draws apart, and `engine`, as the identity says more."""
     kind = "generate" if isinstance(ask, Generate) else "likelihood"
-    plain = ask._replace(draw=0) if isinstance(ask, Generate) else ask
+    plain = ask._replace(draw=0, engine="") if isinstance(ask, Generate) else ask
     return json.dumps({"ask": kind, **_canonical(plain)}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 

@@ -81,6 +81,7 @@ class Generate(NamedTuple):
     group: str = ""  # whose exploration state it shares
     floor: Floor | None = None
     forbid_first: int | None = None  # a token id not to draw first
+    engine: str = ""  # who answers, where several engines work together: the solver, or a thinker or judge by name
     draw: int = 0  # which of its question's draws this is, from 0: recorded draws are dealt out by it
 
 

@@ -55,6 +55,26 @@ class Engine(Protocol):
         ...
 
 
+class Team(Protocol):
+    """An engine that is several. Draws are kept under the identity of the one that answers."""
+
+    @property
+    def members(self) -> frozenset[str]: ...
+
+    def member(self, ask: Ask) -> Engine: ...
+
+
+def identity_of(engine: Engine, ask: Ask) -> str:
+    """What a draw of this ask depends on."""
+    member = getattr(engine, "member", None)
+    return engine.identity if member is None else str(member(ask).identity)
+
+
+def members_of(engine: Engine) -> frozenset[str]:
+    """The names that asks may be addressed to, beside the solver."""
+    return frozenset(getattr(engine, "members", ()))
+
+
 def failed(error: EngineError, usage: Usage = Usage(requests=1), retry_after_s: float | None = None) -> Completion:
     """An engine error as a value."""
     failure = Failure(type(error).__name__, str(error), error.retryable, retry_after_s)

@@ -39,6 +39,7 @@ class Vary(Generic[S]):
     init: Begin[S]
     step: Advance[S]
     variants: Deal[S]
+    engines: frozenset[str] = frozenset()
 
 
 class Made(NamedTuple):
@@ -76,6 +77,7 @@ class Arm:
     make: Make
     inquire: Inquire = _nothing
     needs: frozenset[Capability] = frozenset()
+    engines: frozenset[str] = frozenset()  # names of the thinkers that it asks, beside the solver
 
 
 PlainArm = Callable[[Question], tuple[Variant, ...]]  # an arm that neither asks nor draws: a function will do
@@ -158,4 +160,5 @@ def vary(*arms: Arm | PlainArm, share: Share | None = None) -> Vary[MixState]:
         return state, Step((), {"vary": noted} if noted else None)
 
     needs = frozenset({capability for arm in mixed for capability in arm.needs})
-    return Vary("vary", needs, MixState, step, variants)
+    engines = frozenset({name for arm in mixed for name in arm.engines})
+    return Vary("vary", needs, MixState, step, variants, engines)

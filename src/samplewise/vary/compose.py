@@ -60,7 +60,7 @@ def compose(first: Arm | PlainArm, second: Arm | PlainArm) -> Arm:
             variants += [_joined(outer, variant) for variant in inner.variants]
         return made._replace(variants=tuple(variants))
 
-    return Arm(f"{one.name}+{two.name}", make, inquire, one.needs | two.needs)
+    return Arm(f"{one.name}+{two.name}", make, inquire, one.needs | two.needs, one.engines | two.engines)
 
 
 def _joined(outer: Variant, inner: Variant) -> Variant:
