@@ -27,7 +27,7 @@ FLOORS = (
     ("types", "errors", "keys", "numerics"),
     ("samplers", "vary", "stop", "select", "measure", "events", "spec", "paths"),
     ("engines", "store", "verify", "explore", "models", "recorded"),
-    ("recipe", "run", "tasks", "evaluate"),
+    ("recipe", "purse", "run", "tasks", "evaluate"),
     ("api", "conformance", "report", "progress", "demo", "cli"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

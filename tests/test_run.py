@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise import run as run_module
+from samplewise import purse as purse_module
 from samplewise.conformance import Watched
 from samplewise.engines.base import Arrival
 from samplewise.engines.toy import Toy
@@ -191,7 +191,7 @@ def test_the_deadline_holds_for_an_engine_that_never_waits(monkeypatch: pytest.M
             return super().one(ask)
 
     clock = [0.0]
-    monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(purse_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     engine = Instant()
     result = solve("repeat(500)", engine, budget=Budget(seconds=10.0))
     assert result.stop.reason == "budget"

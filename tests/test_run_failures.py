@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from samplewise import errors
-from samplewise import run as run_module
+from samplewise import purse as purse_module
 from samplewise.engines.base import Arrival, failed
 from samplewise.engines.toy import Toy
 from samplewise.errors import (
@@ -35,7 +35,7 @@ QUESTION = Question("q", (Message("user", "spell a word"),))
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(purse_module, "BACKOFF_S", 0.0)
 
 
 def solve(engine: Any, line: str = "repeat(6, max_tokens=4)", **more: Any) -> Result:
@@ -100,7 +100,7 @@ def test_there_is_an_end_to_trying() -> None:
 
 
 def test_the_engine_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(purse_module, "BACKOFF_S", 0.001)
     for retry_after_s, waits in [(None, [0.001, 0.002, 0.004]), (0.003, [0.003] * 3)]:
         events: list[Event] = []
         engine = Moody(lambda attempts, place: RateLimited("slow down") if attempts < 3 else None, retry_after_s)

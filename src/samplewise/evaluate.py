@@ -22,15 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplewise.engines.base import Engine
+from samplewise.errors import SetupError
 from samplewise.events import Ended, OnEvent, Retried, Started, Stopped, ignore
 from samplewise.keys import Key
 from samplewise.numerics import Floats
+from samplewise.purse import Purse
 from samplewise.recipe import Recipe, selector_of
-from samplewise.run import Budget, Result, check, run
+from samplewise.run import Budget, Result, check, run, score_pool
 from samplewise.select.base import Graded, Round, Selector
 from samplewise.store import Record, Run, Store
 from samplewise.tasks.base import Task
 from samplewise.types import Json, Pool, Problem, Score, Usage, Verifier
+from samplewise.verify.base import Judge
 
 CONCURRENCY = 64  # questions under way at once; their asks share one engine batch
 NUM_FOLDS = 5  # of a run's questions, for a selector that learns from labels
@@ -221,15 +224,36 @@ def load(store: Store, run: str, *, scores: Sequence[str] = ()) -> Outcomes:
     return Outcomes(run, tuple(row.question for row in rows), Graded(answers, grades, kept), num_draws, per_draw)
 
 
-def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier]) -> None:
-    """Score a stored run's pools with verifiers that it has not used yet. Draws nothing."""
+def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge]) -> None:
+    """Score a stored run's pools with verifiers that it has not used yet. Draws nothing: where a judge is among them
+    that has not judged this run, it is a SetupError that says so (see `rejudge`)."""
     for record in store.records(run):
         question = record.problem.question
         known = store.scores(run, question.id)
         for name, verify in verifiers.items():
             if name not in known:
+                if isinstance(verify, Judge):
+                    raise SetupError(f"{name} has to ask an engine about run {run}: give select an --engine")
                 values = [verify(question, candidate).value for candidate in record.pool.candidates]
                 store.save_scores(run, question.id, name, values)
+
+
+async def rejudge(store: Store, run: Run, judges: Mapping[str, Judge], engine: Engine, budget: Budget) -> Usage:
+    """Let judges that have not judged a stored run look at its pools. Gives what was spent, at most `budget` in all."""
+    await engine.open()
+    records = list(store.records(run.id))
+    key, spent = Key(run.seed).fold("run"), Usage()
+    for number, record in enumerate(records):
+        question = record.problem.question
+        purse = Purse(question.id, engine, budget.share(len(records), number), store, ignore, None)
+        known = store.scores(run.id, question.id)
+        for name, judge in judges.items():
+            if name not in known and record.pool.candidates:
+                own = key.fold("question", question.id, "judge", name)
+                values = await score_pool(judge, own, question, record.pool.candidates, record.answers, purse)
+                store.save_scores(run.id, question.id, name, values)
+        spent = spent.plus(purse.spent)
+    return spent
 
 
 def redecide(store: Store, run: Run, selector: str) -> list[float]:

@@ -20,6 +20,7 @@ from samplewise.spec import Kind, Spec, build, kinds_of, names, parse_expression
 from samplewise.stop.base import StopRule
 from samplewise.types import Capability, Verifier
 from samplewise.vary.base import Vary, vary
+from samplewise.verify.base import Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Recipe:
     sampler: Sampler[Any]
     stop: StopRule | None
     selector: Selector
-    verifiers: dict[str, Verifier]
+    verifiers: dict[str, Verifier | Judge]
 
     @property
     def draws(self) -> str:
@@ -41,7 +42,14 @@ class Recipe:
 
     @property
     def needs(self) -> frozenset[Capability]:
-        return self.vary.needs | self.sampler.needs
+        judges = (judge for judge in self.verifiers.values() if isinstance(judge, Judge))
+        return self.vary.needs | self.sampler.needs.union(*(judge.needs for judge in judges))
+
+    @property
+    def engines(self) -> frozenset[str]:
+        """Names of the thinkers and judges that it asks."""
+        judges = (judge for judge in self.verifiers.values() if isinstance(judge, Judge))
+        return self.vary.engines.union(*(judge.engines for judge in judges))
 
 
 def recipe(line: str | Recipe) -> Recipe:
@@ -81,14 +89,14 @@ def recipe(line: str | Recipe) -> Recipe:
     return Recipe(" | ".join(stages), varied, sampler, stop, selector, _verifiers(looked_at, line))
 
 
-def selector_of(text: str) -> tuple[str, Selector, dict[str, Verifier]]:
+def selector_of(text: str) -> tuple[str, Selector, dict[str, Verifier | Judge]]:
     """A selector by itself, for re-deciding: its canonical text, the selector, and its verifiers."""
     spec = spec_of(parse_expression(text), text)
     selector: Selector = build("selector", spec)
     return str(spec), selector, _verifiers(selector.verifiers, text)
 
 
-def _verifiers(looked_at: tuple[str, ...], line: str) -> dict[str, Verifier]:
+def _verifiers(looked_at: tuple[str, ...], line: str) -> dict[str, Verifier | Judge]:
     for name in looked_at:
         if not isinstance(name, str):
             raise BadSpec(f"expected a verifier, one of: {', '.join(names('verifier'))}; got {name!r}", line)

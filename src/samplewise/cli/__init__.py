@@ -10,10 +10,10 @@ import typer
 
 from samplewise.errors import SamplewiseError
 
-from . import demo, draw, stored
+from . import demo, doctor, draw, stored
 from .app import app, fail
 
-__all__ = ["demo", "draw", "main", "stored"]
+__all__ = ["demo", "doctor", "draw", "main", "stored"]
 
 ORDER = ("ask", "run", "compare", "select", "report", "doctor", "list", "demo")  # as a person meets them
 app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))  # type: ignore[union-attr]

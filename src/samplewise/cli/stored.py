@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from samplewise.errors import StoreError, UnknownName
 from samplewise.recipe import recipe as parse_recipe
 from samplewise.types import Json
 
-from .app import DEFAULT_STORE, AsJson, Output, StorePath, app, out, print_json, write
+from .app import DEFAULT_STORE, AsJson, Output, StorePath, app, out, print_json, say, write
 
 
 @app.command()
@@ -21,9 +22,12 @@ def select(
     selector: Annotated[list[str], typer.Argument(help="Selectors: vote 'best(puzzle)' ...")],
     store: StorePath = DEFAULT_STORE,
     run: Annotated[str | None, typer.Option("--run", help="One run's id; default: every finished run")] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", "-e", help="Who answers judges that have not judged yet")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Choose again on stored draws. Draws nothing, pays nothing."""
+    """Choose again on stored draws. Draws nothing; only a judge that has not judged them yet asks its engine."""
     from samplewise.evaluate import redecide
     from samplewise.measure import mean_interval
     from samplewise.store import Store
@@ -33,6 +37,8 @@ def select(
     with Store(store, must_exist=True) as kept:
         for stored in ended(kept, run):
             for text in selector:
+                if engine is not None:
+                    _judge(kept, stored, text, engine)
                 estimate = mean_interval(redecide(kept, stored, text))
                 row = f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
                 table.add_row(stored.id, parse_recipe(stored.recipe).draws, text, row)
@@ -41,6 +47,25 @@ def select(
     out.print(table)
     if as_json:
         print_json(selections=rows)
+
+
+def _judge(store: Any, run: Any, selector: str, engine: str) -> None:
+    from samplewise.evaluate import rejudge
+    from samplewise.recipe import selector_of
+    from samplewise.run import Budget
+    from samplewise.verify.base import Judge
+
+    judges = {name: v for name, v in selector_of(selector)[2].items() if isinstance(v, Judge)}
+    if judges:
+        opened = specs.build("engine", engine)
+
+        async def go() -> Any:
+            try:
+                return await rejudge(store, run, judges, opened, Budget())
+            finally:
+                await opened.close()
+
+        say(f"{', '.join(judges)} judged run {run.id}: {asyncio.run(go()).tokens:,} tokens")
 
 
 @app.command()
