@@ -46,7 +46,7 @@ IMPURE = (
     "time",
 )
 LONGEST = 400  # lines; a file that must be longer is named here with its reason
-MAY_BE_LONGER = {"store.py": 460}  # one file, one schema
+MAY_BE_LONGER = {"store.py": 470}  # one file, one schema
 
 
 def room_of(path: Path) -> str:

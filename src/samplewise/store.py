@@ -61,6 +61,7 @@ MIGRATIONS = (
     CREATE TABLE events (id INTEGER PRIMARY KEY, run TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, data TEXT);
     CREATE INDEX events_of_run ON events(run);
     """,
+    "ALTER TABLE draws ADD COLUMN top TEXT;",
 )
 
 TIMEOUT_S = 30.0  # that a writer waits for another
@@ -249,14 +250,15 @@ class Store:
             completion.logp_sum,
             json.dumps(completion.usage),
             time.time(),
+            None if completion.top is None else json.dumps(completion.top),
         )
         with self._plainly("written (everything paid for so far is safe)"):
-            self._db.execute("INSERT OR IGNORE INTO draws VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
+            self._db.execute("INSERT OR IGNORE INTO draws VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", row)
 
     def draws(self, digests: Sequence[bytes]) -> dict[bytes, Completion]:
         """The completions that are there, by digest."""
         found: dict[bytes, Completion] = {}
-        fields = "digest, text, finish, usage, tokens, logp, logq, logp_sum"
+        fields = "digest, text, finish, usage, tokens, logp, logq, logp_sum, top"
         with self._plainly("read"):
             for start in range(0, len(digests), 500):
                 some = digests[start : start + 500]
@@ -267,7 +269,7 @@ class Store:
 
     def all_draws(self) -> Iterator[tuple[str, str, Completion]]:
         """Every draw that is kept: its engine's identity, the canonical text of its ask, its completion."""
-        fields = "engine, ask, text, finish, usage, tokens, logp, logq, logp_sum"
+        fields = "engine, ask, text, finish, usage, tokens, logp, logq, logp_sum, top"
         with self._plainly("read"):
             for row in self._db.execute(f"SELECT {fields} FROM draws ORDER BY digest"):
                 yield row[0], row[1], _completion(row[2:])
@@ -444,7 +446,7 @@ def _str(stored: str | bytes) -> str:
 
 
 def _completion(row: Sequence[Any]) -> Completion:
-    text, finish, usage, tokens, logp, logq, logp_sum = row
+    text, finish, usage, tokens, logp, logq, logp_sum, top = row
     return Completion(
         text=_str(text),
         finish=finish,
@@ -453,4 +455,5 @@ def _completion(row: Sequence[Any]) -> Completion:
         logp=None if logp is None else tuple(array("d", logp)),
         logq=None if logq is None else tuple(array("d", logq)),
         logp_sum=float("nan") if logp_sum is None else logp_sum,
+        top=None if top is None else tuple(tuple((text, logp) for text, logp in place) for place in json.loads(top)),
     )

@@ -45,6 +45,7 @@ class Capability(StrEnum):
     LOGQ = "logq"  # per-token log-probability under the law really drawn from
     PREFIX = "prefix"  # continue a given prefix of the response, by token ids
     FLOOR = "floor"  # give up early, and forbid a first token
+    TOP = "top"  # the likeliest tokens at each place, with their log-probs
     LIKELIHOOD = "likelihood"  # log-probs of a given text
     ENUMERATE = "enumerate"  # list every response with its probability
 
@@ -77,7 +78,7 @@ class Generate(NamedTuple):
     max_tokens: int = 256  # new tokens, the prefix not counted; fewer where the model's context ends
     stop: tuple[str, ...] = ()  # strings that end the response; the text is cut before them
     seed: int = 0  # in [0, 2**53)
-    want: tuple[str, ...] = ()  # per-token arrays to return: "tokens", "logp", "logq"
+    want: tuple[str, ...] = ()  # per-token arrays to return: "tokens", "logp", "logq", "top"
     group: str = ""  # whose exploration state it shares
     floor: Floor | None = None
     forbid_first: int | None = None  # a token id not to draw first
@@ -136,6 +137,7 @@ class Completion(NamedTuple):
     logq: tuple[float, ...] | None = None  # (T,) nats, under the law really drawn from
     logp_sum: float = math.nan  # nats, of the whole completion; nan where the engine gives no log-probs
     failure: Failure | None = None
+    top: tuple[tuple[tuple[str, float], ...], ...] | None = None  # (T, k) likeliest tokens' texts and log-probs (nats)
 
 
 class Candidate(NamedTuple):

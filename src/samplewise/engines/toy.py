@@ -25,7 +25,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 class Toy:
     """`vocab` letters (1 to 26) and an end token, id `vocab`. `scale` spreads the logits, `seed` picks them."""
 
-    can = frozenset(Capability)
+    can = frozenset(Capability) - {Capability.TOP}
 
     def __init__(self, vocab: int = 3, *, seed: int = 0, scale: float = 1.0) -> None:
         if not 1 <= vocab <= len(LETTERS):

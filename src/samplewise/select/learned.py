@@ -30,10 +30,9 @@ class _Shares(NamedTuple):
 
 
 def dawid_skene() -> Selector:
-    """Votes weighted by each arm's accuracy, found without labels: an arm that agrees with the others is right more
-    often (one-coin Dawid-Skene, by expectation and maximisation over a run's questions).
+    """Votes weighted by each arm's accuracy, found without labels over a run's questions.
 
-    Draws of one arm are not independent witnesses: n of them count as n / (1 + (n - 1) ICC), ICC from how much more
+    An arm that agrees with the others is right more often (one-coin Dawid-Skene, by expectation and maximisation). Draws of one arm are not independent witnesses: n of them count as n / (1 + (n - 1) ICC), ICC from how much more
     often two draws of an arm agree than two of different arms. Before it is fitted, and where no arm is better than
     chance, it is plurality.
     """
@@ -91,8 +90,9 @@ def agreement(found: _Shares) -> float:
 
 
 def learned() -> Selector:
-    """The best of log-pool, direct draws alone, and votes with learned weights of arms, by their accuracy on other
-    problems that have labels (weights need 150 of them). Before it is fitted it is log-pool."""
+    """Log-pool, direct draws alone, or votes with learned weights of arms: what is best on other, labelled problems.
+
+    Weights need 150 labelled problems. Before it is fitted it is log-pool."""
     return Selector("learned", by_log({}).choose, fit=_fit_learned, needs_labels=True)
 
 

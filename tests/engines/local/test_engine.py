@@ -27,7 +27,7 @@ from samplewise.types import Capability, Generate, Likelihood  # noqa: E402
 
 def test_protocol(engine: Any, kit: SimpleNamespace) -> None:
     assert engine.name == "local(llama)"
-    assert engine.can == frozenset(Capability) - {Capability.ENUMERATE}
+    assert engine.can == frozenset(Capability) - {Capability.ENUMERATE, Capability.TOP}
     assert len(engine.digest) == 64
     assert engine.identity == f"local:llama:{engine.digest}:float32:cpu"
     ask = Generate(kit.question(0), prefix=(8, 9), max_tokens=7)

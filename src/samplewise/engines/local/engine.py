@@ -60,7 +60,7 @@ class _Tag(NamedTuple):
 class Local:
     """A causal model of `transformers` in this process. Made by `local(...)`."""
 
-    can = frozenset(Capability) - {Capability.ENUMERATE}
+    can = frozenset(Capability) - {Capability.ENUMERATE, Capability.TOP}
 
     def __init__(
         self,
