@@ -71,6 +71,8 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "weighted": "samplewise.select.votes:weighted",
     },
     "verifier": {
+        "judge": "samplewise.verify.judge:judge",
+        "knockout": "samplewise.verify.judge:knockout",
         "likelihood": "samplewise.verify.confidence:likelihood",
         "logp": "samplewise.verify.confidence:logp",
         "public_tests": "samplewise.verify.code:public_tests",
