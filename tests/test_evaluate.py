@@ -16,6 +16,7 @@ import pytest
 
 from samplewise.engines.base import Arrival
 from samplewise.engines.toy import Toy
+from samplewise.errors import SetupError
 from samplewise.evaluate import Outcomes, accuracy_at, fitted, load, redecide, rescore, run_task, selector_text
 from samplewise.events import Event, Started, Stopped
 from samplewise.keys import Key
@@ -274,3 +275,14 @@ def test_selectors_that_learn_are_used_by_name() -> None:
         outcomes = load(store, stored.id)
         _, chosen, _ = selector_of("learned")
         assert accuracy_at(store, outcomes, chosen, np.array([3]), Key(0)).shape == (1, 12)
+
+
+def test_an_error_of_a_grader_is_said_once(tmp_path: Path) -> None:
+    """What the user must change comes out as itself, not as a group of one error a question."""
+
+    def grade(problem: Problem, answer: str | None) -> Score:
+        raise SetupError("install the grader")
+
+    task = Task("broken", make_task().problems, make_task().read, grade)
+    with Store(tmp_path / "s.db") as store, pytest.raises(SetupError, match="install the grader"):
+        asyncio.run(run_task(task, recipe(LINE), Toy(3), store))

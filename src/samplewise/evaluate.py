@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplewise.engines.base import Engine
-from samplewise.errors import SetupError
+from samplewise.errors import SamplewiseError, SetupError
 from samplewise.events import Ended, OnEvent, Retried, Started, Stopped, ignore
 from samplewise.keys import Key
 from samplewise.numerics import Floats
@@ -140,9 +140,13 @@ async def run_task(
                 record, grade = await asyncio.to_thread(graded, task, number, problem, result)
                 store.save(identity, record, selector_text(recipe), result.selection, grade)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(problems))):
-            group.create_task(worker())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(problems))):
+                group.create_task(worker())
+    except BaseExceptionGroup as raised:  # one question's error is the run's, and a user need not read 64 of them
+        errors = [e for e in raised.exceptions if isinstance(e, SamplewiseError)] or list(raised.exceptions)
+        raise errors[0] from None
     finished = store.questions(identity) >= {p.question.id for p in problems}
     if finished:
         store.end_run(identity)

@@ -80,9 +80,17 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "recorded": "samplewise.verify.recorded:recorded",
     },
     "task": {
+        "aqua": "samplewise.tasks.multiple:aqua",
         "game24": "samplewise.tasks.game24:game24",
+        "gsm8k": "samplewise.tasks.arithmetic:gsm8k",
+        "gsm_hard": "samplewise.tasks.arithmetic:gsm_hard",
+        "humaneval": "samplewise.tasks.humaneval:humaneval",
         "jsonl": "samplewise.tasks.jsonl:jsonl",
+        "math500": "samplewise.tasks.math500:math500",
+        "mbpp": "samplewise.tasks.mbpp:mbpp",
+        "mmlu_pro": "samplewise.tasks.multiple:mmlu_pro",
         "recorded": "samplewise.tasks.recorded:recorded",
+        "svamp": "samplewise.tasks.arithmetic:svamp",
     },
 }
 

@@ -141,7 +141,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         (tmp_path / "bad.jsonl.gz").write_bytes(content)
         with pytest.raises(BadInput, match="cannot be read"):
             jsonl(tmp_path / "bad.jsonl.gz")
-    for settings, message in (({"read": "maths"}, "read must be one of"), ({"limit": 0}, "limit must be at least 1")):
+    for settings, message in (({"read": "words"}, "read must be one of"), ({"limit": 0}, "limit must be at least 1")):
         with pytest.raises(ValueError, match=message):
             load(tmp_path, {"prompt": "x"}, **settings)
 
@@ -181,3 +181,40 @@ def test_number_reading_wants_number_references(tmp_path: Path) -> None:
     assert graded(load(tmp_path, {"prompt": "a", "answer": 7}, read="number"), "Answer: 8, no: 7") == 1.0
     with pytest.raises(BadInput, match=r":2: reference 'Paris' is not a number; use another read than 'number'"):
         load(tmp_path, {"prompt": "a", "answer": 7}, {"prompt": "b", "answer": "Paris"}, read="number")
+
+
+def test_mathematical_answers(tmp_path: Path) -> None:
+    pytest.importorskip("math_verify", reason="maths grading needs samplewise[eval]")
+    task = load(
+        tmp_path,
+        {"prompt": "a", "answer": r"\frac{1}{2}"},
+        {"prompt": "b", "answer": r"So it is \boxed{\{1, 2\}}"},
+        {"prompt": "c"},
+        read="maths",
+    )
+    for response in (r"\boxed{0.5}", "The answer is $1/2$.", r"#### \dfrac12"):
+        assert graded(task, response) == 1.0, response
+    assert graded(task, r"\boxed{0.6}") == 0.0
+    assert graded(task, r"\boxed{2, 1}", 1) == 1.0
+    assert graded(task, r"\boxed{(1, 2)}", 1) == 0.0
+    assert math.isnan(graded(task, r"\boxed{1}", 2))
+
+
+def test_choices(tmp_path: Path) -> None:
+    options = {"options": ["Ann", "Bob", "Cy"]}
+    task = load(
+        tmp_path,
+        {"prompt": "a", "answer": "B", "facts": options},
+        {"prompt": "b", "answer": "Cy", "facts": options},
+        {"prompt": "c", "answer": "(d)"},
+        {"prompt": "d"},
+        read="choice",
+    )
+    assert graded(task, "The answer is (B).") == 1.0
+    assert graded(task, "Bob") == 1.0
+    assert graded(task, "A man") == 0.0
+    assert graded(task, "**C**", 1) == 1.0
+    assert graded(task, "D.", 2) == 1.0
+    assert math.isnan(graded(task, "D.", 3))
+    with pytest.raises(BadInput, match=r":1: reference 'Dan' is no option; give its letter, or the options in facts"):
+        load(tmp_path, {"prompt": "a", "answer": "Dan", "facts": options}, read="choice")

@@ -66,7 +66,8 @@ def humaneval(folder: Path, part: str) -> Recording:
             raise BadInput(f"{folder}: the prompt of {task['task_id']} does not define {entry}")
         facts: dict[str, Json] = {"prompt": row["prompt"], "entry_point": entry}
         question = Question(task["task_id"], _user(row["prompt"]), facts)
-        reference = {"test": task["test"], "entry_point": entry} if part == "solutions" else None
+        tests = f"{task['test']}\n\ncheck({entry})\n"
+        reference = {"tests": tests, "level": "apart"} if part == "solutions" else None
         problems.append(Problem(question, reference))
         draws.append(tuple(text_draw(question.messages, text, sampling=CODEGEN) for text in row["samples"]))
     name = f"humaneval_codegen16b_100x/{part}"

@@ -4,42 +4,46 @@ Each object asks with one of `prompt`, `question`, `problem`, `input` or `messag
 of `answer`, `target`, `expected_answer`, an `id` (else the line number) and `facts`, which verifiers may see.
 `metadata` and fields of other names are passed over; they may well hold a worked solution.
 
-An answer is right where its normal form is that of the reference (see `samplewise.verify.readers`). A question without
+An answer is right where its normal form is that of the reference (see `samplewise.verify.readers`); of `maths`, where
+it is the same mathematics (`samplewise.verify.maths`), and of `choice`, where it is the same letter. A question without
 a reference gets the grade nan.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
 from samplewise.errors import BadInput
 from samplewise.tasks.base import Task
-from samplewise.types import Grader, Json, Message, Problem, Question, Score
+from samplewise.tasks.files import lines as lines_of
+from samplewise.types import Grader, Json, Message, Problem, Question, Reader, Score
+from samplewise.verify.choice import grade_choice, letter_of, options_of, read_choice
+from samplewise.verify.maths import grade_maths, read_maths, require
 from samplewise.verify.readers import as_number, auto, last_line, last_number, marked_answer, normal, text
 
-Read = Literal["auto", "last_line", "number", "text"]
+Read = Literal["auto", "choice", "last_line", "maths", "number", "text"]
 
 
 def jsonl(path: str | Path, *, limit: int | None = None, read: Read = "auto", name: str | None = None) -> Task:
     """The task in a file. `read` is how an answer is read out of a response.
 
     "auto": what the response marks as its answer (`\\boxed{}`, "Answer:", `####`); without a mark the last number if
-    every reference of the file is a number, else the whole response. "last_line", "number" and "text" are as they say.
+    every reference of the file is a number, else the whole response. "maths": what it marks, as mathematics. "choice":
+    the letter of an option; `facts` may hold the `options`. "last_line", "number" and "text" are as they say.
     """
     if read not in get_args(Read):
         raise ValueError(f"read must be one of {', '.join(get_args(Read))}, got {read!r}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
+    if read == "maths":
+        require()
     path = Path(path)
     lines: dict[str, int] = {}
     problems: list[Problem] = []
-    for line, raw in _lines(path):
+    for line, raw in lines_of(path):
         problem = _problem(path, line, raw)
         place = lines.setdefault(problem.question.id, line)
         if place != line:
@@ -53,32 +57,16 @@ def jsonl(path: str | Path, *, limit: int | None = None, read: Read = "auto", na
     numeric = read == "number" or (read == "auto" and bool(references) and all(map(_is_numeric, references)))
     if numeric:
         _check_numbers(path, problems, lines)
+    if read == "choice":
+        _check_letters(path, problems, lines)
     return Task(
         name=name or path.name.removesuffix(".gz").removesuffix(".jsonl"),
         problems=tuple(problems),
-        read={"auto": auto(numeric=numeric), "last_line": last_line, "number": last_number, "text": text}[read],
+        read=_reader(read, numeric),
         grade=_grader(read, numeric),
         source=str(path),
         description=f"{len(problems)} questions, {len(references)} with a reference.",
     )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file that are not blank, with their numbers from 1."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for line, raw in enumerate(file, start=1):
-                try:
-                    decoded = raw.decode("utf-8-sig" if line == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    _fail(path, line, f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")
-                if decoded.strip():
-                    yield line, decoded
-    except FileNotFoundError:
-        raise BadInput(f"{path}: there is no such file") from None
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BadInput(f"{path}: cannot be read: {reason}") from None
 
 
 def _problem(path: Path, line: int, raw: str) -> Problem:
@@ -147,7 +135,37 @@ def _check_numbers(path: Path, problems: list[Problem], lines: dict[str, int]) -
             )
 
 
+def _check_letters(path: Path, problems: list[Problem], lines: dict[str, int]) -> None:
+    for problem in problems:
+        if problem.reference is not None and not letter_of(problem.reference, options_of(problem.question)):
+            _fail(
+                path,
+                lines[problem.question.id],
+                f"reference {problem.reference[:40]!r} is no option; give its letter, or the options in facts",
+            )
+
+
+def _reader(read: Read, numeric: bool) -> Reader:
+    if read == "auto":
+        return auto(numeric=numeric)
+    readers: dict[str, Reader] = {
+        "choice": read_choice,
+        "last_line": last_line,
+        "maths": read_maths,
+        "number": last_number,
+        "text": text,
+    }
+    return readers[read]
+
+
 def _grader(read: Read, numeric: bool) -> Grader:
+    if read == "choice":
+        return grade_choice
+    if read == "maths":
+        return lambda problem, answer: grade_maths(
+            problem._replace(reference=None if problem.reference is None else _short(problem.reference)), answer
+        )
+
     def grade(problem: Problem, answer: str | None) -> Score:
         if problem.reference is None:
             return Score(math.nan, "the question has no reference")

@@ -3,7 +3,7 @@
 Every reader gives a normal form, so that equal answers vote together and compare as strings:
 
 - a number becomes one exact decimal, or a fraction where no decimal is exact: `1,000`, `1000.0`, `+1e3` and `$1000.`
-  are `1000`, `0.50`, `1/2` and `\\frac{1}{2}` are `0.5`, `2/6` is `1/3`;
+  are `1000`, `0.50`, `1/2` and `\\frac{1}{2}` are `0.5`, `2/6` is `1/3`, `1\\frac{1}{2}` is `1.5`;
 - any other answer loses emphasis, quotes, `$` and a full stop around it, case, and the width of its white space.
 
 `50%` is not a number but a text, and so is `5 kg`; where a number is looked for within a text, they hold 50 and 5. The
@@ -30,7 +30,7 @@ _NUMERAL = re.compile(
     rf"(?P<sign>(?<![\w.)\]}}])[-+])?\$?(?<![\w.])(?P<top>{_DIGITS})"
     r"(?:[eE](?P<exponent>[-+]?[0-9]{1,2})(?!\w)|/(?P<bottom>[0-9]{1,40})(?![0-9/]))?"
 )
-_FRACTION = re.compile(r"\\[dt]?frac\s?\{\s?([0-9]{1,40})\s?\}\s?\{\s?([0-9]{1,40})\s?\}")
+_FRACTION = re.compile(r"([0-9]{1,40} ?)?\\[dt]?frac\s?\{\s?([0-9]{1,40})\s?\}\s?\{\s?([0-9]{1,40})\s?\}")
 _MARK = re.compile(r"(?i:answer)[\s*_`\"']{0,8}(?:is\b[\s*_`\"']{0,8}:?|:|=)[\s*_`]{0,8}")
 _AROUND = " \t\r\n\"'`*_$“”‘’"
 
@@ -89,6 +89,26 @@ def marked_answer(text: str) -> str | None:
     return None
 
 
+def last_box(text: str) -> str | None:
+    r"""What is in the last `\boxed{}` or `\fbox{}` that closes; None where there is none."""
+    end = len(text)
+    for _ in range(MAX_MARKS):
+        end = max(text.rfind(form, 0, end) for form in ("\\boxed{", "\\fbox{"))
+        if end < 0:
+            return None
+        start = text.index("{", end) + 1
+        inside = braced(text[start : start + MAX_ANSWER])
+        if inside is not None:
+            return inside
+    return None
+
+
+def boxed(question: Question, text: str) -> str | None:
+    r"""What is in the last `\boxed{}`, in normal form; None where there is none, whatever else is marked."""
+    inside = last_box(text[-MAX_TEXT:])
+    return None if inside is None else normal(inside) or None
+
+
 def braced(rest: str) -> str | None:
     """What is inside the braces that `rest` begins within; None where they do not close."""
     depth = 1
@@ -136,7 +156,13 @@ def _last_number(text: str) -> str | None:
 def _plain(text: str) -> str:
     """Minus signs, LaTeX fractions and thousands in plain characters."""
     text = text.replace("−", "-").replace("\\$", "$").replace("{,}", ",").replace("\\,", "")
-    return _FRACTION.sub(r"\1/\2", text)
+    return _FRACTION.sub(_in_line, text)
+
+
+def _in_line(found: re.Match[str]) -> str:
+    """A fraction in plain characters; with a whole number in front of it, the two together."""
+    whole, above, below = found.groups()
+    return f"{int(whole or 0) * int(below) + int(above)}/{below}"
 
 
 def _value(found: re.Match[str]) -> Fraction | None:
