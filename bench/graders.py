@@ -26,7 +26,7 @@ from typing import Any
 
 from about import about
 from samplewise.errors import SetupError
-from samplewise.paths import data_folder
+from samplewise.files import data_folder
 from samplewise.tasks.arithmetic import gsm8k
 from samplewise.tasks.math500 import math500
 from samplewise.tasks.multiple import aqua, mmlu_pro

@@ -25,7 +25,7 @@ names_of_files = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_t
 # Imports run downhill only. A new part of the house is put on its floor here.
 FLOORS = (
     ("types", "errors", "keys", "numerics"),
-    ("samplers", "vary", "stop", "select", "measure", "events", "spec", "paths"),
+    ("samplers", "vary", "stop", "select", "measure", "events", "spec", "files"),
     ("engines", "store", "verify", "explore", "models", "recorded"),
     ("recipe", "purse", "run", "tasks", "evaluate"),
     ("api", "conformance", "report", "progress", "demo", "cli"),

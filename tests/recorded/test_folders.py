@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from samplewise.errors import BadInput, SetupError
+from samplewise.files import data_folder
 from samplewise.measure import pass_at
-from samplewise.paths import data_folder
 from samplewise.recorded import Recording, load
 from samplewise.types import Sampling
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from samplewise.errors import BadInput, SetupError
-from samplewise.paths import data_folder
+from samplewise.files import data_folder
 from samplewise.tasks.arithmetic import gsm8k, gsm_hard, svamp
 from samplewise.tasks.base import Task
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from samplewise.errors import SetupError
-from samplewise.paths import data_folder
+from samplewise.files import data_folder
 from samplewise.tasks.arithmetic import gsm8k, gsm_hard, svamp
 from samplewise.tasks.math500 import math500
 from samplewise.verify.maths import counts, equal, key

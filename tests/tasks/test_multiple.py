@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from samplewise.errors import BadInput, SetupError
-from samplewise.paths import data_folder
+from samplewise.files import data_folder
 from samplewise.tasks.multiple import MMLU_PRO, aqua, mmlu_pro
 from samplewise.verify.choice import options_of
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
-import zlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from samplewise.errors import BadInput
-from samplewise.types import Completion, Json, Message, Problem, Sampling, Usage
+from samplewise.types import Completion, Message, Problem, Sampling, Usage
 
 # How an answer is read out of a response and graded. "answer": the text is the answer, and must be equal.
 Kind = Literal["answer", "auto", "choice", "code", "maths", "number", "puzzle", "value"]
@@ -61,39 +56,3 @@ def text_draw(
 
 def _estimate(chars: int) -> int:
     return max(1, math.ceil(chars / CHARS_PER_TOKEN))
-
-
-def json_of(path: Path) -> Json:
-    """A JSON file, gzipped or not."""
-    try:
-        return json.loads(_bytes(path))
-    except ValueError as error:
-        raise BadInput(f"{path}: not JSON: {error}") from None
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Json]]]:
-    """The objects of a file that has one a line, gzipped or not, with their line numbers."""
-    for number, line in enumerate(_bytes(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            found = json.loads(line)
-        except ValueError as error:
-            raise BadInput(f"{path}:{number}: not JSON: {error}; write one object a line") from None
-        if not isinstance(found, dict):
-            raise BadInput(f"{path}:{number}: expected a JSON object")
-        yield number, found
-
-
-def text_of(path: Path) -> str:
-    """A text file, gzipped or not."""
-    return _bytes(path).decode("utf-8", errors="replace")
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"{path}: there is no such file") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from None

@@ -5,16 +5,15 @@ A name may go on after a slash: `cruxeval_codellama7b_10x/output`, `otis_aime_8x
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from samplewise.errors import BadInput
+from samplewise.files import read, read_json
 from samplewise.types import Json, Message, Problem, Question, Sampling
 
-from .base import Kind, Recording, json_lines, json_of, text_draw, text_of
+from .base import Kind, Recording, text_draw
 
 MIT = "MIT"
 CODEGEN = Sampling(temperature=0.8, top_p=0.95)
@@ -36,7 +35,7 @@ def _part(name: str, part: str, known: tuple[str, ...]) -> str:
 def math_qwen(folder: Path, part: str) -> Recording:
     """Qwen2.5-Math on 100 MATH problems, 8 responses each, with the authors' verdicts and Qwen2.5-Math-RM scores."""
     problems, draws = [], []
-    for _, row in json_lines(folder / "math_cot_100_with_rm_scores.jsonl.gz"):
+    for row in read(folder / "math_cot_100_with_rm_scores.jsonl.gz"):
         messages = (Message("system", row["system"]), Message("user", row["question"]))
         question = Question(f"math_qwen/{row['idx']}", messages, {"level": row["level"]})
         problems.append(Problem(question, row["gt"]))
@@ -51,14 +50,10 @@ def humaneval(folder: Path, part: str) -> Recording:
     """CodeGen-Mono-16B on HumanEval, prompts without their examples: 100 solutions, or 100 texts of tests, each."""
     part = _part("humaneval_codegen16b_100x", part, ("solutions", "tests"))
     stem = "HumanEval_codegen16B_temp0.8_topp0.95_num100_max300"
-    rows = [
-        row
-        for _, row in json_lines(folder / f"{stem}_{'code_solution' if part == 'solutions' else 'test_case'}.jsonl.gz")
-    ]
+    kinds = {"solutions": "code_solution", "tests": "test_case"}
+    rows = read(folder / f"{stem}_{kinds[part]}.jsonl.gz")
     # entry points are not unique; the rows come in the order of the official ids as texts
-    official = sorted(
-        (row for _, row in json_lines(_benchmark(folder, "HumanEval.jsonl.gz"))), key=lambda row: str(row["task_id"])
-    )
+    official = sorted(read(_benchmark(folder, "HumanEval.jsonl.gz")), key=lambda row: str(row["task_id"]))
     problems, draws = [], []
     for row, task in zip(rows, official, strict=True):
         entry = task["entry_point"]
@@ -79,10 +74,10 @@ def game24(folder: Path, part: str) -> Recording:
     """GPT-4 on the published Game of 24 test set, 100 samples each, by chain of thought or directly."""
     part = _part("game24_gpt4_100x", part, ("cot", "direct"))
     stem = {"cot": "naive_cot", "direct": "naive_standard"}[part]
-    ranked = csv.DictReader(io.StringIO(text_of(_benchmark(folder, "game24_24.csv"))))
+    ranked = read(_benchmark(folder, "game24_24.csv"))
     puzzles = [tuple(int(n) for n in row["Puzzles"].split()) for row in ranked]
     problems, draws, before = [], [], (0, 0)
-    for row in json_of(folder / f"gpt-4_0.7_{stem}_sample_100_start900_end1000.json.gz"):
+    for row in read_json(folder / f"gpt-4_0.7_{stem}_sample_100_start900_end1000.json.gz"):
         numbers = puzzles[row["idx"]]
         question = Question(
             f"game24/{'-'.join(map(str, sorted(numbers)))}",
@@ -115,9 +110,9 @@ def game24(folder: Path, part: str) -> Recording:
 def cruxeval(folder: Path, part: str) -> Recording:
     """CodeLlama-7B on CRUXEval, 10 generations each: an input that gives the output, or the output of an input."""
     part = _part("cruxeval_codellama7b_10x", part, ("input", "output"))
-    scored = json_of(folder / f"sample_scored_codellama-7b_temp0.2_{part}.json.gz")
+    scored = read_json(folder / f"sample_scored_codellama-7b_temp0.2_{part}.json.gz")
     problems, draws = [], []
-    for _, row in json_lines(folder / "cruxeval.jsonl.gz"):
+    for row in read(folder / "cruxeval.jsonl.gz"):
         asked = f"assert f(??) == {row['output']}" if part == "input" else f"assert f({row['input']}) == ??"
         question = Question(f"cruxeval-{part}/{row['id']}", _user(f"{row['code']}\n{asked}"), {"task": part})
         problems.append(Problem(question, {key: row[key] for key in ("code", "input", "output")}))
@@ -131,7 +126,7 @@ def cruxeval(folder: Path, part: str) -> Recording:
 
 def otis_aime(folder: Path, part: str) -> Recording:
     """One model's run on 45 OTIS Mock AIME problems: extracted answers, and a grader's label (it errs now and then)."""
-    rows = [row for _, row in json_lines(folder / "otis_mock_aime_runs.jsonl.gz")]
+    rows = read(folder / "otis_mock_aime_runs.jsonl.gz")
     runs = {row["run"]: row["model"] for row in rows}
     chosen = [run for run, model in runs.items() if part in (run, model)]
     if len(chosen) != 1:
@@ -157,10 +152,10 @@ def otis_aime(folder: Path, part: str) -> Recording:
 
 def mmlu_pro(folder: Path, part: str) -> Recording:
     """28 models' letters for 12,032 MMLU-Pro questions: one draw of each model, or a single model's."""
-    texts = {str(row["question_id"]): row for _, row in json_lines(folder / "sample_280_questions.jsonl.gz")}
+    texts = {str(row["question_id"]): row for row in read(folder / "sample_280_questions.jsonl.gz")}
     problems, draws = [], []
     models: list[str] = []
-    for row in csv.DictReader(io.StringIO(text_of(folder / "preds.csv.gz"))):
+    for row in read(folder / "preds.csv.gz"):
         models = models or [name for name in row if name not in ("question_id", "category", "n_options", "answer")]
         if part and part not in models:
             raise BadInput(f"mmlu_pro_28_models holds {', '.join(models)}; got {part!r}")
@@ -186,7 +181,7 @@ def aqua_codex(folder: Path, part: str) -> Recording:
     """Codex programs for 253 AQuA problems, 30 each. A program leaves a number that is near one of the options; who
     wrote them let a model say which, and that is not recorded for each draw: so there is a reference, but no grade."""
     problems, draws = [], []
-    for number, row in json_lines(folder / "aqua_sc_codex.jsonl.gz"):
+    for number, row in enumerate(read(folder / "aqua_sc_codex.jsonl.gz"), start=1):
         if "question" not in row:
             continue
         question = Question(
@@ -202,7 +197,7 @@ def aqua_codex(folder: Path, part: str) -> Recording:
 def noveltybench(folder: Path, part: str) -> Recording:
     """Gemini 1.5 Pro on 100 open prompts, 10 generations each, with their class of equivalent ones and its utility."""
     problems, draws = [], []
-    for _, row in json_lines(folder / "gemini-1.5-pro_nb-curated_scores.jsonl.gz"):
+    for row in read(folder / "gemini-1.5-pro_nb-curated_scores.jsonl.gz"):
         question = Question(row["id"], _user(row["prompt"]))
         problems.append(Problem(question))
         rated = zip(row["generations"], row["partition"], row["generation_scores"], strict=True)

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from samplewise.errors import BadInput
+from samplewise.files import numbered
 from samplewise.types import Json, Message, Problem, Question
 
-from .base import Draw, Recording, json_lines, text_draw
+from .base import Draw, Recording, text_draw
 
 ASKED = ("prompt", "question", "problem", "input")
 ANSWERED = ("answer", "target", "expected_answer", "gold", "gt")
@@ -44,7 +45,7 @@ def recording(paths: Sequence[Path], name: str, problems: Sequence[Problem] = ()
     found: dict[str, Problem] = {}
     draws: dict[str, list[Draw]] = {}
     for path in paths:
-        for number, row in json_lines(path):
+        for number, row in numbered(path):
             try:
                 line = _line(row)
                 problem = _problem(line, known)

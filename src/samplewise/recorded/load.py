@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samplewise.errors import SetupError, UnknownName
-from samplewise.paths import data_folder
+from samplewise.files import data_folder
 from samplewise.types import Message, Problem, Question, Sampling
 
 from . import jsonl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from samplewise.paths import data_folder
+from samplewise.files import data_folder
 from samplewise.types import Grader, Problem, Question, Reader
 
 __all__ = ["Task", "data_folder", "first"]
