@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from samplewise.errors import BadInput, SetupError
-from samplewise.tasks.mbpp import Split, mbpp
+from samplewise.tasks.mbpp import LIMITS, Split, mbpp
 from samplewise.verify.code import hidden_program
-from samplewise.verify.sandbox import Limits, Sandbox
+from samplewise.verify.sandbox import Sandbox
 
 DATA = Path(os.environ.get("SAMPLEWISE_DATA") or Path(__file__).parents[3] / "shared" / "data")
 needs_data = pytest.mark.skipif(
@@ -115,7 +115,7 @@ def test_published_solutions_pass_and_nothing_does_not(split: Split) -> None:
     ]
     try:
         with Sandbox(isolation="bubblewrap") as sandbox:
-            assert {n: v for n, v in sandbox.run_all(answers, Limits(wall_s=30)) if not v.passed} == {}
+            assert {n: v for n, v in sandbox.run_all(answers, LIMITS) if not v.passed} == {}
             assert [v for _, v in sandbox.run_all(empty) if v.passed] == []
     except SetupError as error:
         pytest.skip(str(error))

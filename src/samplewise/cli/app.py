@@ -44,6 +44,22 @@ MaxTokens = Annotated[
 ]
 MaxUsd = Annotated[float | None, typer.Option("--max-usd", min=0.0, help="At most so much money, in all")]
 MaxSeconds = Annotated[float | None, typer.Option("--max-seconds", min=0.0, help="At most so long for each question")]
+
+
+def _sandbox(value: str | None) -> str | None:
+    if value is not None:
+        from samplewise.verify.sandbox import use
+
+        use(value)  # type: ignore[arg-type]  # a wrong word is a UsageError
+    return value
+
+
+Sandbox = Annotated[
+    str | None,
+    typer.Option(
+        "--sandbox", callback=_sandbox, help="Where programs are graded: bubblewrap; none gives them your own rights"
+    ),
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write an HTML report here")]
 
 DEFAULT_STORE = Path("samplewise.db")

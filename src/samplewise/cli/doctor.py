@@ -102,6 +102,7 @@ ABOUT: Mapping[Capability, str] = {
     Capability.TOKENS: "gives the token ids of what it drew",
     Capability.LOGP: "gives log-probabilities at temperature 1",
     Capability.LOGQ: "gives log-probabilities under the law really drawn from",
+    Capability.TOP: "gives the likeliest tokens of every place with their log-probabilities",
     Capability.PREFIX: "continues a given beginning of a response",
     Capability.FLOOR: "gives up early on an unlikely response",
     Capability.LIKELIHOOD: "scores a given response",
@@ -129,8 +130,8 @@ def doctor(
         say(f"so it can: {', '.join(sorted(made.can))}")
     else:
         table = Table("capability", "", "what it is", box=None)
-        for capability, about in ABOUT.items():
-            table.add_row(capability, _word(capability in made.can), about)
+        for capability in Capability:
+            table.add_row(capability, _word(capability in made.can), ABOUT.get(capability, ""))
         out.print(table)
     for note in notes:
         out.print(f"note: {note}", markup=False, highlight=False)

@@ -26,6 +26,7 @@ from .app import (
     Output,
     Recipe,
     Recipes,
+    Sandbox,
     Seed,
     StorePath,
     app,
@@ -48,6 +49,7 @@ def ask(
     max_tokens: MaxTokens = None,
     max_usd: MaxUsd = None,
     max_seconds: MaxSeconds = None,
+    sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask one question and print the answer."""
@@ -85,6 +87,7 @@ def run(
     max_tokens: MaxTokens = None,
     max_usd: MaxUsd = None,
     max_seconds: MaxSeconds = None,
+    sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe on a task. Interrupted or killed, the same command goes on where it was."""
@@ -126,6 +129,7 @@ def compare(
     seed: Seed = 0,
     tokens: Annotated[float | None, typer.Option("--tokens", help="Compare at so many tokens per problem")] = None,
     output: Output = None,
+    sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare recipes at equal tokens: accuracy with intervals, paired differences from the first."""

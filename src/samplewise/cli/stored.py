@@ -14,7 +14,7 @@ from samplewise.errors import StoreError, UnknownName
 from samplewise.recipe import recipe as parse_recipe
 from samplewise.types import Json
 
-from .app import DEFAULT_STORE, AsJson, Output, StorePath, app, out, print_json, say, write
+from .app import DEFAULT_STORE, AsJson, Output, Sandbox, StorePath, app, out, print_json, say, write
 
 
 @app.command()
@@ -25,6 +25,7 @@ def select(
     engine: Annotated[
         str | None, typer.Option("--engine", "-e", help="Who answers judges that have not judged yet")
     ] = None,
+    sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
     """Choose again on stored draws. Draws nothing; only a judge that has not judged them yet asks its engine."""

@@ -45,7 +45,7 @@ SOURCES = {
         licence="CC BY 4.0",
     ),
 }
-WALL_S = 10.0  # the published solution of task 123 takes half of it
+LIMITS = Limits(wall_s=30.0, cpu_s=12)  # the published solution of task 123 takes five seconds
 WORDS = """You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:
 
 {tests}
@@ -69,7 +69,7 @@ def mbpp(split: Split = "sanitized", *, limit: int | None = None, num_public: in
         name="mbpp" if split == "sanitized" else "mbpp-full",
         problems=made,
         read=read_code,
-        grade=CodeGrader(Limits(wall_s=WALL_S)),
+        grade=CodeGrader(LIMITS),
         source=source.origin,
         licence=source.licence,
         description="Write a short Python function from a sentence and an example.",

@@ -1,0 +1,1 @@
+"""What runs inside the sandbox. Imports the standard library alone: nothing else is visible there."""
