@@ -5,7 +5,7 @@
 (c) what a checker, a reward model, votes and log-pool make of direct draws and of the mix.
 
 k counts direct draws. Every other method gets the tokens of k direct draws, its prompts and its thinker's tokens
-inside, and so fewer draws. pass@k is the unbiased estimator for stratified draws (each arm its share, the direct arm first).
+inside, and so fewer draws. pass@k is the unbiased estimator for stratified draws (each arm its share, direct first).
 Intervals are over puzzles, differences paired. The mix was chosen on the `dev` puzzles, which are not scored here
 (`--choose` shows how).
 

@@ -17,13 +17,14 @@ import pytest
 from samplewise.engines.base import Arrival
 from samplewise.engines.toy import Toy
 from samplewise.errors import SetupError
-from samplewise.evaluate import Outcomes, accuracy_at, fitted, load, redecide, rescore, run_task, selector_text
+from samplewise.evaluate import Outcomes, accuracy_at, load, redecide, rescore, run_task, selector_text
 from samplewise.events import Event, Started, Stopped
 from samplewise.keys import Key
 from samplewise.recipe import recipe, selector_of
 from samplewise.report.build import Entry, build
 from samplewise.run import Budget
 from samplewise.select.base import Round, Selector
+from samplewise.select.fit import fitted
 from samplewise.select.votes import vote
 from samplewise.store import GRADE, Store
 from samplewise.tasks.base import Task
@@ -255,8 +256,9 @@ def test_a_selector_that_learns_from_labels_never_chooses_for_what_it_learned_fr
     with Store(":memory:") as store:
         run(store)
         (stored,) = store.runs()
-        for record, choosing in zip(store.records(stored.id), fitted(store, stored.id, learner, Key(0)), strict=False):
-            choosing.choose(Key(0), record.pool, record.answers)
+        rounds = [Round(r.pool, r.answers, r.grades) for r in store.records(stored.id)]
+    for each, choosing in zip(rounds, fitted(learner, rounds, Key(0)), strict=True):
+        choosing.choose(Key(0), each.pool, each.answers)
     assert len(seen) == 5
     assert len(set.union(*(chosen for _, chosen in seen))) == 12
     for learned, chosen in seen:

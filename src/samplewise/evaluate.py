@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import math
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,13 +29,13 @@ from samplewise.purse import Purse
 from samplewise.recipe import Recipe, selector_of
 from samplewise.run import Budget, Result, check, run, score_pool
 from samplewise.select.base import Graded, Round, Selector
+from samplewise.select.fit import fitted
 from samplewise.store import Record, Run, Store
 from samplewise.tasks.base import Task
 from samplewise.types import Json, Pool, Problem, Score, Usage, Verifier
 from samplewise.verify.base import Judge
 
 CONCURRENCY = 64  # questions under way at once; their asks share one engine batch
-NUM_FOLDS = 5  # of a run's questions, for a selector that learns from labels
 NUM_RESAMPLES = 64  # subsets per problem and k, for a selector without a formula
 
 
@@ -145,8 +144,8 @@ async def run_task(
             for _ in range(min(concurrency, len(problems))):
                 group.create_task(worker())
     except BaseExceptionGroup as raised:  # one question's error is the run's, and a user need not read 64 of them
-        errors = [e for e in raised.exceptions if isinstance(e, SamplewiseError)] or list(raised.exceptions)
-        raise errors[0] from None
+        ours = [error for error in raised.exceptions if isinstance(error, SamplewiseError)]
+        raise (ours or raised.exceptions)[0] from None
     finished = store.questions(identity) >= {p.question.id for p in problems}
     if finished:
         store.end_run(identity)
@@ -266,7 +265,7 @@ def redecide(store: Store, run: Run, selector: str) -> list[float]:
     rescore(store, run.id, verifiers)
     key = Key(run.seed).fold("run")
     grades = []
-    for record, choosing in zip(store.records(run.id), fitted(store, run.id, chosen, key), strict=False):
+    for record, choosing in zip(store.records(run.id), _fitted(store, run.id, chosen, key), strict=True):
         question = record.problem.question.id
         selection = choosing.choose(key.fold("question", question, "select"), record.pool, record.answers)
         grade = _grade_at(record, selection.position)
@@ -275,24 +274,11 @@ def redecide(store: Store, run: Run, selector: str) -> list[float]:
     return grades
 
 
-def fitted(store: Store, run: str, selector: Selector, key: Key) -> Iterator[Selector]:
-    """The selector for each of a run's questions: itself, or fitted on the run. One that learns from labels is fitted
-    `NUM_FOLDS` times, each time without the questions that it then chooses for."""
+def _fitted(store: Store, run: str, selector: Selector, key: Key) -> tuple[Selector, ...]:
+    """The selector for each question of a stored run."""
     if selector.fit is None:
-        yield from itertools.repeat(selector)
-        return
-    rounds = [Round(r.pool, r.answers, r.grades if selector.needs_labels else None) for r in store.records(run)]
-    if not selector.needs_labels:
-        yield from itertools.repeat(selector.fit(rounds))
-        return
-    order = key.fold("folds").generator().permutation(len(rounds))
-    fold = np.empty(len(rounds), dtype=np.int64)
-    fold[order] = np.arange(len(rounds)) % NUM_FOLDS
-    made = [
-        selector.fit([each for each, place in zip(rounds, fold.tolist(), strict=True) if place != left_out])
-        for left_out in range(NUM_FOLDS)
-    ]
-    yield from (made[place] for place in fold.tolist())
+        return fitted(selector, [Round(Pool(), ())] * len(store.questions(run)), key)
+    return fitted(selector, [Round(r.pool, r.answers, r.grades) for r in store.records(run)], key.fold("folds"))
 
 
 def accuracy_at(store: Store, outcomes: Outcomes, selector: Selector, ks: NDArray[np.int64], key: Key) -> Floats:
@@ -301,8 +287,8 @@ def accuracy_at(store: Store, outcomes: Outcomes, selector: Selector, ks: NDArra
     if selector.expected is not None:
         return selector.expected(outcomes.graded, ks, key)
     value = np.full((len(ks), len(outcomes.questions)), np.nan)
-    choosing = fitted(store, outcomes.run, selector, key)
-    for row, (record, selector) in enumerate(zip(store.records(outcomes.run), choosing, strict=False)):
+    choosing = _fitted(store, outcomes.run, selector, key)
+    for row, (record, selector) in enumerate(zip(store.records(outcomes.run), choosing, strict=True)):
         for column, k in enumerate(ks.tolist()):
             grades = []
             for resample in key.fold(row, k).split(NUM_RESAMPLES):

@@ -32,7 +32,8 @@ class _Shares(NamedTuple):
 def dawid_skene() -> Selector:
     """Votes weighted by each arm's accuracy, found without labels over a run's questions.
 
-    An arm that agrees with the others is right more often (one-coin Dawid-Skene, by expectation and maximisation). Draws of one arm are not independent witnesses: n of them count as n / (1 + (n - 1) ICC), ICC from how much more
+    An arm that agrees with the others is right more often (one-coin Dawid-Skene, by expectation and maximisation).
+    Draws of one arm are not independent witnesses: n of them count as n / (1 + (n - 1) ICC), ICC from how much more
     often two draws of an arm agree than two of different arms. Before it is fitted, and where no arm is better than
     chance, it is plurality.
     """
