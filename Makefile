@@ -21,8 +21,8 @@ quick: $(VENV)/.dev  ## the tests that take no time
 	$(BIN)/pytest -m "not slow"
 
 bench: $(VENV)/.dev  ## make bench NAME=engine: prints its figures, and one JSON object as the last line
-	@test -f bench/$(NAME).py || { echo "no bench is called '$(NAME)'; there are: $$(cd bench && ls *.py | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
-	$(BIN)/python bench/$(NAME).py
+	@test -f bench/$(NAME).py || { echo "no bench is called '$(NAME)'; there are: $$(cd bench && ls [a-z]*.py | grep -v about | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
+	$(BIN)/python -m bench.$(NAME)
 
 train: $(VENV)/.dev  ## makes the bundled model again, from random weights (about an hour on two cores)
 	$(BIN)/python -m training.tiny.train

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any
 
-from about import about
+from bench.about import about
 from samplewise.errors import SetupError
 from samplewise.files import data_folder
 from samplewise.tasks.arithmetic import gsm8k

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from about import about
+from bench.about import about
 from samplewise.evaluate import accuracy_at, load, rescore, run_task
 from samplewise.keys import Key
 from samplewise.measure import mean_interval, pass_at
@@ -177,7 +177,7 @@ def main() -> None:
     table = Table("collection", "figure", "ours", "published", box=None)
     for name, published in PUBLISHED.items():
         part, _, inner = name.partition(" ")
-        own = figures[part] if not inner else (figures[part] or {}).get(inner)
+        own = (figures[part] or {}) if not inner else (figures[part] or {}).get(inner, {})
         for figure, value in published.items() if own else ():
             table.add_row(name, figure, f"{own[figure]:.4f}", f"{value:.4f}")
     console = Console(width=120)

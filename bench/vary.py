@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from about import about
+from bench.about import about
 from samplewise.evaluate import load, rescore, run_task
 from samplewise.keys import Key
 from samplewise.measure import mean_interval, paired_difference

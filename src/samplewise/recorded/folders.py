@@ -143,7 +143,7 @@ def otis_aime(folder: Path, part: str) -> Recording:
         rated = zip(row["answers"], row["correct"], counts, strict=True)
         draws.append(
             tuple(
-                text_draw(question.messages, str(a or ""), completion_tokens=n, grade=float(ok)) for a, ok, n in rated
+                text_draw(question.messages, str(a or ""), completion_tokens=n, grade=_number(ok)) for a, ok, n in rated
             )
         )
     source = "Epoch AI Benchmarking Hub"
