@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check quick bench train sandbox clean
+.PHONY: demo test test-vllm check quick bench train sandbox clean
 
 demo: $(VENV)/.local  ## 100 held-out puzzles, every method at equal tokens: a table, demo/report.html, one JSON line
 	$(BIN)/samplewise demo
 
 test: sandbox check  ## ruff, mypy --strict and every test that needs no GPU
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not vllm"
+
+test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests against a real server: vLLM on a CPU, in an environment of its own
+	$(BIN)/pytest -n 0 -m vllm tests/vllm
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -18,7 +21,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 
 quick: $(VENV)/.dev  ## the tests that take no time
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not vllm"
 
 bench: $(VENV)/.dev  ## make bench NAME=engine: prints its figures, and one JSON object as the last line
 	@test -f bench/$(NAME).py || { echo "no bench is called '$(NAME)'; there are: $$(cd bench && ls [a-z]*.py | grep -v about | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
@@ -40,6 +43,11 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(PIP) -e '.[dev]'
 	touch $@ $(VENV)/.local
 
+.venv-vllm/.made: tests/vllm/requirements.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/vllm/requirements.txt
+	touch $@
+
 sandbox:  ## bubblewrap, which programs are graded in; without it their tests are skipped
 	@command -v bwrap >/dev/null || { \
 		if [ "$$(id -u)" = 0 ]; then run=""; else run="sudo -n"; fi; \
@@ -48,4 +56,4 @@ sandbox:  ## bubblewrap, which programs are graded in; without it their tests ar
 		echo "bubblewrap is not here and cannot be installed; the tests of the code sandbox are skipped"; }
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
-from pathlib import Path
 from typing import Any
 
-from samplewise import __version__
+from bench.about import about
 from samplewise.conformance.hostile import HONEST, LIMITS, TESTS, Site, contained, hostile
 from samplewise.verify.sandbox import Program, Sandbox
 
@@ -81,18 +78,9 @@ def main() -> None:
         )
     )
     print(", ".join(f"{name}: {rate:.0f} programs/s" for name, rate in rates.items()))
-    machine = {"cores": os.cpu_count(), "cpu": cpu()}
-    about = {"bench": "sandbox", "seed": SEED, "seconds": round(time.monotonic() - started, 1), "machine": machine}
     speeds = {f"programs_per_s_{name}": round(rate, 1) for name, rate in rates.items()}
     head = {"programs_per_s": round(rates["apart"], 1)}
-    print(json.dumps({**about, "version": __version__, **figures, **head, **speeds}))
-
-
-def cpu() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    print(json.dumps({**about("sandbox", SEED, started), **figures, **head, **speeds}))
 
 
 if __name__ == "__main__":

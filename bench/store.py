@@ -24,7 +24,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 import signal
 import sqlite3
@@ -36,7 +35,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samplewise import __version__
+from bench.about import about
 from samplewise.engines.base import Arrival
 from samplewise.engines.toy import Toy
 from samplewise.evaluate import run_task
@@ -270,16 +269,7 @@ def main() -> None:
         "{kills} kills over {runs} runs: {lost} draws lost, {paid_twice} paid twice, {runs_that_differ} results that "
         "differ; {in_flight_repeated} requests that were in flight at a kill were sent again".format(**figures)
     )
-    machine = {"cores": os.cpu_count(), "cpu": cpu()}
-    about = {"bench": "store", "seed": SEED, "seconds": round(time.monotonic() - started, 1), "machine": machine}
-    print(json.dumps({**about, "version": __version__, **figures}))
-
-
-def cpu() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    print(json.dumps({**about("store", SEED, started), **figures}))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ async def run_task(
     process is drawing into the store.
     """
     await engine.open()
-    check(recipe, engine)
+    check(recipe, engine, budget)
     store.claim()
     identity = run_id(task, recipe, engine, seed, budget)
     facts = manifest(task, recipe, engine, seed, budget)

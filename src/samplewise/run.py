@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from samplewise.engines.base import Engine, members_of
-from samplewise.errors import Unsupported
+from samplewise.errors import SetupError, Unsupported
 from samplewise.events import OnEvent, Stopped, ignore
 from samplewise.keys import Key
 from samplewise.purse import MAX_RETRIES, Budget, Purse
 from samplewise.recipe import Recipe
 from samplewise.samplers.base import Sampler, Step
 from samplewise.store import Store
-from samplewise.types import Candidate, Completion, Pool, Question, Reader, Selection, Stop, Usage, Verifier
+from samplewise.types import Candidate, Completion, Generate, Pool, Question, Reader, Selection, Stop, Usage, Verifier
 from samplewise.vary.base import Vary
 from samplewise.verify.base import Judge, Talk
 
@@ -60,7 +61,7 @@ async def run(
     """Run one recipe on one question. A failed ask is a value. Raises, before anything is paid, Unsupported, and what
     the engine's `open` raises."""
     await engine.open()
-    check(recipe, engine)
+    check(recipe, engine, budget)
     key = key.fold("question", question.id)
     spender = Purse(question.id, engine, budget, store, on_event, cancel)
     bench = _Bench(question, recipe, read, key.fold("judge"), spender)
@@ -76,13 +77,19 @@ async def run(
     return Result(question, selection.answer, pool, answers, selection, spender.spent, spender.paid, stop, tuple(trace))
 
 
-def check(recipe: Recipe, engine: Engine) -> None:
-    """Raise Unsupported unless the engine can do what the recipe needs."""
+def check(recipe: Recipe, engine: Engine, budget: Budget = Budget()) -> None:
+    """Raise Unsupported unless the engine can do what the recipe needs, SetupError where a limit in money cannot be
+    kept as nobody knows the price."""
     if missing := sorted(recipe.needs - engine.can):
         raise Unsupported(f"{recipe.line} needs {', '.join(missing)}, which {engine.name} cannot do")
     if unknown := sorted(recipe.engines - members_of(engine)):
         missing_one = f'give one: --engine "crew({engine.name}, {unknown[0]}=...)"'
         raise Unsupported(f"{recipe.line} asks an engine called {unknown[0]}; {missing_one}")
+    if budget.usd is not None and math.isnan(engine.worst_case(Generate(())).usd):
+        raise SetupError(
+            f"{engine.name} has no known price; give price=(input, cached, output), in USD per million tokens, or "
+            "SAMPLEWISE_PRICES, or no limit in USD"
+        )
 
 
 async def _drive(

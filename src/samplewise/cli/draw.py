@@ -176,6 +176,8 @@ def _run_all(task: str, engine: str, lines: list[str], store: Any, seed: int, bu
                 if cancel.is_set():
                     raise KeyboardInterrupt
         finally:
+            for note in getattr(opened, "notes", ()):  # what an endpoint did not honour
+                say(f"{opened.name}: {note}")
             await opened.close()
         return done
 

@@ -41,7 +41,7 @@ from samplewise.engines.toy import Toy
 from samplewise.keys import Key
 from samplewise.spec import build, factory, names
 from samplewise.types import Message, Question
-from samplewise.vary.base import Arm
+from samplewise.vary.base import Arm, PlainArm
 from samplewise.vary.temperature import ladder
 
 __all__ = [
@@ -67,7 +67,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 def check_sampler(
     make: Make,
     *,
-    arms: Sequence[Arm] = (ladder(0.5, 1.5),),
+    arms: Sequence[Arm | PlainArm] = (ladder(0.5, 1.5),),
     engine: Toy | None = None,
     key: Key | None = None,
     log_target: LogTarget | None = None,

@@ -17,7 +17,7 @@ from samplewise.samplers.base import Sampler, Step, Variant
 from samplewise.select.votes import first
 from samplewise.store import Store, ask_json
 from samplewise.types import Ask, Completion, Question, Usage
-from samplewise.vary.base import Arm, vary
+from samplewise.vary.base import Arm, PlainArm, vary
 
 MAX_STEPS = 2_000  # a sampler of small settings that has not finished by then never will
 
@@ -40,7 +40,7 @@ class Case(NamedTuple):
     make: Make
     question: Question
     engine: Toy
-    arms: tuple[Arm, ...]
+    arms: tuple[Arm | PlainArm, ...]
     key: Key
     log_target: LogTarget | None
 
@@ -123,7 +123,7 @@ def run_case(
     *,
     budget: Budget = Budget(),
     store: Store | None = None,
-    arms: tuple[Arm, ...] | None = None,
+    arms: tuple[Arm | PlainArm, ...] | None = None,
     key: Key | None = None,
 ) -> Result:
     sampler = case.make()

@@ -27,8 +27,8 @@ def iid() -> Share:
 def quota(*draws: int) -> Share:
     """So many draws for each variant, in the order of the mix.
 
-    `quota(4, 14, 14)` gives the identity arm 4 of 32. They are dealt out evenly: after any number of draws no variant is ahead of its share by a whole draw. The identity
-    arm has at least one. Fewer numbers than variants: the rest have none.
+    `quota(4, 14, 14)` gives the identity arm 4 of 32. They are dealt out evenly: after any number of draws no variant
+    is ahead of its share by a whole draw. The identity arm has at least one. Variants beyond the numbers have none.
     """
     if not draws or min(draws) < 0 or draws[0] < 1:
         raise ValueError(f"quota takes numbers of draws, at least 1 for the identity arm; got {draws}")

@@ -43,8 +43,10 @@ PASSING = [fault for fault in FAULTS if fault not in ("400", "stall", "slow", "4
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop waits before it tries again; here it need not."""
+    """Loop and engine wait before they try again; here they need not."""
     monkeypatch.setattr("samplewise.purse.BACKOFF_S", 0.002)
+    monkeypatch.setattr("samplewise.engines.http.pace.BACKOFF_S", 0.001)
+    monkeypatch.setattr("samplewise.engines.http.pace.MAX_BACKOFF_S", 0.005)
 
 
 class Ran(NamedTuple):

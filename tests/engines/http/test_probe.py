@@ -155,6 +155,12 @@ def test_usage_that_is_wrong_now_and_then_is_neither_true_nor_false() -> None:
     assert "some replies count their tokens wrongly" in found.notes
 
 
+def test_replies_without_a_text_tell_nothing() -> None:
+    found, _ = probed(Settings(faults={"null": 1.0}))
+    assert (found.seed, found.frozen_seed, found.logprobs, found.usage, found.continues) == (None,) * 5
+    assert found.n is True
+
+
 PASSING = ["429", "500", "502", "503", "504", "html", "error 200", "half", "cut before", "cut middle"]
 
 

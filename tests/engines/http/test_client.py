@@ -1,0 +1,183 @@
+"""The client against servers that answer as HTTP allows, and as it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from samplewise.engines.http.client import Client, Reply, is_loopback, was_sent, without_credentials
+from samplewise.errors import EngineError, EngineTimeout, EngineUnavailable, SetupError
+
+from .script import Script, completion, reply
+
+KEY = "sk-very-secret"
+
+
+def posted(script: Script, body: Any = None, path: str = "chat/completions", **options: Any) -> Reply:
+    async def go() -> Reply:
+        async with script.serving() as url:
+            client = Client(url, **options)
+            try:
+                return await client.post(path, body if body is not None else {"a": "ü"})
+            finally:
+                await client.close()
+
+    return asyncio.run(go())
+
+
+def failing(script: Script, **options: Any) -> EngineError:
+    with pytest.raises(EngineError) as caught:
+        posted(script, **options)
+    return caught.value
+
+
+def test_a_request_and_its_reply() -> None:
+    script = Script(lambda seen: reply({"b": "ß"}, 418, "X-Thing: 7\r\n"))
+    got = posted(script, api_key=KEY, headers=(("X-Team", "us"),))
+    assert (got.status, got.body, json.loads(got.text)) == (418, {"b": "ß"}, {"b": "ß"})
+    assert got.headers["x-thing"] == "7"
+    assert 0 < got.seconds < 5
+    (seen,) = script.seen
+    assert (seen.path, seen.body) == ("/v1/chat/completions", {"a": "ü"})
+    assert seen.headers["authorization"] == f"Bearer {KEY}"
+    assert seen.headers["x-team"] == "us"
+
+
+def test_bytes_go_out_as_they_are_and_two_strokes_mean_the_root() -> None:
+    script = Script(lambda seen: reply({}))
+    posted(script, b'{"a":1}', "//tokenize")
+    assert (script.seen[0].path, script.seen[0].body) == ("/tokenize", {"a": 1})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(b"<html>"),
+        reply(completion("x"))[:-9],
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{",
+        reply(b"[" * 100_000),
+    ],
+    ids=["html", "half", "half a chunk", "deep"],
+)
+def test_what_is_no_json_or_breaks_off_is_a_reply_without_a_body(answer: bytes) -> None:
+    calls = iter([answer])
+
+    def once(seen: Any) -> bytes:
+        return next(calls)
+
+    async def go() -> Reply:
+        script = Script(once)
+        async with script.serving() as url:
+            client = Client(url)
+            waiting = asyncio.create_task(client.post("x", {}))
+            while not script.seen:
+                await asyncio.sleep(0.001)
+            if not answer.endswith((b">", b"[")):
+                await asyncio.sleep(0.01)
+                return await asyncio.wait_for(_cut(client, waiting, script), 10)
+            try:
+                return await waiting
+            finally:
+                await client.close()
+
+    async def _cut(client: Client, waiting: asyncio.Task[Reply], script: Script) -> Reply:
+        script.close_all()
+        try:
+            return await waiting
+        finally:
+            await client.close()
+
+    got = asyncio.run(go())
+    assert (got.status, got.body) == (200, None)
+
+
+def test_nobody_there_is_free_and_a_cut_connection_may_not_be() -> None:
+    async def nobody() -> EngineError:
+        async with Script(lambda seen: b"").serving() as url:
+            pass
+        client = Client(url, api_key=KEY)
+        try:
+            with pytest.raises(EngineUnavailable, match="cannot be reached") as caught:
+                await client.post("x", {})
+            return caught.value
+        finally:
+            await client.close()
+
+    assert not was_sent(asyncio.run(nobody()))
+    cut = failing(Script(lambda seen: None), api_key=KEY)
+    assert isinstance(cut, EngineUnavailable)
+    assert was_sent(cut)
+    assert KEY not in f"{cut!r} {cut}"
+
+
+async def never() -> bytes | None:
+    await asyncio.Event().wait()
+    return None
+
+
+def test_a_time_out_after_sending_may_have_been_billed() -> None:
+    error = failing(Script(lambda seen: never()), timeout_s=0.05)
+    assert isinstance(error, EngineTimeout)
+    assert was_sent(error)
+    assert "0.05 s" in str(error)
+
+
+def test_a_stalled_stream_is_a_time_out_and_a_whole_one_a_reply() -> None:
+    event = b'data: {"choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": null}]}\n\n'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\r\n"
+    answers = iter([head + event, head + event + b"data: [DONE]\n\n"])
+
+    async def go() -> Reply:
+        script = Script(lambda seen: next(answers))
+        async with script.serving() as url:
+            client = Client(url, timeout_s=0.01)
+            try:
+                with pytest.raises(EngineTimeout, match=r"for 0\.05 s"):
+                    await client.stream("x", {}, 0.05)
+                waiting = asyncio.create_task(client.stream("x", {}, 10.0))
+                while len(script.seen) < 2:
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0.01)
+                script.close_all()
+                return await waiting
+            finally:
+                await client.close()
+
+    assert asyncio.run(go()).body["choices"][0]["message"]["content"] == "hi"
+
+
+def test_a_key_that_the_server_repeats_is_not_passed_on() -> None:
+    got = posted(Script(lambda seen: reply({"error": {"message": f"Incorrect key: {KEY}"}}, 401)), api_key=KEY)
+    assert KEY not in got.text
+    assert KEY not in json.dumps(got.body)
+
+
+def test_a_redirect_is_a_reply() -> None:
+    script = Script(lambda seen: reply({}, 301, "location: /v2\r\n"))
+    assert posted(script).status == 301
+    assert len(script.seen) == 1
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://", "http://x:port/v1", "http://[::1/v1"])
+def test_what_is_no_url_is_refused_when_the_client_is_made(url: str) -> None:
+    with pytest.raises(SetupError, match="base_url must be such as"):
+        Client(url)
+
+
+def test_credentials_in_a_url_are_not_shown() -> None:
+    assert without_credentials("http://me:secret@host:8000/v1") == "http://host:8000/v1"
+    assert "secret" not in repr(Client("https://me:secret@host/v1"))
+    with pytest.raises(SetupError) as caught:
+        Client("ftp://me:secret@host/v1")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "loopback"),
+    [("http://127.0.0.1:1/v1", True), ("http://[::1]/v1", True), ("http://localhost", True), ("https://a.b", False)],
+)
+def test_the_loopback_is_known(url: str, loopback: bool) -> None:
+    assert is_loopback(url) is loopback

@@ -1,0 +1,478 @@
+"""The engine against the conformance endpoint: n, seeds, costs, retries, replicas, and what it says of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from samplewise.conformance.endpoint import Endpoint, Settings
+from samplewise.engines.http import http
+from samplewise.engines.http.engine import Http
+from samplewise.engines.http.profile import Profile
+from samplewise.errors import AuthError, BadInput, EngineUnavailable, SetupError, Unsupported
+from samplewise.run import Budget
+from samplewise.types import Ask, Capability, Completion, Generate, Likelihood, Message, Sampling
+
+from .script import Script, completion, reply
+
+PROMPT = (Message("user", "spell a word"),)
+EVERYTHING = Profile(
+    n=True, seed=True, logprobs=True, token_ids_out=True, token_ids_in=True, likelihood=True, tokenize=True
+)
+
+
+def asks(num: int, messages: tuple[Message, ...] = PROMPT, **fields: Any) -> list[Generate]:
+    made = Generate(messages, max_tokens=30)._replace(**fields)
+    return [made._replace(seed=1000 + 7 * i, draw=i) for i in range(num)]
+
+
+async def answered(engine: Http, wanted: Sequence[Ask]) -> list[Completion]:
+    """Every completion, in the order of the asks; each position must come once."""
+    await engine.open()
+    found = [arrival async for arrival in engine.answer(wanted)]
+    assert sorted(arrival.position for arrival in found) == list(range(len(wanted)))
+    return [arrival.completion for arrival in sorted(found)]
+
+
+def with_endpoint(settings: Settings, use: Any, **options: Any) -> tuple[Any, Endpoint]:
+    """What `use(engine, endpoint)` gives."""
+    endpoint = Endpoint(settings)
+
+    async def go() -> Any:
+        async with endpoint as url:
+            engine = http("toy", base_url=url, **{"probe": "never", **options})
+            try:
+                return await use(engine, endpoint)
+            finally:
+                await engine.close()
+
+    return run(go()), endpoint
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(coroutine, 30))
+
+
+def drawn(settings: Settings, wanted: Sequence[Ask], **options: Any) -> tuple[list[Completion], Endpoint, Http]:
+    async def use(engine: Http, endpoint: Endpoint) -> tuple[list[Completion], Http]:
+        return await answered(engine, wanted), engine
+
+    (completions, engine), endpoint = with_endpoint(settings, use, **options)
+    return completions, endpoint, engine
+
+
+# --- n and seeds ------------------------------------------------------------------------------------------------------
+
+
+def test_draws_of_one_prompt_share_a_request_and_its_prompt_is_billed_once() -> None:
+    done, endpoint, engine = drawn(Settings(marks=True), [*asks(10), *asks(3, (Message("user", "another"),))])
+    assert endpoint.tally.requests == 2
+    assert len({c.text.partition("\n")[0] for c in done}) == 13
+    assert sum(c.usage.completion_tokens for c in done) == endpoint.tally.completion_tokens
+    assert sum(c.usage.prompt_tokens - c.usage.cached_tokens for c in done) == endpoint.tally.prompt_tokens
+    assert engine.profile.n is True
+    assert engine.notes == ()
+
+
+def test_requests_for_many_draws_are_cut_to_the_most() -> None:
+    assert drawn(Settings(), asks(10), max_n=4)[1].tally.requests == 3
+
+
+@pytest.mark.parametrize("settings", [Settings(marks=True, ignores=("n",)), Settings(marks=True, refuses=("n",))])
+def test_where_n_is_ignored_or_refused_every_draw_is_a_request(settings: Settings) -> None:
+    async def use(engine: Http, endpoint: Endpoint) -> int:
+        first = await answered(engine, asks(8))
+        before = endpoint.tally.requests
+        second = await answered(engine, asks(8))
+        assert len({c.text for c in [*first, *second]}) == 16
+        return endpoint.tally.requests - before
+
+    requests, endpoint = with_endpoint(settings, use, max_n=8)
+    assert requests == 8, "it is learned once"
+    assert endpoint.tally.draws == 16
+
+
+@pytest.mark.parametrize("fault", ["more", "fewer", "shuffled", "same index"])
+def test_choices_are_counted_never_trusted(fault: str) -> None:
+    done, endpoint, engine = drawn(Settings(marks=True, plan=(fault,)), asks(6))
+    assert len({c.text for c in done}) == 6
+    assert all(c.failure is None for c in done)
+    assert sum(c.usage.completion_tokens for c in done) == endpoint.tally.completion_tokens, "dropped ones too"
+    assert (engine.notes == ()) == (fault == "shuffled")
+
+
+def test_without_n_a_draw_follows_from_its_seed_alone() -> None:
+    alone = [drawn(Settings(), [ask], probe=EVERYTHING, n="never")[0][0].text for ask in asks(6)]
+    done, endpoint, engine = drawn(Settings(), asks(6)[::-1], probe=EVERYTHING, n="never")
+    assert [c.text for c in done][::-1] == alone
+    assert len(set(alone)) > 1
+    assert endpoint.tally.requests == 6
+    assert Capability.SEED in engine.can
+    assert Capability.SEED not in http("m", base_url="http://127.0.0.1:1", probe=EVERYTHING).can
+
+
+def test_an_endpoint_with_a_frozen_seed_is_found_out() -> None:
+    long = Settings(vocab=25, seed=1)  # whose frozen draw has 49 tokens
+    _, _, honest = drawn(long, asks(8, max_tokens=60), probe=EVERYTHING, n="never")
+    _, _, engine = drawn(replace(long, frozen=True), asks(8, max_tokens=60), probe=EVERYTHING, n="never")
+    assert honest.profile.frozen_seed is None
+    assert honest.notes == ()
+    assert "8 of 8 draws" in engine.notes[-1]
+    assert engine.profile.frozen_seed is True
+    assert Capability.SEED not in engine.can
+
+
+def test_a_stream_brings_the_same_draws() -> None:
+    plain, _, _ = drawn(Settings(), asks(5), n="never")
+    streamed, _, _ = drawn(Settings(), asks(5), n="never", stream=True)
+    assert [c.text for c in streamed] == [c.text for c in plain]
+    assert [c.usage[:5] for c in streamed] == [c.usage[:5] for c in plain]
+
+
+# --- costs ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_worst_case_is_exact_once_the_prompt_was_counted() -> None:
+    async def use(engine: Http, endpoint: Endpoint) -> None:
+        (ask,) = asks(1)
+        assert engine.worst_case(ask).prompt_tokens > len("spell a word")
+        (done,) = await answered(engine, [ask])
+        assert engine.worst_case(ask)[:3] == (1, done.usage.prompt_tokens, 30)
+        assert engine.worst_case(ask._replace(prefix=(1, 2))).prompt_tokens == done.usage.prompt_tokens + 2
+
+    with_endpoint(Settings(), use)
+
+
+def test_money_is_what_was_billed_and_unknown_where_no_price_is() -> None:
+    done, endpoint, _ = drawn(Settings(), asks(4), price=(1.0, 0.5, 4.0))
+    billed = endpoint.tally.prompt_tokens * 1.0 + endpoint.tally.completion_tokens * 4.0
+    assert math.fsum(c.usage.usd for c in done) == pytest.approx(billed / 1e6)
+    (ask,) = asks(1)
+    assert http("m", base_url="http://127.0.0.1:1").worst_case(ask).usd == 0.0
+    unpriced = http("m", base_url="https://example.com/v1").worst_case(ask)
+    assert math.isnan(unpriced.usd)
+    assert not Budget(usd=100.0).admits(unpriced)
+    assert Budget(requests=1).admits(unpriced)
+
+
+@pytest.mark.parametrize("fault", ["500", "502", "504", "half", "cut before", "cut middle", "html", "error 200"])
+def test_what_may_have_been_billed_is_charged_at_the_most(fault: str) -> None:
+    done, endpoint, engine = drawn(Settings(plan=(fault,)), asks(3))
+    for ask, c in zip(asks(3), done, strict=True):
+        assert c.finish == "error"
+        assert c.failure is not None
+        assert c.failure.retryable
+        assert c.usage == engine.worst_case(ask)
+    assert endpoint.tally.tokens <= sum(c.usage.tokens for c in done)
+    assert "charged at the most" in engine.notes[-1]
+
+
+@pytest.mark.parametrize("fault", ["429", "429 date", "503"])
+def test_what_was_rejected_is_sent_again_and_costs_nothing(fault: str) -> None:
+    done, endpoint, engine = drawn(Settings(plan=(fault,), retry_after_s=0.01), asks(1))
+    assert [c.failure for c in done] == [None]
+    assert endpoint.tally.requests == 2
+    assert done[0].usage.tokens == endpoint.tally.tokens
+    assert engine.notes == ()
+
+
+def test_a_rejection_with_status_200_is_one_too() -> None:
+    answers = iter([{"error": {"message": "slow down", "code": 429}}, completion("x")])
+    script = Script(lambda seen: reply(next(answers)))
+    (done,) = run(scripted(script, asks(1)))
+    assert done.failure is None
+    assert len(script.seen) == 2
+
+
+def test_patience_has_an_end() -> None:
+    done, _, _ = drawn(Settings(faults={"429": 1.0}, retry_after_s=60), asks(2), patience_s=5, n="never")
+    assert [(c.failure.kind, c.failure.retryable) for c in done if c.failure] == [("RateLimited", False)] * 2
+    assert all(c.usage.tokens == 0 for c in done)
+    assert done[0].failure is not None
+    assert done[0].failure.retry_after_s == 60
+
+
+def test_nobody_there_and_then_somebody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+
+    async def go(patience_s: float, comes: bool) -> list[Completion]:
+        engine = http("toy", base_url=f"http://127.0.0.1:{port}/v1", probe="never", patience_s=patience_s)
+        waiting = asyncio.create_task(answered(engine, asks(3, draw=0)))
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if comes:
+                    while not engine._router.replicas[0].resumes > 0:
+                        await asyncio.sleep(0.005)
+                    await stack.enter_async_context(Endpoint(Settings(), port))
+                return await waiting
+        finally:
+            await engine.close()
+
+    refused = run(go(0.0, False))
+    assert [(c.failure.kind, c.usage.tokens) for c in refused if c.failure] == [("EngineUnavailable", 0)] * 3
+    assert [c.failure for c in run(go(20.0, True))] == [None] * 3
+
+
+# --- cancelling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_closing_the_iterator_closes_the_connections_and_leaves_nothing_running(stream: bool) -> None:
+    async def use(engine: Http, endpoint: Endpoint) -> None:
+        await engine.open()
+        before = asyncio.all_tasks()
+        arrivals = engine.answer(asks(40))
+        first = asyncio.ensure_future(anext(arrivals))  # type: ignore[arg-type]
+        while endpoint.tally.in_flight < 16:
+            await asyncio.sleep(0.001)
+        first.cancel()
+        await asyncio.wait({first})
+        await arrivals.aclose()  # type: ignore[attr-defined]
+        assert asyncio.all_tasks() == before
+        while endpoint.tally.in_flight:
+            await asyncio.sleep(0.001)
+        gate = engine._router.replicas[0].gate
+        assert (gate.in_flight, gate.load) == (0, 0)
+
+    _, endpoint = with_endpoint(Settings(latency_ms=20_000), use, n="never", stream=stream)
+    assert endpoint.tally.aborted == endpoint.tally.disconnects == 16, "as many as were sent at first"
+    assert endpoint.tally.draws == 0
+
+
+# --- what an endpoint refuses -----------------------------------------------------------------------------------------
+
+
+def test_refused_parameters_are_left_out_from_then_on() -> None:
+    refused = ("top_k", "min_p", "repetition_penalty", "max_tokens", "seed", "top_p")
+
+    async def use(engine: Http, endpoint: Endpoint) -> int:
+        assert all(c.failure is None for c in await answered(engine, asks(12)))
+        before = endpoint.tally.requests
+        assert all(c.failure is None for c in await answered(engine, asks(12)))
+        assert engine.profile.max_tokens_field == "max_completion_tokens"
+        return endpoint.tally.requests - before
+
+    again, _ = with_endpoint(Settings(refuses=refused), use, n="never")
+    assert again == 12
+
+
+def test_a_temperature_that_the_recipe_asks_for_is_not_dropped() -> None:
+    done, _, engine = drawn(Settings(refuses=("temperature",)), asks(2))
+    assert all(c.failure is None for c in done)
+    assert any("temperature" in note for note in engine.notes)
+    with pytest.raises(Unsupported, match=r"temperature=0\.5"):
+        drawn(Settings(refuses=("temperature",)), asks(2, sampling=Sampling(temperature=0.5)))
+
+
+@pytest.mark.parametrize("trait", [{"ignores": ("stop",)}, {"refuses": ("stop",)}])
+def test_a_response_is_cut_at_its_stop_string_whoever_does_it(trait: dict[str, Any]) -> None:
+    honest, _, _ = drawn(Settings(), asks(8, stop=("b",)), n="never")
+    cut, _, _ = drawn(Settings(**trait), asks(8, stop=("b",)), n="never")
+    assert [(c.text, c.finish) for c in cut] == [(c.text, c.finish) for c in honest]
+
+
+def test_fewer_tokens_are_asked_for_where_the_context_ends() -> None:
+    says = "This model's maximum context length is 40 tokens and your request has 10 input tokens."
+
+    def answer(seen: Any) -> bytes:
+        fits = seen.body["max_tokens"] <= 30
+        return reply(completion("x")) if fits else reply({"error": {"message": says}}, 400)
+
+    script = Script(answer)
+    done = run(scripted(script, asks(1, max_tokens=50)))
+    assert [c.failure for c in done] == [None]
+    assert [body["max_tokens"] for body in script.bodies] == [50, 30]
+    full = Script(lambda seen: reply({"error": {"message": says.replace("10 input", "40 input")}}, 400))
+    (failed,) = run(scripted(full, asks(1, max_tokens=50)))
+    assert failed.failure is not None
+    assert (failed.failure.kind, failed.failure.retryable, failed.usage.tokens) == ("ContextOverflow", False, 0)
+
+
+async def scripted(script: Script, wanted: Sequence[Ask], **options: Any) -> list[Completion]:
+    async with script.serving() as url:
+        engine = http("m", base_url=url, **{"probe": "never", "n": "never", **options})
+        try:
+            return await answered(engine, wanted)
+        finally:
+            await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (301, "BadRequest"),
+        (400, "BadRequest"),
+        (401, "AuthError"),
+        (403, "AuthError"),
+        (404, "BadRequest"),
+        (413, "ContextOverflow"),
+        (422, "BadRequest"),
+    ],
+)
+def test_errors_have_their_names_and_the_servers_words(status: int, kind: str) -> None:
+    script = Script(lambda seen: reply({"error": {"message": "no\nway"}}, status))
+    (failed,) = run(scripted(script, asks(1), api_key="sk-secret"))
+    assert failed.failure is not None
+    assert (failed.failure.kind, failed.failure.retryable) == (kind, False)
+    assert f"answered {status}: no way" in failed.failure.message
+    assert "\n" not in failed.failure.message
+    assert failed.usage.tokens == 0
+    assert len(script.seen) == 1
+
+
+def test_the_key_is_nowhere() -> None:
+    key = "sk-very-secret"
+
+    async def go() -> str:
+        script = Script(lambda seen: reply({"error": {"message": f"bad key {key}"}}, 401))
+        async with script.serving() as url:
+            engine = http("m", base_url=url.replace("http://", f"http://me:{key}@"), api_key=key, probe="never")
+            done = await answered(engine, asks(1))
+            await engine.close()
+            assert script.seen[0].headers["authorization"]
+            return f"{engine!r} {engine.name} {engine.identity} {engine.notes} {done} {engine.profile}"
+
+    assert key not in run(go())
+
+
+# --- replicas, models, opening ----------------------------------------------------------------------------------------
+
+
+def test_prompts_are_dealt_out_over_replicas_and_a_dead_one_is_passed_over() -> None:
+    prompts = [(Message("user", f"question {i}"),) for i in range(12)]
+    wanted = [ask for messages in prompts for ask in asks(3, messages)]
+
+    async def go() -> None:
+        one, other = Endpoint(Settings(marks=True)), Endpoint(Settings(marks=True))
+        async with one as first:
+            async with other as second:
+                engine = http("toy", base_url=f"{first}, {second}", probe="never")
+                assert engine.identity == f"http:toy:chat@{first}"
+                assert all(c.failure is None for c in await answered(engine, wanted))
+                counts = one.tally.requests, other.tally.requests
+                assert sum(counts) == 12, "the draws of a prompt went to one replica together"
+                assert min(counts) >= 1
+            done = await answered(engine, wanted)
+            assert [c.failure for c in done if c.failure] == [], "the second replica is gone"
+            await engine.close()
+
+    run(go())
+
+
+def test_the_only_model_is_found_and_of_several_one_must_be_named() -> None:
+    def listing(*names: str) -> Script:
+        return Script(lambda seen: reply({"data": [{"id": name} for name in names]}))
+
+    async def opened(script: Script) -> Http:
+        async with script.serving() as url:
+            engine = http(base_url=url, probe="never")
+            try:
+                await engine.open()
+                return engine
+            finally:
+                await engine.close()
+
+    assert run(opened(listing("only"))).name == "http(only)"
+    with pytest.raises(SetupError, match="serves 2 models, name one of them: a, b"):
+        run(opened(listing("b", "a")))
+    with pytest.raises(AuthError, match="give api_key="):
+        run(opened(Script(lambda seen: reply({"error": {"message": "who?"}}, 401))))
+    with pytest.raises(EngineUnavailable, match="name one"):
+        run(opened(Script(lambda seen: reply({}, 404))))
+
+
+def test_what_the_probe_found_is_kept_and_what_is_learned_too() -> None:
+    async def use(engine: Http, endpoint: Endpoint) -> tuple[int, Http]:
+        await asyncio.gather(engine.open(), engine.open())
+        probed = endpoint.tally.requests
+        again = http("toy", base_url=endpoint.url)
+        await again.open()
+        assert endpoint.tally.requests == probed, "the second engine reads it from the cache"
+        await again.close()
+        return probed, again
+
+    (probed, engine), _ = with_endpoint(Settings(), use, probe="auto")
+    assert 0 < probed <= 12
+    assert {Capability.LOGP, Capability.TOKENS, Capability.PREFIX, Capability.LIKELIHOOD} <= engine.can
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"api": "grpc"}, "api must be"),
+        ({"n": 4}, "n must be"),
+        ({"max_n": 0}, "max_n must be"),
+        ({"timeout_s": 0}, "timeout_s must be"),
+        ({"price": (1.0,)}, "price must be"),
+        ({"api": "completions", "probe": Profile()}, "the profile is of api"),
+    ],
+)
+def test_wrong_options_are_refused_with_what_was_expected(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        http("m", base_url="http://127.0.0.1:1", **options)
+
+
+def test_which_endpoint_must_be_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    with pytest.raises(SetupError, match="OPENAI_BASE_URL"):
+        http("m")
+    with pytest.raises(BadInput, match="cannot be read"):
+        http("m", base_url="http://127.0.0.1:1", prices=str(tmp_path / "none.json"))
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1/")
+    assert http("m").identity == "http:m:chat@http://127.0.0.1:9/v1"
+    assert http("m", identity="ours").identity == "ours"
+    assert http("m", extra={"reasoning_effort": "low"}).identity != http("m").identity
+
+
+# --- log-probs, token ids, prefixes -----------------------------------------------------------------------------------
+
+
+def test_log_probs_and_ids_of_a_draw_are_those_of_the_model() -> None:
+    wanted = asks(5, want=("tokens", "logp", "logq"))
+    done, endpoint, _ = drawn(Settings(), wanted, probe=EVERYTHING)
+    for c in done:
+        assert c.tokens is not None
+        assert c.logp is not None
+        exact = [float(endpoint.model.toy.next_logp(PROMPT, c.tokens[:i])[t]) for i, t in enumerate(c.tokens)]
+        assert c.logp == pytest.approx(exact)
+        assert c.logq == c.logp
+        assert c.logp_sum == pytest.approx(math.fsum(exact))
+        assert c.usage.completion_tokens == len(c.tokens)
+    (listed,), _, engine = drawn(Settings(), asks(1, want=("top", "logp")), probe=EVERYTHING._replace(top_logprobs=3))
+    assert listed.logp is not None
+    assert listed.top is not None
+    for at, logp in zip(listed.top, listed.logp, strict=True):
+        assert [value for _, value in at] == sorted((value for _, value in at), reverse=True)
+        assert len(at) == 3
+        assert at[0][1] >= logp - 1e-9
+    assert Capability.TOP in engine.can
+    cold, _, _ = drawn(Settings(), asks(1, want=("logq",), sampling=Sampling(0.5)), probe=EVERYTHING)
+    assert cold[0].logq is None, "the law that was drawn from is not known"
+    assert not math.isnan(cold[0].logp_sum)
+
+
+def test_a_prefix_is_continued_and_a_given_text_scored() -> None:
+    async def use(engine: Http, endpoint: Endpoint) -> None:
+        prefix = (0, 1, 2)
+        whole = await answered(engine, asks(1, want=("tokens",)))
+        (done,) = await answered(engine, asks(1, prefix=prefix, want=("tokens", "logp")))
+        toy = endpoint.model.toy
+        assert done.tokens is not None
+        assert done.logp is not None
+        exact = [float(toy.next_logp(PROMPT, (*prefix, *done.tokens[:i]))[t]) for i, t in enumerate(done.tokens)]
+        assert done.logp == pytest.approx(exact)
+        assert done.usage.prompt_tokens == whole[0].usage.prompt_tokens + 3
+        drawn_ids = [token for token in done.tokens if token != toy.eos]  # the end cannot be a part of a prompt
+        (scored,) = await answered(engine, [Likelihood(PROMPT, (*prefix, *drawn_ids))])
+        assert scored.logp is not None
+        assert scored.logp[3:] == pytest.approx(done.logp[: len(drawn_ids)])
+        assert engine.worst_case(Likelihood(PROMPT, prefix)).prompt_tokens == done.usage.prompt_tokens
+
+    with_endpoint(Settings(), use, probe=EVERYTHING)

@@ -1,0 +1,154 @@
+"""`samplewise doctor`: what it finds out of an endpoint, what it says of it, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from samplewise.cli import main
+from samplewise.cli.doctor import ABOUT, FINDINGS
+from samplewise.conformance.endpoint import Settings, serving
+from samplewise.engines.http.profile import Profile
+from samplewise.engines.toy import Toy
+from samplewise.types import Capability
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out.splitlines()[-1])
+
+
+Call = Callable[..., Done]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "SAMPLEWISE_ENGINE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["samplewise", "doctor", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        return Done(left.value.code if isinstance(left.value.code, int) else 1, *capsys.readouterr())
+
+    return run
+
+
+def at(url: str) -> str:
+    return f'http("toy", base_url="{url}")'
+
+
+def squeezed(text: str) -> str:
+    """A table's words, however its columns are broken into lines."""
+    return " ".join(text.split())
+
+
+def test_an_endpoint_is_asked_once(call: Call) -> None:
+    with serving() as endpoint:
+        first = call("--engine", at(endpoint.url), "--json")
+        asked = endpoint.tally.requests
+        again = call("--engine", at(endpoint.url), "--json")
+        assert 0 < asked == endpoint.tally.requests <= 12
+        assert first.code == again.code == 0
+        assert first.json == again.json
+    profile = first.json["profile"]
+    assert profile["n"] is profile["seed"] is profile["likelihood"] is True
+    assert {"generate", "tokens", "logp", "prefix", "likelihood"} <= set(first.json["can"])
+
+
+def test_fresh_asks_again_and_keeps_what_it_finds(call: Call) -> None:
+    with serving() as endpoint:
+        call("--engine", at(endpoint.url))
+        asked = endpoint.tally.requests
+        assert call("--engine", at(endpoint.url), "--fresh").code == 0
+        assert endpoint.tally.requests == 2 * asked
+        assert call("--engine", at(endpoint.url)).code == 0
+        assert endpoint.tally.requests == 2 * asked
+
+
+def test_the_base_url_of_the_environment(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Settings(api_key="secret")) as endpoint:
+        monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+        refused = call("--engine", "http:toy")
+        assert (refused.code, refused.out) == (4, "")
+        assert "OPENAI_API_KEY" in refused.err
+        monkeypatch.setenv("OPENAI_API_KEY", "secret")
+        done = call("--engine", "http:toy")
+        assert done.code == 0
+        assert "secret" not in done.out + done.err
+
+
+def test_the_table_says_what_follows(call: Call) -> None:
+    settings = Settings(
+        ignores=("n", "seed", "return_token_ids"), refuses=("max_tokens", "temperature", "min_p"), faults={"slow": 0.0}
+    )
+    with serving(settings) as endpoint:
+        said = squeezed(call("--engine", at(endpoint.url)).out)
+    assert "(n) no makes one request for each draw" in said
+    assert "seeds no draws cannot be repeated" in said
+    assert "any temperature no only its own" in said
+    assert "limit on tokens max_completion_tokens sent as max_completion_tokens" in said
+    assert "token ids of a draw no estimates where it must" in said
+    assert "prompts as token ids not known not used" in said
+    assert "refuses min_p leaves them out" in said
+
+
+def test_a_frozen_seed_is_said_aloud(call: Call) -> None:
+    with serving(Settings(frozen=True)) as endpoint:
+        said = squeezed(call("--engine", at(endpoint.url)).out)
+    assert "every draw is the same yes more draws bring nothing" in said
+    assert "note: draws of one prompt are all the same" in said
+
+
+def test_every_finding_has_its_words() -> None:
+    assert set(FINDINGS) == set(Profile._fields) - {"api", "notes", "refused"}
+    assert set(ABOUT) == set(Capability)
+    for name, finding in FINDINGS.items():
+        assert all(text or (name, which) == ("max_tokens_field", "no") for which, text in finding._asdict().items())
+
+
+def test_other_engines_show_what_they_can(call: Call) -> None:
+    done = call("--engine", "toy", "--json")
+    assert done.code == 0
+    assert set(done.json["can"]) == Toy.can
+    assert done.json["profile"] is None
+    assert "lists every response with its probability" in done.out
+    fresh = call("--engine", "toy", "--fresh")
+    assert (fresh.code, fresh.err.count("\n")) == (2, 1)
+
+
+def test_nobody_there_is_one_line_and_code_4(call: Call) -> None:
+    with serving() as endpoint:
+        gone = endpoint.url
+    done = call("--engine", at(gone))
+    assert (done.code, done.out) == (4, "")
+    assert "cannot be reached" in done.err
+    assert "is the server running?" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_no_endpoint_named_is_code_3(call: Call) -> None:
+    done = call("--engine", "http:toy")
+    assert done.code == 3
+    assert "OPENAI_BASE_URL" in done.err
+
+
+def test_a_model_that_is_not_there_is_code_4(call: Call) -> None:
+    with serving() as endpoint:
+        done = call("--engine", f'http("other", base_url="{endpoint.url}")')
+    assert done.code == 4
+    assert "other" in done.err

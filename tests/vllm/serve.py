@@ -1,0 +1,71 @@
+"""A vLLM server on the loopback as a child process, from the environment in .venv-vllm (see `make test-vllm`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
+START_S = 300.0  # half a minute where nothing else runs
+STOP_S = 20.0
+
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the model needs a few MB
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "2",
+}
+
+
+@contextlib.contextmanager
+def serving(model: Path, name: str, log: Path, *options: str) -> Iterator[str]:
+    """Serve a checkpoint in float32. Gives the base URL, ending with /v1; raises RuntimeError with the log's end where
+    the server does not come up. It and its children are ended on leaving."""
+    port = _free_port()
+    words = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", name]
+    words += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--seed", "0", *options]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))} | ENVIRONMENT
+    with log.open("wb") as written:
+        server = subprocess.Popen(  # a session of its own, so that its children can be ended with it
+            [str(PYTHON), *words], stdout=written, stderr=written, env=environment, cwd=ROOT, start_new_session=True
+        )
+        try:
+            _await(f"http://127.0.0.1:{port}/health", server, log)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            _end(server)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(url, timeout=5) as reply:
+            if reply.status == 200:
+                return
+        time.sleep(0.25)
+    raise RuntimeError(f"vLLM did not start:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.wait(STOP_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait(STOP_S)
