@@ -68,7 +68,7 @@ async def run(
     stop, state, trace = await _drive(recipe.vary, recipe.vary.init(question), key.fold("vary"), spender, None)
     variants = recipe.vary.variants(state)
     state = recipe.sampler.init(variants)
-    if stop.reason == "finished":
+    if stop.reason in ("finished", "budget"):  # a thought that does not fit leaves what direct draws can be paid for
         stop, state, more = await _drive(recipe.sampler, state, key.fold("draw"), spender, bench)
         trace += more
     pool, answers = await bench.look(recipe.sampler.pool(state), recipe.verifiers)

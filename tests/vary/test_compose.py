@@ -162,3 +162,19 @@ def test_a_run_pays_for_thoughts_as_for_draws() -> None:
     assert result.spent.requests == 4 + 6
     assert Counter(c.arm for c in result.pool.candidates) == {"direct": 3, "t": 3}
     assert result.trace[0]["vary"][0]["arm"] == "t"
+
+
+def test_a_thought_that_does_not_fit_leaves_the_direct_draws() -> None:
+    import asyncio
+
+    from samplewise.run import Budget
+
+    greedy = Arm(
+        "greedy", thinker("t", 1).make, lambda key, question, heard: (Generate(question.messages, max_tokens=999),)
+    )
+    plain = recipe("repeat(6, max_tokens=3) | vote")
+    line = type(plain)(plain.line, vary(greedy), plain.sampler, None, plain.selector, {})
+    read = lambda question, text: text or None  # noqa: E731
+    result = asyncio.run(run(QUESTION, line, Toy(3), KEY, read=read, budget=Budget(tokens=24)))
+    assert len(result.pool.candidates) == 6
+    assert result.spent.tokens <= 24
