@@ -51,10 +51,11 @@ Which response is more likely to be correct? Reply with the letter A or B, and n
 def judge(engine: str = "", *, samples: int = 3) -> Judge:
     """P(correct) of each response in [0, 1] as a language model sees it.
 
-    It says a digit from 1 to 9, which is moved onto [0, 1]. With an engine that shows the likeliest tokens it is an expectation over the score tokens, from one request a
-    response; else the mean of `samples` requests' digits. nan where no digit came. `engine` is a member of the crew by
-    name, the solver itself by default. Cost: for each different response 1 (or `samples`) requests of the question, the
-    response and about 120 tokens, and at most 8 tokens of reply.
+    It says a digit from 1 to 9, which is moved onto [0, 1]. With an engine that shows the likeliest tokens it is an
+    expectation over the score tokens, from one request a response; else the mean of `samples` requests' digits. nan
+    where no digit came. `engine` is a member of the crew by name, the solver itself by default. Cost: for each
+    different response 1 (or `samples`) requests of the question, the response and about 120 tokens, and at most 8
+    tokens of reply.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
