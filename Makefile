@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-vllm check quick bench train sandbox clean
+.PHONY: demo test test-vllm check quick bench train train-reward sandbox clean
 
 demo: $(VENV)/.local  ## 100 held-out puzzles, every method at equal tokens: a table, demo/report.html, one JSON line
 	$(BIN)/samplewise demo
@@ -29,6 +29,11 @@ bench: $(VENV)/.dev  ## make bench NAME=engine: prints its figures, and one JSON
 
 train: $(VENV)/.dev  ## makes the bundled model again, from random weights (about an hour on two cores)
 	$(BIN)/python -m training.tiny.train
+
+train-reward: $(VENV)/.dev  ## makes the bundled reward model again: draws, training, figures (about 45 minutes on two cores)
+	$(BIN)/python -m training.reward.data
+	$(BIN)/python -m training.reward.train
+	$(BIN)/python -m training.reward.evaluate
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "samplewise needs Python 3.11 or newer; say which: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }

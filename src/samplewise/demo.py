@@ -1,6 +1,6 @@
 """The main job, shown: held-out puzzles, the embedded model, every method at equal tokens.
 
-Each row is a way to draw and a way to choose. Rows that draw alike share their draws, so the whole table costs four
+Each row is a way to draw and a way to choose. Rows that draw alike share their draws, so the whole table costs five
 pools of draws and one greedy answer per puzzle. Later parts add their rows to `ROWS`.
 """
 
@@ -46,9 +46,15 @@ ROWS = (
     Row("temperature 0.25, majority vote", "repeat({n}, temperature=0.25)", "vote"),
     Row("temperature ladder, majority vote", "vary(ladder) | repeat({n})", "vote"),
     Row("direct, best by log-probability", "repeat({n})", "best(likelihood)"),
+    Row("direct, best by reward model", "repeat({n})", "best(reward)"),
+    Row("direct, votes weighted by reward model", "repeat({n})", "weighted(reward)"),
     Row("direct, best by checker", "repeat({n})", "best(puzzle)"),
     Row("temperature 0.6, best by checker", "repeat({n}, temperature=0.6)", "best(puzzle)"),
     Row("temperature ladder, best by checker", "vary(ladder) | repeat({n})", "best(puzzle)"),
+    Row("numbers permuted, majority vote", "vary(permute(7)) | repeat({n})", "vote"),
+    Row("numbers permuted, log-pool", "vary(permute(7)) | repeat({n})", "log_pool"),
+    Row("numbers permuted, best by reward model", "vary(permute(7)) | repeat({n})", "best(reward)"),
+    Row("numbers permuted, best by checker", "vary(permute(7)) | repeat({n})", "best(puzzle)"),
 )
 BASELINE = "direct, majority vote"
 
@@ -56,7 +62,7 @@ BASELINE = "direct, majority vote"
 def demo(folder: Path, puzzles: int, samples: int, seed: int, console: Console) -> dict[str, Json]:
     """Draw, choose, compare, and write `folder`/report.html. Gives the figures as plain JSON.
 
-    Cost: about 4 x `puzzles` x `samples` draws of 25 tokens; nothing where the store has them already.
+    Cost: about 5 x `puzzles` x `samples` draws of 25 tokens; nothing where the store has them already.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -26,13 +26,13 @@ from samplewise.events import Ended, OnEvent, Retried, Started, Stopped, ignore
 from samplewise.keys import Key
 from samplewise.numerics import Floats
 from samplewise.purse import Purse
-from samplewise.recipe import Recipe, selector_of
+from samplewise.recipe import Recipe, recipe, selector_of
 from samplewise.run import Budget, Result, check, run, score_pool
 from samplewise.select.base import Graded, Round, Selector
 from samplewise.select.fit import fitted
 from samplewise.store import Record, Run, Store
 from samplewise.tasks.base import Task
-from samplewise.types import Json, Pool, Problem, Score, Usage, Verifier
+from samplewise.types import BatchVerifier, Json, Pool, Problem, Score, Usage, Verifier
 from samplewise.verify.base import Judge
 
 CONCURRENCY = 64  # questions under way at once; their asks share one engine batch
@@ -237,7 +237,11 @@ def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge]) -
             if name not in known:
                 if isinstance(verify, Judge):
                     raise SetupError(f"{name} has to ask an engine about run {run}: give select an --engine")
-                values = [verify(question, candidate).value for candidate in record.pool.candidates]
+                pairs = [(question, candidate) for candidate in record.pool.candidates]
+                if isinstance(verify, BatchVerifier):
+                    values = verify.score_all(pairs)
+                else:
+                    values = [verify(*pair).value for pair in pairs]
                 store.save_scores(run, question.id, name, values)
 
 
@@ -256,7 +260,24 @@ async def rejudge(store: Store, run: Run, judges: Mapping[str, Judge], engine: E
                 values = await score_pool(judge, own, question, record.pool.candidates, record.answers, purse)
                 store.save_scores(run.id, question.id, name, values)
         spent = spent.plus(purse.spent)
+    store.note(run.id, "judged", [sorted(judges), spent])
     return spent
+
+
+def verifier_tokens(store: Store, run: Run, verifiers: Mapping[str, Verifier | Judge]) -> float:
+    """Tokens a draw that looking at a stored run's draws with these verifiers costs, beside drawing them. Those of the
+    run's own recipe are in what it spent."""
+    own = recipe(run.recipe).verifiers
+    records = list(store.records(run.id)) if verifiers else []
+    num = sum(len(record.pool.candidates) for record in records)
+    total = 0
+    for name, verify in verifiers.items():
+        if name not in own and isinstance(verify, BatchVerifier):
+            total += sum(verify.tokens_of(r.problem.question, c) for r in records for c in r.pool.candidates)
+    for _, kind, data in store.events(run.id):
+        if kind == "judged" and set(data[0]) & verifiers.keys():
+            total += Usage(*data[1]).tokens
+    return total / num if num else 0.0
 
 
 def redecide(store: Store, run: Run, selector: str) -> list[float]:

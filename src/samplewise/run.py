@@ -21,7 +21,19 @@ from samplewise.purse import MAX_RETRIES, Budget, Purse
 from samplewise.recipe import Recipe
 from samplewise.samplers.base import Sampler, Step
 from samplewise.store import Store
-from samplewise.types import Candidate, Completion, Generate, Pool, Question, Reader, Selection, Stop, Usage, Verifier
+from samplewise.types import (
+    BatchVerifier,
+    Candidate,
+    Completion,
+    Generate,
+    Pool,
+    Question,
+    Reader,
+    Selection,
+    Stop,
+    Usage,
+    Verifier,
+)
 from samplewise.vary.base import Vary
 from samplewise.verify.base import Judge, Talk
 
@@ -158,14 +170,12 @@ class _Bench:
         known = min(len(self._raw), len(pool.candidates))
         same = next((i for i in range(known) if pool.candidates[i] is not self._raw[i]), known)
         del self._raw[same:], self._scored[same:], self._answers[same:]
-        for candidate in pool.candidates[same:]:
-            scores = {
-                name: self._score(verify, candidate)
-                for name, verify in self._verifiers.items()
-                if not isinstance(verify, Judge)
-            }
+        new = pool.candidates[same:]
+        scores = {n: self._score(v, new) for n, v in self._verifiers.items() if not isinstance(v, Judge)}
+        for place, candidate in enumerate(new):
+            own = {name: values[place] for name, values in scores.items()}
             self._raw.append(candidate)
-            self._scored.append(candidate._replace(scores={**candidate.scores, **scores}))
+            self._scored.append(candidate._replace(scores={**candidate.scores, **own}))
             self._answers.append(self._read(self._question, candidate.text))
         answers = tuple(self._answers)
         candidates = tuple(self._scored)
@@ -178,12 +188,18 @@ class _Bench:
                 )
         return pool._replace(candidates=candidates), answers
 
-    def _score(self, verify: Verifier, candidate: Candidate) -> float:
-        """A verifier that computes tokens here says how many, and what the budget does not admit stays unscored."""
-        cost = getattr(verify, "cost", None)
-        if cost is not None and not self._purse.charge(cost(self._question, candidate)):
-            return float("nan")
-        return verify(self._question, candidate).value
+    def _score(self, verify: Verifier, candidates: Sequence[Candidate]) -> list[float]:
+        """What computes tokens is charged for them; a candidate that the budget does not admit stays unscored."""
+        if not isinstance(verify, BatchVerifier):
+            return [verify(self._question, candidate).value for candidate in candidates]
+        num = next(
+            (i for i, c in enumerate(candidates) if not self._purse.charge(self._cost(verify, c))), len(candidates)
+        )
+        scored = verify.score_all([(self._question, candidate) for candidate in candidates[:num]])
+        return [*scored, *[math.nan] * (len(candidates) - num)]
+
+    def _cost(self, verify: BatchVerifier, candidate: Candidate) -> Usage:
+        return Usage(prompt_tokens=verify.tokens_of(self._question, candidate))
 
 
 async def score_pool(

@@ -96,6 +96,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "public_tests": "samplewise.verify.code:public_tests",
         "puzzle": "samplewise.verify.puzzle:puzzle",
         "recorded": "samplewise.verify.recorded:recorded",
+        "reward": "samplewise.verify.reward:reward",
     },
     "task": {
         "aqua": "samplewise.tasks.multiple:aqua",

@@ -7,9 +7,9 @@ trip. Logs are natural (nats), times are seconds, money is US dollars. Unknown i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 Json = Any  # what json.loads can give; a recursive alias would cost more than it tells
 Finish = Literal["stop", "length", "floor", "error"]
@@ -192,6 +192,19 @@ class Verifier(Protocol):
     """Scores a candidate without the reference."""
 
     def __call__(self, question: Question, candidate: Candidate) -> Score: ...
+
+
+@runtime_checkable
+class BatchVerifier(Protocol):
+    """A verifier that computes tokens: better asked about many candidates at once, and not free."""
+
+    def __call__(self, question: Question, candidate: Candidate) -> Score: ...
+
+    def score_all(self, pairs: Sequence[tuple[Question, Candidate]]) -> list[float]: ...
+
+    def tokens_of(self, question: Question, candidate: Candidate) -> int:
+        """Prompt tokens that scoring reads. They count in every comparison at equal tokens."""
+        ...
 
 
 class Grader(Protocol):

@@ -3,3 +3,4 @@
 from pathlib import Path
 
 TINY = Path(__file__).parent / "tiny"
+REWARD = Path(__file__).parent / "reward"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from samplewise.evaluate import Outcomes, accuracy_at, load, rescore
+from samplewise.evaluate import Outcomes, accuracy_at, load, rescore, verifier_tokens
 from samplewise.keys import Key
 from samplewise.measure import (
     Curve,
@@ -102,9 +102,10 @@ def _measure(store: Store, entries: Sequence[Entry], key: Key) -> list[_Measured
 
 def _curves(store: Store, entry: Entry, outcomes: Outcomes, key: Key) -> _Measured:
     parsed = recipe(entry.run.recipe)
-    _, selector, _ = selector_of(entry.selector)
+    _, selector, verifiers = selector_of(entry.selector)
     scored = ~np.isnan(outcomes.graded.grades)
     per_draw = float(np.nanmean(outcomes.tokens_per_draw)) if len(outcomes.questions) else math.nan
+    per_draw += verifier_tokens(store, entry.run, verifiers)
     if parsed.stop is not None:
         return _one_point(store, entry, outcomes, parsed.draws)
     most = int(scored.sum(axis=1)[scored.any(axis=1)].min(initial=outcomes.graded.grades.shape[1]))

@@ -1,0 +1,1 @@
+"""How the bundled reward model is made: draws, training, calibration, figures."""
