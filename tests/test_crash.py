@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-BENCH = Path(__file__).parents[1] / "bench" / "store.py"
+ROOT = Path(__file__).parents[1]
 
 
 def figures(*options: str) -> Any:
-    command = [sys.executable, str(BENCH), "--questions", "20", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    command = [sys.executable, "-m", "bench.store", "--questions", "20", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, cwd=ROOT)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from samplewise.cli import main
+from samplewise.cli.app import out
 from samplewise.cli.doctor import ABOUT, FINDINGS
 from samplewise.conformance.endpoint import Settings, serving
 from samplewise.engines.http.profile import Profile
@@ -35,6 +36,7 @@ Call = Callable[..., Done]
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(out, "width", 200)  # no row of a table is broken into lines
     for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "SAMPLEWISE_ENGINE"):
         monkeypatch.delenv(name, raising=False)
 

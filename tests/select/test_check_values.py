@@ -175,13 +175,14 @@ def test_six_worlds(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORLDS)
 def test_labels_choose_the_better_side(name: str) -> None:
-    """With 200 labelled queries the learned selector is at most 3 points below the best of its three, on others."""
+    """With 200 labelled queries the learned selector is at most 5 points below the better of log-pool and direct draws
+    on 300 others: two standard errors of the difference where the two are alike."""
     fidelity, shared, _ = WORLDS[name]
     rounds = world(fidelity, shared, 500, Key(2).fold(name))
     fit = learned().fit
     assert fit is not None
     chosen = accuracy(fit(rounds[:200]), rounds[200:])
-    assert chosen >= max(accuracy(only(), rounds[200:]), accuracy(log_pool(), rounds[200:])) - 0.03
+    assert chosen >= max(accuracy(only(), rounds[200:]), accuracy(log_pool(), rounds[200:])) - 0.05
     either = log_pool(fallback=True).fit
     assert either is not None
-    assert accuracy(either(rounds[:200]), rounds[200:]) >= accuracy(log_pool(), rounds[200:]) - 0.03
+    assert accuracy(either(rounds[:200]), rounds[200:]) >= accuracy(log_pool(), rounds[200:]) - 0.05

@@ -100,6 +100,7 @@ class Site:
             self._listen(socket.AF_UNIX, f"\0{self._abstract}"),
         ]
         os.environ["SAMPLEWISE_CANARY"] = "alive"
+        self._others = set(descendants())  # which have nothing to do with it
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -138,7 +139,7 @@ class Site:
                 found.append("a socket was reached")
         if os.environ.get("SAMPLEWISE_CANARY") != "alive":
             found.append("the environment was changed")
-        if left := [pid for pid in descendants() if not _is_worker(pid)]:
+        if left := [pid for pid in descendants() if pid not in self._others and not _is_worker(pid)]:
             found.append(f"processes are left: {left}")
         return found
 

@@ -19,7 +19,7 @@ REST = [pair for pair in ALL if pair not in QUICK]
 SAMPLE = ("fork bomb", "memory bomb over many processes", "endless output", "fills the disk", "stops itself")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def site() -> Iterator[Site]:
     with Site() as made:
         yield made
