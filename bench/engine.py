@@ -43,8 +43,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from samplewise.engines.local.model import TINY
 from samplewise.keys import Key
+from samplewise.models import TINY
 from samplewise.tasks.game24 import game24
 from samplewise.types import Generate, Message
 

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.about import about
+from bench.about import about, rounded
 from samplewise.evaluate import accuracy_at, load, rescore, run_task
 from samplewise.keys import Key
 from samplewise.measure import mean_interval, pass_at
@@ -152,17 +152,6 @@ PARTS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "cruxeval": cruxeval,
     "game24_gpt4": game24_gpt4,
 }
-
-
-def rounded(value: Any) -> Any:
-    """Plain numbers with four digits after the point."""
-    if isinstance(value, dict):
-        return {key: rounded(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [rounded(each) for each in value]
-    if isinstance(value, float | np.floating):
-        return None if math.isnan(value) else round(float(value), 4)
-    return value
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.about import about
+from bench.about import about, rounded
 from samplewise.files import data_folder, read
 from samplewise.keys import Key
 from samplewise.measure import mean_interval
@@ -291,16 +291,6 @@ def main() -> None:
     started, console = time.monotonic(), Console(width=130)
     figures = {name: PARTS[name](console, options) if name in options.only else None for name in PARTS}
     print(json.dumps({**about("select", SEED, started), **rounded(figures)}))
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: rounded(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [rounded(each) for each in value]
-    if isinstance(value, float | np.floating):
-        return None if math.isnan(value) else round(float(value), 4)
-    return value
 
 
 if __name__ == "__main__":

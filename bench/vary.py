@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from bench.about import about
+from bench.about import about, rounded
 from samplewise.evaluate import load, rescore, run_task
 from samplewise.keys import Key
 from samplewise.measure import mean_interval, paired_difference
@@ -44,7 +44,7 @@ from samplewise.vary.base import vary
 SEED = 0
 KS = (1, 8, 32, 100)
 DRAWS = 128
-MIX = "vary(permute(8), step(4), prefer)"
+MIX = "vary(permute(16) + ladder(0.5))"
 LEVELS = {
     "1 remark": "vary(remark(4))",
     "2 prefer": "vary(prefer)",
@@ -63,12 +63,14 @@ METHODS = {
     "copies": "",  # made below: no recipe needs such arms
 }
 CANDIDATES = (  # of the mix, on the dev puzzles
+    "vary(ladder(0.25, 0.5))",
     "vary(permute(8))",
-    "vary(permute(16))",
     "vary(permute(8), step(4))",
+    "vary(permute(8), step(4), prefer)",
+    "vary(permute(16) + ladder(0.25))",
     MIX,
-    "vary(permute(8), ladder(0.8, 1.2))",
-    "vary(permute(4) + ladder(0.8, 1.2))",
+    "vary(permute(16) + ladder(0.75))",
+    "vary(permute(8) + ladder(0.25, 0.75))",
 )
 SELECTORS = {"reward": "best(reward)", "majority": "vote", "log_pool": "log_pool"}
 SHORTLIST = 10
@@ -243,14 +245,6 @@ def choose_mix(console: Console, store: Store, engine: Any, puzzles: int) -> Non
         at = (passed(found, draws_for(found, k * direct.per_draw)).mean() for k in KS)
         table.add_row(line, *(f"{value:.3f}" for value in at))
     console.print(table)
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: rounded(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [rounded(each) for each in value]
-    return round(float(value), 4) if isinstance(value, float | np.floating) else value
 
 
 def main() -> None:

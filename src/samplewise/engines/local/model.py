@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from samplewise.errors import SetupError
+from samplewise.models import TINY
+from samplewise.models.loading import all_there, find_device, find_place, first_line, hugging, put, quiet
 
-hugging: Any = transformers  # its functions are typed in part only
-TINY = Path(__file__).parents[2] / "models" / "tiny"
 READ = (
     "*.safetensors",
     "*.bin",
@@ -42,10 +39,10 @@ class Checkpoint:
 
 def load(source: str, device: str | None, dtype: str | None) -> Checkpoint:
     """The checkpoint in a folder, or on the Hub. What cannot be used raises SetupError, in one line."""
-    place, name = _place(source)
-    chosen = _device(device)
+    place, name = find_place(source, TINY)
+    chosen = find_device(device, "the local engine")
     kind = _dtype(dtype, chosen)
-    with _quiet():
+    with quiet():
         try:
             config = hugging.AutoConfig.from_pretrained(place)
             built = tuple(getattr(config, "architectures", None) or ())
@@ -58,14 +55,9 @@ def load(source: str, device: str | None, dtype: str | None) -> Checkpoint:
         except SetupError:
             raise
         except Exception as error:  # transformers, its tokenizers and the Hub raise what they like
-            raise SetupError(f"cannot load {name} as a causal language model: {_first_line(error)}") from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise SetupError(f"the files of {name} lack {len(missing)} of its weights, such as {missing[0]}")
-    try:
-        model = model.to(chosen).eval().requires_grad_(False)
-    except RuntimeError as error:
-        raise SetupError(f"cannot put {name} on {chosen}: {_first_line(error)}") from error
+            raise SetupError(f"cannot load {name} as a causal language model: {first_line(error)}") from error
+    all_there(info["missing_keys"], name)
+    model = put(model, chosen, name)
     text = model.config.get_text_config()
     return Checkpoint(
         name=name,
@@ -76,32 +68,6 @@ def load(source: str, device: str | None, dtype: str | None) -> Checkpoint:
         max_context=getattr(text, "max_position_embeddings", None),
         stops=_stops(model, tokenizer),
     )
-
-
-def _place(source: str) -> tuple[str, str]:
-    """Where to load from, and what to call it."""
-    path = TINY if source == "tiny" else Path(source).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise SetupError(f"the folder {path} holds no model: there is no config.json in it")
-        return str(path), source if source == "tiny" else path.resolve().name
-    if source == "tiny" or path.is_absolute() or source.startswith((".", "~")) or path.exists():
-        raise SetupError(f"there is no model folder {path}")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
-        raise SetupError(f"{source!r} is neither a folder nor a name on the Hugging Face Hub (owner/model)")
-    return source, source
-
-
-def _device(device: str | None) -> torch.device:
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise SetupError(f"no such device: {device}") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise SetupError(f"the local engine runs on cpu and cuda, not on {chosen.type}")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise SetupError(f"this torch sees no CUDA device: got device={device!r}")
-    return chosen
 
 
 def _dtype(dtype: str | None, device: torch.device) -> Any:
@@ -142,23 +108,3 @@ def _file_digest(path: Path) -> str:
         return stored
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no advice while a model is loaded."""
-    logging = hugging.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
