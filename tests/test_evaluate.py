@@ -9,7 +9,9 @@ import sys
 import time
 from array import array
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,18 +19,19 @@ import pytest
 from samplewise.engines.base import Arrival
 from samplewise.engines.toy import Toy
 from samplewise.errors import SetupError
-from samplewise.evaluate import Outcomes, accuracy_at, load, redecide, rescore, run_task, selector_text
+from samplewise.evaluate import Outcomes, accuracy_at, load, redecide, rescore, run_task, selector_text, verifier_tokens
 from samplewise.events import Event, Started, Stopped
 from samplewise.keys import Key
 from samplewise.recipe import recipe, selector_of
 from samplewise.report.build import Entry, build
 from samplewise.run import Budget
 from samplewise.select.base import Round, Selector
+from samplewise.select.best import best
 from samplewise.select.fit import fitted
 from samplewise.select.votes import vote
 from samplewise.store import GRADE, Store
 from samplewise.tasks.base import Task
-from samplewise.types import Ask, Message, Pool, Problem, Question, Score, Selection
+from samplewise.types import Ask, Candidate, Message, Pool, Problem, Question, Score, Selection
 
 LINE = "repeat(10, max_tokens=4) | vote"
 
@@ -288,3 +291,37 @@ def test_an_error_of_a_grader_is_said_once(tmp_path: Path) -> None:
     task = Task("broken", make_task().problems, make_task().read, grade)
     with Store(tmp_path / "s.db") as store, pytest.raises(SetupError, match="install the grader"):
         asyncio.run(run_task(task, recipe(LINE), Toy(3), store))
+
+
+class Reader(NamedTuple):
+    """A verifier that computes 7 tokens for each candidate, and likes long ones."""
+
+    asked: list[int]
+
+    def __call__(self, question: Question, candidate: Candidate) -> Score:
+        return Score(self.score_all([(question, candidate)])[0])
+
+    def score_all(self, pairs: Sequence[tuple[Question, Candidate]]) -> list[float]:
+        self.asked.append(len(pairs))
+        return [float(len(candidate.text)) for _, candidate in pairs]
+
+    def tokens_of(self, question: Question, candidate: Candidate) -> int:
+        return 7
+
+
+def test_tokens_that_a_verifier_computes_are_counted_and_asked_for_together() -> None:
+    task = make_task(2)
+    plain, reading = recipe(LINE), Reader([])
+    line = replace(
+        plain, line="repeat(10, max_tokens=4) | best(reader)", verifiers={"reader": reading}, selector=best("reader")
+    )
+    with Store(":memory:") as store:
+        drawn = asyncio.run(run_task(task, plain, Toy(3), store))
+        scored = asyncio.run(run_task(task, line, Toy(3), store))
+        tight = Budget(tokens=drawn.spent.tokens + 2 * 7 * 4)
+        some = asyncio.run(run_task(task, line, Toy(3), store, budget=tight))
+        run_of = {run.id: run for run in store.runs()}
+        assert verifier_tokens(store, run_of[drawn.run], {"reader": reading}) == 7.0
+    assert scored.spent.tokens == drawn.spent.tokens + 2 * 10 * 7
+    assert reading.asked[:2] == [10, 10], "all of a question's candidates at once"
+    assert drawn.spent.tokens < some.spent.tokens <= tight.tokens
