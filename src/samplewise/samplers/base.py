@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from samplewise.keys import Key
+from samplewise.samplers.confidence import confidences
 from samplewise.types import Ask, Candidate, Capability, Completion, Json, Message, Pool, Question, Sampling
 
 S = TypeVar("S")  # a sampler's state: plain data
@@ -92,4 +93,5 @@ def candidate(completion: Completion, arm: str) -> Candidate:
         arm=arm,
         num_tokens=completion.usage.completion_tokens,
         logp_sum=completion.logp_sum,
+        scores=confidences(completion.top) if completion.top else {},
     )

@@ -31,11 +31,13 @@ def repeat(
     max_tokens: int = 512,
     stop: str | tuple[str, ...] = (),
     wave: int | None = None,
+    top: bool = False,
 ) -> Sampler[RepeatState]:
     """Draw `num_samples` responses, `wave` at a time (default: all at once; fewer lets a stop rule save more).
 
     The seed of a draw follows from its arm and index, so neither the wave nor anything else that runs changes it, and
-    the first n of 2n draws are the draws of `repeat(n)`.
+    the first n of 2n draws are the draws of `repeat(n)`. `top` asks for the likeliest tokens at each place too, which
+    confidence needs; not every engine shows them.
     """
     count("num_samples", num_samples)
     count("max_tokens", max_tokens)
@@ -57,6 +59,7 @@ def repeat(
             stop=endings,
             seed=key.fold(variant.arm, index).seed(),
             draw=index,
+            want=("top",) if top else (),
             group=variant.group,
         )
 
@@ -79,7 +82,7 @@ def repeat(
 
     return Sampler(
         name="repeat",
-        needs=frozenset({Capability.GENERATE}),
+        needs=frozenset({Capability.GENERATE, Capability.TOP} if top else {Capability.GENERATE}),
         init=init,
         step=step,
         pool=lambda state: Pool(state.candidates, state.num_failed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 from samplewise.types import Candidate, Question, Score, Verifier
 
@@ -14,6 +15,26 @@ def logp() -> Verifier:
         if math.isnan(candidate.logp_sum) or candidate.num_tokens == 0:
             return Score(math.nan, "the engine gave no log-probs")
         return Score(candidate.logp_sum / candidate.num_tokens)
+
+    return verify
+
+
+Part = Literal["mean", "tail", "bottom", "least"]
+
+
+def deepconf(part: Part = "tail") -> Verifier:
+    """How sure the model was (DeepConf), over the whole response, its end, its least sure tenth, or least sure window.
+
+    Needs draws with their likeliest tokens: `repeat(64, top=True)` on an engine that shows them; nan otherwise.
+    """
+    if part not in get_args(Part):
+        raise ValueError(f"part must be one of {', '.join(get_args(Part))}, got {part!r}")
+
+    def verify(question: Question, candidate: Candidate) -> Score:
+        value = candidate.scores.get(f"deepconf.{part}", math.nan)
+        return Score(
+            value, "" if not math.isnan(value) else "drawn without the likeliest tokens: repeat(..., top=True)"
+        )
 
     return verify
 
