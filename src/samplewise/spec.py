@@ -89,6 +89,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "weighted": "samplewise.select.votes:weighted",
     },
     "verifier": {
+        "agreement": "samplewise.verify.agreement:agreement",
         "deepconf": "samplewise.verify.confidence:deepconf",
         "judge": "samplewise.verify.judge:judge",
         "knockout": "samplewise.verify.judge:knockout",

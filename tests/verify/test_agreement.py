@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.verify.agreement import agreement_scores, read_tests, who_passes
+from samplewise.keys import Key
+from samplewise.types import Candidate, Completion, Message, Question
+from samplewise.verify.agreement import agreement, agreement_scores, read_tests, who_passes
 
 needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 
@@ -59,3 +61,25 @@ def test_who_passes_what() -> None:
     assert passed.astype(int).tolist() == [[1, 1, 1], [1, 0, 1], [1, 0, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 1]]
     scores = agreement_scores(passed)
     assert scores.argmax() in (0, 6)
+
+
+@needs_bubblewrap
+def test_programs_are_chosen_by_agreement_on_tests_that_a_model_wrote() -> None:
+    """Three right programs, two that are wrong in different ways, one that is none; some of the tests are wrong."""
+    facts = {"entry_point": "f", "tests": []}
+    question = Question("q", (Message("user", "Square a number: f(x)"),), facts)
+    sources = ["x * x", "x ** 2", "x + x", "x * 3", "abs(x) * abs(x)"]
+    texts = [f"```python\ndef f(x):\n    return {source}\n```" for source in sources]
+    candidates = tuple(map(Candidate, (*texts, "no idea")))
+    judge = agreement(texts=2)
+    asks = judge.inquire(Key(0), question, candidates, (None,) * 6, ())
+    assert len(asks) == len(set(asks)) == 2
+    assert "f" in asks[0].messages[0].content
+    replies = tuple(Completion(text, "stop") for text in ("assert f(3) == 9\nassert f(4) == 16", "assert f(1) == 3"))
+    assert judge.inquire(Key(0), question, candidates, (None,) * 6, (replies,)) == ()
+    scores = judge.rate(Key(0), question, candidates, (None,) * 6, (replies,))
+    assert scores[0] == scores[1] == scores[4] == pytest.approx(np.sqrt(3) * 2)
+    assert scores[2] == 0.0
+    assert scores[3] == 2.0, "right on 3 by chance, and on the wrong test"
+    assert np.isnan(scores[5])
+    assert np.isnan(judge.rate(Key(0), question, candidates, (None,) * 6, ())).all(), "no tests came"

@@ -16,7 +16,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from samplewise.keys import Key
 from samplewise.numerics import Floats
+from samplewise.types import Ask, Candidate, Generate, Question
+from samplewise.verify.base import Answers, Judge, Talk
+from samplewise.verify.code import read_code
 from samplewise.verify.sandbox import Limits, Program, Sandbox, shared
 
 PER_TEXT = 5  # tests taken from one text
@@ -24,6 +28,12 @@ MAX_TESTS = 300
 TEST_S = 0.2  # of one test
 LIMITS = Limits(wall_s=20.0, cpu_s=6)
 MARK = "samplewise tests passed:"
+
+ASK = """{prompt}
+
+Write {num} assert statements that test the function {name}: one a line, each a call with literal arguments compared \
+with the value that it must return. Write nothing else and do not solve the problem."""
+CONTINUE = "{prompt}    pass\n\n# check the correctness of {name}\nassert"
 
 _HARNESS = """
 def __main():
@@ -109,3 +119,43 @@ def agreement_scores(passed: NDArray[np.bool_]) -> Floats:
     _, group, size = np.unique(passed, axis=0, return_inverse=True, return_counts=True)
     scores: Floats = np.sqrt(size[group.ravel()]) * passed.sum(axis=1)
     return scores
+
+
+def agreement(engine: str = "", *, texts: int = 8, max_tokens: int = 300) -> Judge:
+    """Agreement on tests that a model writes (CodeT): programs that pass the same tests, many of them, score highest.
+
+    A question for a program is asked `texts` times for tests of its function, by the solver or the member of the crew
+    called `engine`. nan where a response holds no program, or no test could be read. Cost: `texts` requests of the
+    question and about 60 tokens, at most `max_tokens` of reply each; and one run in the sandbox for each different
+    program.
+    """
+    if texts < 1:
+        raise ValueError(f"texts must be at least 1, got {texts}")
+
+    def inquire(
+        key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, heard: Talk
+    ) -> tuple[Ask, ...]:
+        facts = question.facts
+        if heard or "entry_point" not in facts:
+            return ()
+        prompt = question.messages[-1].content
+        wording = CONTINUE if "prompt" in facts else ASK  # a model that continues code is given code to continue
+        said = wording.format(prompt=prompt, num=PER_TEXT, name=facts["entry_point"])
+        messages = (*question.messages[:-1], question.messages[-1]._replace(content=said))
+        return tuple(
+            Generate(messages, max_tokens=max_tokens, seed=key.fold("agreement", i).seed(), engine=engine)
+            for i in range(texts)
+        )
+
+    def rate(
+        key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, heard: Talk
+    ) -> tuple[float, ...]:
+        programs = [read_code(question, candidate.text) for candidate in candidates] if heard else []
+        written = [reply.text for reply in heard[0] if reply.finish != "error"] if heard else []
+        tests = read_tests(written, str(question.facts.get("entry_point", "")))
+        if not tests or not any(programs):
+            return (math.nan,) * len(candidates)
+        scores = iter(agreement_scores(who_passes([program for program in programs if program], tests)).tolist())
+        return tuple(next(scores) if program else math.nan for program in programs)
+
+    return Judge("agreement", inquire, rate, engines=frozenset({engine} - {""}))
