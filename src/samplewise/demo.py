@@ -94,8 +94,8 @@ def demo(folder: Path, puzzles: int, samples: int, seed: int, console: Console) 
             notes=(
                 "The checker of this puzzle is exact and needs no reference answer, so best by checker reaches the "
                 "ceiling of its draws. Where no such checker exists, the other rows are what you can have.",
-                "Tokens are prompt and completion tokens of every draw and what a reward model reads, without credit for a "
-                "shared prompt.",
+                "Tokens are prompt and completion tokens of every draw and what a reward model reads, without credit "
+                "for a shared prompt.",
                 "Rows of a single draw cost less than the common budget: more draws would not change them.",
             ),
         )
