@@ -31,8 +31,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("x.jsonl", LINES.encode()),
         ("x.jsonl", b"\xef\xbb\xbf" + LINES.encode()),
-        ("x.jsonl.gz", gzip.compress(LINES.encode())),
-        ("x.json.gz", gzip.compress(LINES.encode())),
+        ("x.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
+        ("x.json.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("x.json", '[{"a": 1, "b": "é"},\n {"a": 2, "b": "x"}]'.encode()),
     ],
 )
