@@ -164,7 +164,8 @@ def test_what_a_thinker_costs_counts_too() -> None:
     assert result.spent.requests == 6
     assert [c.arm for c in result.pool.candidates] == ["direct", "idea/0", "idea/1", "direct"]
     cut = solve(made, budget=Budget(requests=1))
-    assert (cut.spent.requests, cut.stop.reason, cut.pool) == (0, "budget", Pool())
+    assert (cut.spent.requests, cut.stop.reason) == (1, "budget")
+    assert [c.arm for c in cut.pool.candidates] == ["direct"], "thoughts that do not fit leave the direct draws"
     partly = solve(made, budget=Budget(requests=3))
     assert (partly.spent.requests, len(partly.pool.candidates)) == (3, 1)
 
