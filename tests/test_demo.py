@@ -21,8 +21,8 @@ def test_the_demo_compares_every_row_and_pays_once(tmp_path: Path) -> None:
     again = demo(tmp_path, 5, 6, 0, console)
     with Store(tmp_path / "demo.db") as store:
         assert store.num_draws() == paid, "a second demo draws nothing"
-    # Five pools and one greedy answer a puzzle. Rows that draw alike share; so do the ladder's direct draws, 0 and 5, and
-    # the first of the permuted ones: of one puzzle, which has but three other orders, the fifth too.
+    # Five pools and one greedy answer a puzzle. Rows that draw alike share; so do the ladder's direct draws, 0 and 5,
+    # and the first of the permuted ones: of one puzzle, which has but three other orders, the fifth too.
     assert paid == 5 * (5 * 6 + 1 - 3) - 1
     assert first["demo"] == again["demo"]
     methods = first["demo"]["methods"]
