@@ -28,7 +28,7 @@ FLOORS = (
     ("samplers", "vary", "stop", "select", "measure", "events", "spec", "files"),
     ("engines", "store", "verify", "explore", "models", "recorded"),
     ("recipe", "purse", "run", "tasks", "evaluate"),
-    ("api", "conformance", "report", "progress", "demo", "cli"),
+    ("api", "effect", "conformance", "report", "progress", "demo", "cli"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PURE = ("samplers", "vary", "stop", "select", "measure")

@@ -10,12 +10,12 @@ import typer
 
 from samplewise.errors import SamplewiseError
 
-from . import demo, doctor, draw, stored
+from . import demo, doctor, draw, effect, stored
 from .app import app, fail
 
-__all__ = ["demo", "doctor", "draw", "main", "stored"]
+__all__ = ["demo", "doctor", "draw", "effect", "main", "stored"]
 
-ORDER = ("ask", "run", "compare", "select", "report", "doctor", "list", "demo")  # as a person meets them
+ORDER = ("ask", "run", "compare", "select", "effect", "report", "doctor", "list", "demo")  # as a person meets them
 app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))  # type: ignore[union-attr]
 
 # What the parser says of a wrong word. Its class has no name that holds for every release of typer; its children do.
