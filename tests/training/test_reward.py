@@ -258,8 +258,11 @@ def test_a_few_steps_give_a_verifier_that_is_calibrated(tmp_path: Path) -> None:
 def test_training_again_and_a_run_cut_short_give_the_same_losses(tmp_path: Path) -> None:
     draws, saved = synthetic(200, 7), tmp_path / "weights.pt"
     whole = train.train(train.cut(1), draws, steps=4, tokens=400, saved=saved, save_every=3)
-    assert train.train(train.cut(1), draws, steps=4, tokens=400) == whole
-    assert train.train(train.cut(1), draws, steps=4, tokens=400, saved=saved, resume=True) == whole[3:]
+    assert len(set(whole)) == 4  # another order of the draws, or a state forgotten, moves a loss by 1e-4 and more
+    # Matrix products may add in another order from one call to the next: equal to single precision, not to the bit.
+    assert train.train(train.cut(1), draws, steps=4, tokens=400) == pytest.approx(whole, rel=2e-6)
+    again = train.train(train.cut(1), draws, steps=4, tokens=400, saved=saved, resume=True)
+    assert again == pytest.approx(whole[3:], rel=2e-6)
 
 
 @pytest.mark.slow
