@@ -55,7 +55,7 @@ BAD = [
     ("repeat(8) | until()", "until(...) takes one stop rule", 12),
     ("repeat(8) | until(lead(3), lead(4))", "until(...) takes one stop rule", 12),
     ("repeat(8) | until(margin=3)", "takes parts, no settings", 12),
-    ("repeat(8) | until(3)", "expected the name of one: lead, passed", 18),
+    ("repeat(8) | until(3)", "expected the name of one: ", 18),
     ("vary('ladder') | repeat(8)", "expected the name of one: again, backtranslate", 6),
     ("repeat(8) | lead(3)", "no sampler or selector is called 'lead'", 12),
     ("repeat(8) | until(vote)", "no stop is called 'vote'", 18),

@@ -31,7 +31,7 @@ class Recipe:
     line: str
     vary: Vary[Any]
     sampler: Sampler[Any]
-    stop: StopRule | None
+    stop: StopRule[Any] | None
     selector: Selector
     verifiers: dict[str, Verifier | Judge]
 
@@ -58,7 +58,7 @@ def recipe(line: str | Recipe) -> Recipe:
         return line
     varied: Vary[Any] = vary()
     sampler: Sampler[Any] | None = None
-    stop: StopRule | None = None
+    stop: StopRule[Any] | None = None
     selector: Selector | None = None
     stages: list[str] = []
     for spec in (spec_of(node, line) for node in _stages(parse_expression(line))):

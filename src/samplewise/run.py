@@ -122,7 +122,7 @@ async def _drive(
         if rule is None or bench is None or not isinstance(machine, Sampler):
             return None
         pool, answers = await bench.look(machine.pool(state), rule.verifiers)
-        return rule.check(pool, answers, spender.spent) if pool.candidates else None
+        return rule.check(pool, answers, spender.spent, bench.question) if pool.candidates else None
 
     step = advance(())
     while True:
@@ -154,7 +154,7 @@ class _Bench:
 
     def __init__(self, question: Question, recipe: Recipe, read: Reader, key: Key, purse: Purse) -> None:
         self.rule = recipe.stop
-        self._question, self._verifiers, self._read, self._key, self._purse = (
+        self.question, self._verifiers, self._read, self._key, self._purse = (
             question,
             recipe.verifiers,
             read,
@@ -176,12 +176,12 @@ class _Bench:
             own = {name: values[place] for name, values in scores.items()}
             self._raw.append(candidate)
             self._scored.append(candidate._replace(scores={**candidate.scores, **own}))
-            self._answers.append(self._read(self._question, candidate.text))
+            self._answers.append(self._read(self.question, candidate.text))
         answers = tuple(self._answers)
         candidates = tuple(self._scored)
         for name, judge in self._verifiers.items():
             if isinstance(judge, Judge) and name in names and candidates:
-                rated = await score_pool(judge, self._key.fold(name), self._question, candidates, answers, self._purse)
+                rated = await score_pool(judge, self._key.fold(name), self.question, candidates, answers, self._purse)
                 candidates = tuple(
                     each._replace(scores={**each.scores, name: value})
                     for each, value in zip(candidates, rated, strict=True)
@@ -191,15 +191,15 @@ class _Bench:
     def _score(self, verify: Verifier, candidates: Sequence[Candidate]) -> list[float]:
         """What computes tokens is charged for them; a candidate that the budget does not admit stays unscored."""
         if not isinstance(verify, BatchVerifier):
-            return [verify(self._question, candidate).value for candidate in candidates]
+            return [verify(self.question, candidate).value for candidate in candidates]
         num = next(
             (i for i, c in enumerate(candidates) if not self._purse.charge(self._cost(verify, c))), len(candidates)
         )
-        scored = verify.score_all([(self._question, candidate) for candidate in candidates[:num]])
+        scored = verify.score_all([(self.question, candidate) for candidate in candidates[:num]])
         return [*scored, *[math.nan] * (len(candidates) - num)]
 
     def _cost(self, verify: BatchVerifier, candidate: Candidate) -> Usage:
-        return Usage(prompt_tokens=verify.tokens_of(self._question, candidate))
+        return Usage(prompt_tokens=verify.tokens_of(self.question, candidate))
 
 
 async def score_pool(

@@ -71,6 +71,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "repeat": "samplewise.samplers.repeat:repeat",
     },
     "stop": {
+        "cap": "samplewise.stop.fixed:cap",
         "lead": "samplewise.stop.fixed:lead",
         "passed": "samplewise.stop.fixed:passed",
     },

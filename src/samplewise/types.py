@@ -167,10 +167,11 @@ class Score(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """Why a run ended: "finished", "budget", "cancelled", or the name of a stop rule, with its evidence."""
+    """Why a run ended: "finished", "budget", "cancelled", or a stop rule's reason ("success", "settled", "futile",
+    "cap") with its evidence, plain data that says which rule it was and what it rests on."""
 
     reason: str
-    evidence: Mapping[str, float] = {}
+    evidence: Mapping[str, Json] = {}
 
 
 class Selection(NamedTuple):

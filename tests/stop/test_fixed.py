@@ -1,19 +1,28 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.stop import lead, passed
-from samplewise.types import Candidate, Pool, Stop, Usage
+from samplewise.stop import cap, lead, passed
+from samplewise.stop.votes import count_vote, no_votes
+from samplewise.types import Candidate, Pool, Question, Stop, Usage
+
+QUESTION = Question("q", ())
 
 answers = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=12).map(tuple)
 
 
 def pool(num: int, scores: list[float] | None = None) -> Pool:
     return Pool(tuple(Candidate("x", scores={} if scores is None else {"v": scores[i]}) for i in range(num)))
+
+
+def settled(margin: int, needed: int, votes: int, draws: int) -> Stop:
+    said = {"rule": "lead", "guarantee": "heuristic", "about": "mode"}
+    return Stop("settled", {**said, "lead": margin, "needed": needed, "votes": votes, "draws": draws})
 
 
 def test_lead_counts_the_margin() -> None:
@@ -28,12 +37,12 @@ def test_lead_counts_the_margin() -> None:
         ("aaabb", None),
     ]:
         stop = check(pool(len(votes)), tuple(votes), Usage())
-        assert stop == (None if margin is None else Stop("lead", {"margin": margin, "votes": len(votes)}))
+        assert stop == (None if margin is None else settled(margin, 2, len(votes), len(votes)))
 
 
 def test_unreadable_candidates_do_not_vote() -> None:
     assert lead(1).check(pool(3), (None, None, None), Usage()) is None
-    assert lead(2).check(pool(4), (None, "a", None, "a"), Usage()) == Stop("lead", {"margin": 2, "votes": 2})
+    assert lead(2).check(pool(4), (None, "a", None, "a"), Usage()) == settled(2, 2, 2, 4)
 
 
 @given(answers, st.integers(1, 5), st.permutations(range(12)))
@@ -61,7 +70,10 @@ def test_passed_stops_at_the_first_pass() -> None:
     check = passed("v").check
     assert check(pool(0), (), Usage()) is None
     assert check(pool(2, [0.0, 0.5]), ("a", "b"), Usage()) is None
-    assert check(pool(3, [0.0, 1.0, 0.0]), ("a",) * 3, Usage()) == Stop("passed", {"score": 1.0, "samples": 3})
+    assert check(pool(3, [0.0, 1.0, 0.0]), ("a",) * 3, Usage()) == Stop(
+        "success",
+        {"rule": "passed", "guarantee": "exact", "about": "verifier", "score": 1.0, "needed": 1.0, "draws": 3},
+    )
     assert passed("v", score=0.5).check(pool(1, [0.5]), ("a",), Usage())
     assert passed("w").check(pool(1, [1.0]), ("a",), Usage()) is None  # scored by another verifier
 
@@ -81,3 +93,39 @@ def test_rules_say_what_they_look_at() -> None:
     assert passed("v").verifiers == ("v",)
     assert lead(2).verifiers == ()
     assert (passed("v").guarantee, lead(2).guarantee) == ("exact", "heuristic")
+
+
+def test_a_cap_is_a_cap() -> None:
+    assert cap(3).check(pool(2), ("a", None), Usage()) is None
+    stop = cap(3).check(pool(3), ("a", None, "a"), Usage())
+    assert stop == Stop("cap", {"rule": "cap", "guarantee": "exact", "about": "draws", "draws": 3})
+    with pytest.raises(ValueError, match="draws must be at least 1"):
+        cap(0)
+
+
+@given(answers)
+def test_no_rule_stops_before_it_said_it_could(found: tuple[str | None, ...]) -> None:
+    for rule in (lead(3), cap(5)):
+        state = rule.start(QUESTION)
+        earliest = rule.at_least(state)
+        for place, answer in enumerate(found, 1):
+            state = rule.see(state, Candidate("x"), answer)
+            if rule.decide(state, Usage()):
+                assert place >= earliest
+                break
+            earliest = max(earliest, place + rule.at_least(state))
+
+
+@given(answers)
+def test_a_tally_is_that_of_a_counter(found: tuple[str | None, ...]) -> None:
+    """The leader is the first to have reached its count."""
+    state = no_votes(QUESTION)
+    for answer in found:
+        state = count_vote(state, Candidate("x"), answer)
+    counts = Counter(a for a in found if a is not None)
+    ranked = sorted(counts.values(), reverse=True)
+    assert (state.draws, state.votes) == (len(found), sum(ranked))
+    assert dict(state.counts) == counts
+    assert (state.first, state.second) == ((*ranked, 0, 0)[0], (*ranked, 0, 0)[1])
+    reached = [a for i, a in enumerate(found) if a is not None and found[: i + 1].count(a) == state.first]
+    assert state.leader == (reached[0] if reached else None)

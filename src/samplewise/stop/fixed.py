@@ -1,33 +1,65 @@
-"""Stop rules without a model: at the first pass of a verifier, or once a vote cannot reasonably turn."""
+"""Stop rules without a model: after so many draws, at the first pass of a verifier, or once a vote leads by enough."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from typing import NamedTuple
 
 from samplewise.stop.base import StopRule
-from samplewise.types import Pool, Stop, Usage
+from samplewise.stop.votes import Votes, count_vote, no_votes
+from samplewise.types import Candidate, Question, Stop, Usage
 
 
-def passed(verifier: str, *, score: float = 1.0) -> StopRule:
+class Best(NamedTuple):
+    """Draws seen, and the best score among them; -inf where none has one."""
+
+    draws: int = 0
+    score: float = -math.inf
+
+
+def passed(verifier: str, *, score: float = 1.0) -> StopRule[Best]:
     """Stop at the first candidate that `verifier` gives at least `score`. Exact where the verifier is."""
 
-    def check(pool: Pool, answers: tuple[str | None, ...], spent: Usage) -> Stop | None:
-        scores = [c.scores.get(verifier, math.nan) for c in pool.candidates]
-        best = max((s for s in scores if not math.isnan(s)), default=-math.inf)
-        return Stop("passed", {"score": best, "samples": len(pool.candidates)}) if best >= score else None
+    def see(state: Best, candidate: Candidate, answer: str | None) -> Best:
+        own = candidate.scores.get(verifier, math.nan)
+        return Best(state.draws + 1, own if own > state.score else state.score)
 
-    return StopRule("passed", check, (verifier,), guarantee="exact")
+    def decide(state: Best, spent: Usage) -> Stop | None:
+        if state.draws == 0 or state.score < score:
+            return None
+        return Stop("success", {"score": state.score, "needed": score, "draws": state.draws})
+
+    return StopRule("passed", lambda question: Best(), see, decide, (verifier,), "exact", "verifier")
 
 
-def lead(margin: int) -> StopRule:
+def lead(margin: int) -> StopRule[Votes]:
     """Stop once the most frequent answer leads the next by `margin` votes. Unreadable candidates do not vote."""
     if margin < 1:
         raise ValueError(f"margin must be at least 1 vote, got {margin}")
 
-    def check(pool: Pool, answers: tuple[str | None, ...], spent: Usage) -> Stop | None:
-        votes = sorted(Counter(a for a in answers if a is not None).values(), reverse=True)
-        ahead = votes[0] - (votes[1] if len(votes) > 1 else 0) if votes else 0
-        return Stop("lead", {"margin": ahead, "votes": sum(votes)}) if ahead >= margin else None
+    def decide(state: Votes, spent: Usage) -> Stop | None:
+        ahead = state.first - state.second
+        if ahead < margin:
+            return None
+        return Stop("settled", {"lead": ahead, "needed": margin, "votes": state.votes, "draws": state.draws})
 
-    return StopRule("lead", check)
+    return StopRule(
+        "lead", no_votes, count_vote, decide, at_least=lambda state: max(1, margin - state.first + state.second)
+    )
+
+
+def cap(draws: int) -> StopRule[int]:
+    """Stop after `draws` draws, whatever they say."""
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+
+    def see(state: int, candidate: Candidate, answer: str | None) -> int:
+        return state + 1
+
+    def decide(state: int, spent: Usage) -> Stop | None:
+        return Stop("cap", {"draws": state}) if state >= draws else None
+
+    def start(question: Question) -> int:
+        return 0
+
+    return StopRule("cap", start, see, decide, (), "exact", "draws", at_least=lambda state: max(1, draws - state))
