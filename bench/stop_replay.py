@@ -1,0 +1,242 @@
+"""Stop rules on recorded draws of real models, in many random orders, beside the fixed number at equal tokens.
+
+The frontier of a way to choose is its accuracy with 1, 2, ... draws against what they cost; between two numbers it is
+what one gets who takes the one or the other by lot. A rule is good only above it. A rule with a setting to choose has
+it chosen on the other half of the questions, where it was farthest above the frontier; the published ones stand as
+they are. Intervals are bootstrapped over questions, whole. Pools hold 8 to 100 draws: where a pool is little larger
+than what a rule may draw, orders are much alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from samplewise.files import data_folder, read
+from samplewise.keys import Key
+from samplewise.numerics import Floats
+from samplewise.plan.replays import Replays, Stored, replay_pools
+from samplewise.recorded import load
+from samplewise.select.base import Selector
+from samplewise.select.best import best
+from samplewise.select.votes import vote
+from samplewise.spec import build
+from samplewise.stop.base import StopRule
+from samplewise.tasks.recorded import recorded
+from samplewise.types import Candidate
+
+NUM_ORDERS = 100
+NUM_BOOTSTRAPS = 2000
+VOTE_RULES = {
+    "asc .95": ("asc(0.95)",),
+    "asc .99": ("asc(0.99)",),
+    "asc_dirichlet .95": ("asc_dirichlet(0.95)",),
+    "esc": ("esc(4)",),
+    "lead 3": ("lead(3)",),
+    "bayes_factor 10": ("bayes_factor(10)",),
+    "vote_e .1": ("vote_e(0.1)",),
+    "vote_e .05": ("vote_e(0.05)",),
+    "asc, chosen": ("asc(0.6)", "asc(0.7)", "asc(0.8)", "asc(0.9)", "asc(0.95)", "asc(0.99)"),
+}
+
+
+VOTE, BEST = vote(), best("score")
+
+
+class Family(NamedTuple):
+    """Rules of one kind with several settings, and how the answer is chosen from what was drawn."""
+
+    specs: Sequence[str]
+    selector: Selector
+
+
+def stored(name: str, *, scores: str | None = None) -> list[Stored]:
+    """A recording's pools, read and graded by our own code."""
+    task, pools = recorded(name), []
+    recording = load(name)
+    for problem, draws in zip(recording.problems, recording.draws, strict=True):
+        answers = tuple(task.read(problem.question, draw.completion.text) for draw in draws)
+        grade = {answer: task.grade(problem, answer).value for answer in set(answers)}
+        candidates = tuple(
+            Candidate(
+                d.completion.text,
+                num_tokens=d.completion.usage.completion_tokens,
+                scores={} if scores is None else {"score": d.scores[scores]},
+            )
+            for d in draws
+        )
+        costs = tuple(float(draw.completion.usage.tokens) for draw in draws)
+        pools.append(Stored(problem.question, candidates, answers, tuple(grade[a] for a in answers), costs))
+    return pools
+
+
+class Measured(NamedTuple):
+    accuracy: Floats  # (P,) mean over orders
+    samples: Floats
+    tokens: Floats
+
+
+def measured(replays: Replays) -> Measured:
+    return Measured(
+        np.nan_to_num(replays.grades).mean(axis=1),
+        replays.draws.mean(axis=1).astype(float),
+        replays.tokens.mean(axis=1),
+    )
+
+
+def frontier(selector: Selector, pools: Sequence[Stored], cap: int, key: Key) -> list[Measured]:
+    """1 to `cap` draws, whatever they say."""
+    never: StopRule[Any] = build("stop", f"cap({cap + 1})")
+    rows = replay_pools([never] * len(pools), selector, pools, key, caps=range(1, cap + 1), num_orders=NUM_ORDERS)
+    return [measured(each) for each in rows]
+
+
+def at_equal_tokens(fixed: Sequence[Measured], tokens: float) -> Floats:
+    """Each question's accuracy (P,) with the fixed numbers that cost `tokens` on average, two of them by lot."""
+    costs = np.array([each.tokens.mean() for each in fixed])
+    if tokens <= costs[0]:
+        return fixed[0].accuracy
+    if tokens >= costs[-1]:
+        return fixed[-1].accuracy
+    above = int(np.searchsorted(costs, tokens))
+    weight = (tokens - costs[above - 1]) / (costs[above] - costs[above - 1])
+    mixed: Floats = (1 - weight) * fixed[above - 1].accuracy + weight * fixed[above].accuracy
+    return mixed
+
+
+def bootstrap(values: Floats, groups: Sequence[str], key: Key) -> tuple[float, float]:
+    """95 % interval of the mean of (P,), over questions: pools of one question stay together."""
+    names = sorted(set(groups))
+    own = np.array([np.mean([v for v, group in zip(values, groups, strict=True) if group == name]) for name in names])
+    places = key.generator().integers(len(own), size=(NUM_BOOTSTRAPS, len(own)))
+    low, high = np.quantile(own[places].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def score(
+    console: Console, title: str, pools: Sequence[Stored], families: Mapping[str, Family], cap: int, key: Key
+) -> dict[str, Any]:
+    """Each family's figures on `pools`; halves of the questions take their settings from each other."""
+    groups = [pool.question.id for pool in pools]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    halves = [np.array([numbers[name] % 2 == side for name in groups]) for side in (0, 1)]
+    fixed: dict[int, list[Measured]] = {}
+    figures: dict[str, Any] = {}
+    table = Table(title, "accuracy", "draws", "tokens", "fixed, same tokens", "above it", "", box=None)
+    for name, (specs, selector) in families.items():
+        if id(selector) not in fixed:
+            fixed[id(selector)] = frontier(selector, pools, cap, key)
+        line = fixed[id(selector)]
+        rows = []
+        for spec in specs:
+            rule: StopRule[Any] = build("stop", spec)
+            found = replay_pools([rule] * len(pools), selector, pools, key, caps=[cap], num_orders=NUM_ORDERS)
+            rows.append(measured(found[0]))
+        accuracy, samples, tokens, equal = (np.zeros(len(pools)) for _ in range(4))
+        chosen = []
+        for side in (0, 1):
+            own, other = halves[side], halves[1 - side]
+            above = [_above(row, line, other) for row in rows]
+            pick = int(np.argmax(above))
+            chosen.append(specs[pick])
+            row = rows[pick]
+            accuracy[own], samples[own], tokens[own] = row.accuracy[own], row.samples[own], row.tokens[own]
+            part = [Measured(*(column[own] for column in each)) for each in line]
+            equal[own] = at_equal_tokens(part, float(row.tokens[own].mean()))
+        low, high = bootstrap(accuracy - equal, groups, key.fold("bootstrap", name))
+        figures[name] = {
+            "accuracy": float(accuracy.mean()),
+            "samples": float(samples.mean()),
+            "tokens": float(tokens.mean()),
+            "frontier_accuracy": float(equal.mean()),
+            "above": float((accuracy - equal).mean()),
+            "above_low": low,
+            "above_high": high,
+            "settings": chosen if len(specs) > 1 else specs[0],
+        }
+        said = chosen[0] if len(set(chosen)) == 1 else " / ".join(chosen)
+        table.add_row(
+            name,
+            f"{accuracy.mean():.4f}",
+            f"{samples.mean():.2f}",
+            f"{tokens.mean():.0f}",
+            f"{equal.mean():.4f}",
+            f"{(accuracy - equal).mean():+.4f} [{low:+.4f}, {high:+.4f}]",
+            said if len(specs) > 1 else "",
+        )
+    for place, (name, line) in enumerate({_name(f.selector): fixed[id(f.selector)] for f in families.values()}.items()):
+        for num in (1, 2, 4, 8, 16, 32, 64):
+            if num <= cap and (num > 1 or place == 0):
+                row = line[num - 1]
+                known = {"accuracy": row.accuracy.mean(), "samples": num, "tokens": row.tokens.mean()}
+                figures[f"fixed {num}, {name}"] = {**known, "frontier_accuracy": known["accuracy"]}
+                table.add_row(f"fixed {num}, {name}", f"{known['accuracy']:.4f}", str(num), f"{known['tokens']:.0f}")
+    console.print(table, "")
+    return figures
+
+
+def otis(console: Console, key: Key, num_runs: int) -> dict[str, Any]:
+    """45 problems, 8 answers each by `num_runs` of the runs whose tokens are on record: the majority of votes."""
+    folder = data_folder()
+    assert folder is not None
+    rows = read(folder / "recorded" / "otis_aime_8x" / "otis_mock_aime_runs.jsonl.gz")
+    runs = sorted({row["run"] for row in rows if row["n"] >= 8 and row.get("output_tokens")})
+    picked = [runs[place] for place in np.linspace(0, len(runs) - 1, num_runs).round().astype(int)]
+    pools = [pool for run in picked for pool in stored(f"otis_aime_8x/{run}") if len(pool.candidates) >= 8]
+    families = {name: Family(specs, VOTE) for name, specs in VOTE_RULES.items()}
+    title = f"otis_aime, {len(picked)} of {len(runs)} runs x 45, cap 8"
+    return score(console, title, pools, families, 8, key.fold("otis"))
+
+
+def maths(console: Console, key: Key) -> dict[str, Any]:
+    """100 problems, 8 responses each, with the scores of a reward model: votes, and the best score."""
+    pools = stored("math_qwen_rm_8x", scores="reward")
+    scores = np.array([c.scores["score"] for pool in pools for c in pool.candidates])
+    targets = [f"passes(score, score={q:.3f})" for q in np.quantile(scores, [0.2, 0.35, 0.5, 0.65, 0.8, 0.9])]
+    families = {name: Family(specs, VOTE) for name, specs in VOTE_RULES.items()}
+    families["first pass, chosen"] = Family(targets, BEST)
+    families["ucb_pandora .01"] = Family(("ucb_pandora(score, price=0.01, first=3, cap=8)",), BEST)
+    families["beacon .05"] = Family(("beacon(score, price=0.05, first=3, cap=8)",), BEST)
+    return score(console, "math_qwen, cap 8", pools, families, 8, key.fold("math"))
+
+
+def humaneval(console: Console, key: Key, every: int) -> dict[str, Any]:
+    """Every `every`-th problem, 100 programs each; the verifier runs the examples in the problem's own text."""
+    name = "humaneval_codegen16b_100x"
+    recording, task = load(name), recorded(name)
+    verify, pools = build("verifier", "public_tests"), []
+    for problem, draws in list(zip(recording.problems, recording.draws, strict=True))[::every]:
+        texts = [draw.completion.text for draw in draws]
+        known: dict[str, tuple[str | None, float, float]] = {}
+        for text in dict.fromkeys(texts):
+            answer = task.read(problem.question, text)
+            passed = verify(problem.question, Candidate(text)).value
+            known[text] = (answer, task.grade(problem, answer).value, passed)
+        candidates = tuple(
+            Candidate(text, scores={} if math.isnan(known[text][2]) else {"score": known[text][2]}) for text in texts
+        )
+        costs = tuple(float(draw.completion.usage.tokens) for draw in draws)
+        answers, grades = tuple(known[t][0] for t in texts), tuple(known[t][1] for t in texts)
+        pools.append(Stored(problem.question, candidates, answers, grades, costs))
+    families = {
+        "first pass": Family(("passes(score, cap=64)",), BEST),
+        "first pass, futile below .1": Family(("passes(score, price=0.1, cap=64)",), BEST),
+        "first pass, futile below .05": Family(("passes(score, price=0.05, cap=64)",), BEST),
+        "optscale, code, peek 5": Family(("optscale(0.95, score, target=1, mode='code', peek=5, cap=64)",), BEST),
+    }
+    return score(console, f"humaneval, {len(pools)} problems, cap 64", pools, families, 64, key.fold("humaneval"))
+
+
+def _above(row: Measured, line: Sequence[Measured], some: Floats) -> float:
+    part = [Measured(*(column[some] for column in each)) for each in line]
+    equal = at_equal_tokens(part, float(row.tokens[some].mean()))
+    return float((row.accuracy[some] - equal).mean())
+
+
+def _name(selector: Selector) -> str:
+    return "vote" if selector is VOTE else "best"
