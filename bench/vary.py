@@ -32,6 +32,8 @@ from samplewise.evaluate import load, rescore, run_task
 from samplewise.keys import Key
 from samplewise.measure import mean_interval, paired_difference
 from samplewise.measure.powers import failure_power
+from samplewise.measure.shortlist import SIZE as SHORTLIST
+from samplewise.measure.shortlist import shortlist_at
 from samplewise.numerics import Floats
 from samplewise.progress import Bar
 from samplewise.recipe import Recipe, recipe, selector_of
@@ -73,7 +75,6 @@ CANDIDATES = (  # of the mix, on the dev puzzles
     "vary(permute(8) + ladder(0.25, 0.75))",
 )
 SELECTORS = {"reward": "best(reward)", "majority": "vote", "log_pool": "log_pool"}
-SHORTLIST = 10
 
 
 class Drawn(NamedTuple):
@@ -158,11 +159,10 @@ def chosen(store: Store, found: Drawn, selector: str, num: int, shuffle: Key | N
 
 
 def shortlisted(store: Store, found: Drawn, num: int) -> Floats:
-    """Whether the 10 best-scored of `num` draws hold a right one (P,)."""
+    """The chance (P,) that the 10 best-scored of `num` draws hold a right one."""
     outcomes = load(store, found.run, scores=("reward",))
     scores, grades = outcomes.graded.scores["reward"][:, :num], outcomes.graded.grades[:, :num]
-    best = np.argsort(-np.nan_to_num(scores, nan=-np.inf), axis=1, kind="stable")[:, :SHORTLIST]
-    return np.asarray(np.take_along_axis(grades, best, axis=1).max(axis=1))
+    return shortlist_at(scores, grades, min(SHORTLIST, num))
 
 
 def interval(values: Floats) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import samplewise
 from samplewise import Budget, Message, Question, asolve, solve
 from samplewise.engines.toy import Toy
 from samplewise.errors import UnknownName
-from samplewise.events import Arrived, Retried, Started, Stopped
+from samplewise.events import Arrived, Retried, Started, Stopped, Weighed
 from samplewise.progress import Bar
 from samplewise.types import Failure, Stop, Usage
 
@@ -88,3 +89,15 @@ def test_without_a_terminal_the_bar_is_plain_lines(
     assert "draw: 0/2 questions, 1 draws" in told.err
     assert "draw: 1/2 questions" in told.err
     assert "slow down" in told.err
+
+
+def test_of_one_question_the_bar_shows_how_it_stands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samplewise.progress.LINE_EVERY_S", 0.0)
+    with Bar("ask") as bar:
+        bar(Arrived("q", Usage(1, 3, 4), "engine"))
+        bar(Weighed("q", 7, 5, 2, math.nan, Usage(7, 21, 28)))
+        bar(Weighed("q", 8, 5, 3, 0.8351, Usage(8, 24, 32)))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1:] == ["ask: 7 draws, votes 5 : 2, 49 tokens", "ask: 8 draws, best score 0.835, 56 tokens"]

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -110,6 +110,58 @@ def test_ask_prints_the_answer(call: Call) -> None:
     assert done.code == 0
     assert done.out.splitlines()[0] == done.json["answer"]
     assert len(done.json["texts"]) == 9  # type: ignore[arg-type]
+
+
+def test_a_limit_can_be_spread_by_worth(call: Call) -> None:
+    line = "repeat(12, max_tokens=3) | until(blend_asc) | vote"
+    words = ["run", "jsonl:mine.jsonl", "-r", line, *TOY, "--max-tokens", "150", "--json", "--spread"]
+    even, worth, again = (call(*words, spread) for spread in ("even", "worth", "worth"))
+    assert even.code == worth.code == 0, worth.err
+    assert even.json["run"] != worth.json["run"] == again.json["run"]
+    spent: list[dict[str, int]] = [done.json["spent"] for done in (even, worth)]  # type: ignore[misc]
+    assert all(0 < each["prompt_tokens"] + each["completion_tokens"] <= 150 for each in spent)
+    assert again.json["paid"]["requests"] == 0  # type: ignore[index]
+    assert worth.json["stops"] == {"budget": 6}
+    wrong = call(*words, "wide")
+    assert (wrong.code, wrong.err) == (2, "samplewise: spread is even or worth, got 'wide'\n")
+    rule = call("run", "jsonl:mine.jsonl", "-r", LINE, *TOY, "--max-tokens", "90", "--spread", "worth")
+    assert "has no stop rule" in rule.err
+
+
+def test_why_a_run_stopped_is_shown_and_verified(call: Call, tmp_path: Path) -> None:
+    line = "repeat(12, max_tokens=3) | until(lead(2)) | vote"
+    run = call("run", "jsonl:mine.jsonl", "-r", line, *TOY, "--json").json
+    assert run["stops"] == {"finished": 4, "settled": 2}
+    name = str(run["run"])
+    shown = call("show", name, "--store", "s.db", "--json")
+    rows: list[dict[str, Any]] = shown.json["questions"]  # type: ignore[assignment]
+    assert [row["question"] for row in rows] == [f"q{i}" for i in range(6)]
+    words = (f"stopped: settled after {row['draws']} of 12 (heuristic, mode)" for row in rows)
+    assert sum(row["why"] == word for row, word in zip(rows, words, strict=True)) == 2
+    assert sum(row["why"] == "finished: all 12 draws" for row in rows) == 4
+    one = call("show", name, "--question", "q1", "--store", "s.db")
+    assert one.out.count("q1") == 1
+    assert len(one.out.splitlines()) == 2 + rows[1]["draws"]
+    assert call("show", name, "--question", "q9", "--store", "s.db").code == 2
+    assert call("show", "nothing", "--store", "s.db").code == 3
+    fine = call("verify", name, "--store", "s.db", "--json")
+    assert fine.code == 0
+    assert fine.json["runs"] == [{"run": name, "stops": 6, "ok": True, "differences": {}}]
+    with Store(tmp_path / "s.db") as store:
+        settled = next(row["question"] for row in rows if row["stop"]["reason"] == "settled")
+        change = "UPDATE pools SET stop=replace(stop, '\"votes\": ', '\"votes\": 1') WHERE question=?"
+        store._db.execute(change, (settled,))
+    wrong = call("verify", name, "--store", "s.db")
+    assert wrong.code == 1
+    assert "no, 1 of 6 stops differ" in wrong.out
+    assert f"{settled}: the evidence says votes=1" in wrong.out
+    assert call("verify", "--store", "s.db").code == 1, "every run"
+
+
+def test_ask_says_why_it_stopped(call: Call) -> None:
+    done = call("ask", "say something", "-e", "toy", "-r", "repeat(64, max_tokens=2) | until(lead(2)) | vote", "--json")
+    stop: dict[str, Any] = done.json["stop"]  # type: ignore[assignment]
+    assert f"stopped: settled after {stop['evidence']['draws']} of 64 (heuristic, mode)" in done.out
 
 
 def test_list_shows_every_part(call: Call) -> None:

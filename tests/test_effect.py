@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from samplewise.cli import main
-from samplewise.effect import measure_effect
+from samplewise.effect import find_leaks, measure_effect, plan_draws
+from samplewise.engines.base import Arrival, Engine
+from samplewise.engines.crew import Crew
 from samplewise.engines.toy import Toy
 from samplewise.evaluate import load, run_task
 from samplewise.measure import Word, pass_at
 from samplewise.recipe import recipe
 from samplewise.store import Run, Store
 from samplewise.tasks.base import Task
-from samplewise.types import Message, Problem, Question, Score
+from samplewise.types import Ask, Capability, Completion, Generate, Message, Problem, Question, Score, Selection, Usage
+from samplewise.vary.allocate import expected_failure, fit_betas, greedy
+from samplewise.vary.checks import gives_away
 
 NUM = 30
 
@@ -29,8 +34,8 @@ def task(num: int = NUM) -> Task:
     return Task("words", problems, lambda question, text: text or None, right)
 
 
-def drawn(store: Store, line: str, problems: Task) -> Run:
-    summary = asyncio.run(run_task(problems, recipe(line), Toy(3), store))
+def drawn(store: Store, line: str, problems: Task, engine: Engine | None = None, seed: int = 0) -> Run:
+    summary = asyncio.run(run_task(problems, recipe(line), engine or Toy(3), store, seed=seed))
     return next(run for run in store.runs() if run.id == summary.run)
 
 
@@ -85,3 +90,158 @@ def test_on_the_command_line(
     assert found["verdict"] in [word.value for word in Word]
     assert len(found["arms"]) == 5
     assert call("--mix", "nonsense")[0] == 3
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_the_greedy_one_and_runs_as_it_is_printed() -> None:
+    line = "vary(ladder(0.3, 2.0)) | repeat(12, max_tokens=3) | vote"
+    with Store(":memory:") as store:
+        pilot = drawn(store, line, task())
+        planned = plan_draws(store, pilot, 8)
+        grades = load(store, pilot.id).graded.grades
+        won = np.stack([grades[:, arm::3].sum(axis=1) for arm in range(3)], axis=1).astype(int)
+        made = np.full(won.shape, 4)
+        posterior = fit_betas(won, made).after(won, made)
+        plan = greedy(posterior, 8)
+        assert [arm.arm for arm in planned.arms] == ["direct", "temperature/0.3", "temperature/2"]
+        assert tuple(arm.draws for arm in planned.arms) == plan.counts
+        assert [arm.accuracy for arm in planned.arms] == pytest.approx((won.sum(axis=0) / made.sum(axis=0)).tolist())
+        assert planned.coverage == pytest.approx(1 - plan.failure)
+        assert planned.in_turn == pytest.approx(1 - expected_failure(posterior, (3, 3, 2)))
+        assert planned.coverage >= planned.in_turn
+        assert not planned.enough, "120 graded draws an arm"
+        quota = ", ".join(map(str, plan.counts))
+        share = f"quota({quota})"
+        assert planned.recipe == f"vary(ladder(0.3, 2.0), share={share}) | repeat(8, max_tokens=3) | vote"
+        followed = drawn(store, planned.recipe, task(), seed=1)
+        for record in store.records(followed.id):
+            arms = [candidate.arm for candidate in record.pool.candidates]
+            assert [arms.count(arm.arm) for arm in planned.arms] == list(plan.counts)
+        with pytest.raises(ValueError, match="shares its draws by a rule of its own"):
+            plan_draws(store, followed, 8)
+        with pytest.raises(ValueError, match="has no arms"):
+            plan_draws(store, drawn(store, "repeat(2, max_tokens=3) | vote", task()), 8)
+        with pytest.raises(ValueError, match="one arm alone"):
+            plan_draws(store, drawn(store, "vary(ladder) | repeat(1, max_tokens=3) | vote", task()), 8)
+
+
+def test_members_of_a_pool_are_one_place_in_the_mix() -> None:
+    with Store(":memory:") as store:
+        planned = plan_draws(store, drawn(store, "vary(role(1, domain='maths')) | repeat(4) | vote", task()), 6)
+    assert [arm.arm for arm in planned.arms] == ["direct", "role/maths/..."]
+    assert sum(arm.draws for arm in planned.arms) == 6
+
+
+def test_a_question_with_failed_draws_is_left_out() -> None:
+    """Its draws' places in the mix cannot be told: the arm that failed first would take another's."""
+    with Store(":memory:") as store:
+        pilot = drawn(store, "vary(ladder(0.3, 2.0)) | repeat(6, max_tokens=3) | vote", task(12))
+        for number, record in enumerate(list(store.records(pilot.id))):
+            if number < 3:
+                pool = record.pool._replace(candidates=record.pool.candidates[1:], num_failed=1)
+                cut = record._replace(pool=pool, answers=record.answers[1:], grades=record.grades[1:])
+                store.save(pilot.id, cut, "vote", Selection(None, None), 0.0)
+        planned = plan_draws(store, pilot, 4)
+    assert (planned.num_questions, planned.num_left_out) == (9, 3)
+    assert [arm.num_graded for arm in planned.arms] == [18, 18, 18]
+
+
+def test_a_plan_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "s.db"
+    with Store(path) as store:
+        drawn(store, "vary(ladder(0.2, 0.4, 0.6, 0.8, 1.5, 2.0)) | repeat(14, max_tokens=3) | best(likelihood)", task())
+    monkeypatch.setattr(sys, "argv", ["samplewise", "effect", "--store", str(path), "--plan", "100", "--json"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capsys.readouterr().out
+    assert left.value.code in (0, None), said
+    *_, line, last = said.splitlines()
+    found = json.loads(last)
+    assert found["recipe"] == line
+    assert recipe(line).line == line
+    assert line.startswith("vary(ladder(0.2, 0.4, 0.6, 0.8, 1.5, 2.0), share=quota(")
+    assert line.endswith(") | repeat(100, max_tokens=3) | best(likelihood)")
+    assert sum(arm["draws"] for arm in found["arms"]) == 100
+    assert "gains nothing over taking turns" in said
+
+
+# --- ideas that give the answer away ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "body", "given"),
+    [
+        ("Notice that 1,200 comes up", "1200", "How many?", True),
+        ("Notice that 1,200 comes up", "1200", "Of 1200 apples, how many?", False),
+        ("Look at seventeen of them", "17", "How many?", True),
+        ("Look at 117 of them", "17", "How many?", False),
+        ("The half, 1 / 2, is natural", "1/2", "What share?", True),
+        ("See chapter 11/2", "1/2", "What share?", False),
+        ("A good start is to compare", "A", "Which?", False),
+        ("Look at option (B) first", "B", "Which?", True),
+        ("Think of Lake  Geneva", "lake geneva", "Where?", True),
+        ("Think of x", "x", "What?", False),
+    ],
+)
+def test_what_gives_an_answer_away(text: str, answer: str, body: str, given: bool) -> None:
+    assert gives_away(text, answer, body) is given
+
+
+class Suggestible:
+    """Thinks of 17 by one seed in two, and answers with what it is told; else 5."""
+
+    identity = name = "suggestible"
+    can = frozenset({Capability.GENERATE})
+
+    def __init__(self, name: str = "suggestible") -> None:
+        self.identity = self.name = name
+        self.told = 0
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def worst_case(self, ask: Ask) -> Usage:
+        return Usage(1, 1, 1)
+
+    async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
+        for position, ask in enumerate(asks):
+            assert isinstance(ask, Generate)
+            prompt = ask.messages[-1].content
+            if "Problem:" in prompt:
+                text = "Draw a picture of it first" if ask.seed % 2 else "See why 17 would be natural"
+                self.told += not ask.seed % 2
+            else:
+                text = "17" if "17" in prompt else "5"
+            yield Arrival(position, Completion(text, "stop", Usage(1, 1, 1)))
+
+
+FEW = 16  # questions: the 17th would hold the answer itself
+
+
+@pytest.mark.parametrize("crew", [False, True])
+def test_leaks_are_found_in_what_the_store_holds(crew: bool) -> None:
+    """Each question's idea is its own, so as many leak as the thinker told. Nobody is asked again."""
+    thinker = Suggestible("wise")
+    engine: Engine = Crew({"": Suggestible(), "wise": thinker}) if crew else thinker
+    line = f"vary(idea(1{', thinker=' + repr('wise') if crew else ''}), ladder(0.5)) | repeat(9) | vote"
+    with Store(":memory:") as store:
+        if crew:  # the same requests, answered by somebody else: not this run's
+            drawn(store, line, task(FEW), Crew({"": Suggestible(), "wise": Toy(3)}))
+        mix = drawn(store, line, task(FEW), engine)
+        told = thinker.told
+        (found,) = find_leaks(store, mix)
+        assert found.arm == ("idea.dual/1" if crew else "idea.single/1")
+        assert 0 < told < FEW
+        assert (found.num_ideas, found.num_leaks, found.num_draws) == (FEW, told, 3 * told)
+        assert thinker.told == told
+        direct = drawn(store, "repeat(20) | vote", task(FEW), engine)
+        assert measure_effect(store, direct, mix).leaks == (found,)
+        assert find_leaks(store, direct) == ()
+        shared = drawn(store, line.replace("ladder(0.5)", "share=quota(2, 4)"), task(FEW), engine)
+        assert find_leaks(store, shared)[0][1:3] == (FEW, told), "the same idea, of which the pattern has four"
+        assert find_leaks(store, mix._replace(recipe="vary(backwards) | repeat(9) | vote")) == (), "nobody can play it"

@@ -27,8 +27,8 @@ FLOORS = (
     ("types", "errors", "keys", "numerics"),
     ("samplers", "vary", "stop", "select", "measure", "events", "spec", "files"),
     ("engines", "store", "verify", "explore", "models", "recorded"),
-    ("recipe", "purse", "run", "tasks", "evaluate"),
-    ("api", "effect", "conformance", "report", "progress", "demo", "cli"),
+    ("recipe", "purse", "pot", "run", "tasks", "evaluate", "recheck"),
+    ("api", "effect", "plan", "conformance", "report", "progress", "demo", "cli"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PURE = ("samplers", "vary", "stop", "select", "measure")

@@ -6,6 +6,7 @@ import pytest
 
 from samplewise.errors import BadSpec, UnknownName
 from samplewise.recipe import Recipe, recipe, selector_of
+from samplewise.stop.base import NOBODY
 from samplewise.types import Capability
 
 GOOD = [
@@ -19,6 +20,9 @@ GOOD = [
     ("vary(ladder(.4, 2)) | repeat(2) | vote", "vary(ladder(0.4, 2)) | repeat(2) | vote"),
     ("(vary(ladder) | repeat(2)) | first", "vary(ladder) | repeat(2) | first"),
     ("repeat(2, stop=['a', 'b'])", "repeat(2, stop=('a', 'b')) | first"),
+    ("repeat(2) | until(cap(2), ahead=3)", "repeat(2) | until(cap(2), ahead=3) | first"),
+    ("repeat(2) | until(cap(2), ahead=idle)", "repeat(2) | until(cap(2), ahead=idle) | first"),
+    ("repeat(2) | until(either(lead(2), cap(2)))", "repeat(2) | until(either(lead(2), cap(2))) | first"),
     ("repeat(2)|until(passed('logp', score=-1))|vote", "repeat(2) | until(passed('logp', score=-1)) | vote"),
 ]
 
@@ -41,7 +45,25 @@ def test_parts_of_a_recipe() -> None:
     assert recipe("repeat(3) | vote").draws == recipe("repeat(3)").draws == "repeat(3)"
 
 
+def test_a_rule_within_a_rule_brings_its_verifiers() -> None:
+    made = recipe(
+        "repeat(9) | until(either(passed(logp), either(passed(likelihood), lead(3)), cap(7)), ahead=2) | vote"
+    )
+    assert list(made.verifiers) == ["logp", "likelihood"]
+    assert made.ahead == 2
+    assert made.stop is not None
+    assert made.stop.at_least(made.stop.start(NOBODY)) == 1
+    assert recipe("repeat(9) | until(cap(3), ahead='idle')").ahead == "idle"
+    assert recipe("repeat(9) | vote").ahead == 0
+
+
 BAD = [
+    ("repeat(8) | until(lead(3), ahead=-1)", "ahead must be a whole number of at least 0, or idle; got -1", 12),
+    ("repeat(8) | until(lead(3), ahead=True)", "ahead must be", 12),
+    ("repeat(8) | until(lead(3), ahead=busy)", "ahead must be", 12),
+    ("repeat(8) | until(either(led(3), cap(4)))", "did you mean lead", None),
+    ("repeat(8) | until(either(vote, cap(4)))", "no stop is called 'vote'", None),
+    ("repeat(8) | until(either(passed(lopg), cap(4)))", "did you mean logp?", None),
     ("", "empty", None),
     ("vote", "one selector comes last, after a sampler", 0),
     ("vary(ladder)", "a recipe needs a sampler, one of:", None),
@@ -54,12 +76,12 @@ BAD = [
     ("vary(ladder) | vary(ladder) | repeat(8)", "vary(...) comes first, once", 15),
     ("repeat(8) | until()", "until(...) takes one stop rule", 12),
     ("repeat(8) | until(lead(3), lead(4))", "until(...) takes one stop rule", 12),
-    ("repeat(8) | until(margin=3)", "takes parts, no settings", 12),
+    ("repeat(8) | until(margin=3)", "takes one stop rule, and ahead= how many draws", 12),
     ("repeat(8) | until(3)", "expected the name of one: ", 18),
     ("vary('ladder') | repeat(8)", "expected the name of one: again, backtranslate", 6),
     ("repeat(8) | lead(3)", "no sampler or selector is called 'lead'", 12),
     ("repeat(8) | until(vote)", "no stop is called 'vote'", 18),
-    ("repeat(8) | until(led(3))", "did you mean lead?", 18),
+    ("repeat(8) | until(led(3))", "did you mean lead", 18),
     ("repeat(8) | best(lopg)", "did you mean logp?", None),
     ("repeat(8) | best(3)", "expected a verifier", None),
     ("repeat(8) | until(passed(3))", "expected a verifier", None),

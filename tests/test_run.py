@@ -218,11 +218,11 @@ def test_cancelling_mid_wave_keeps_what_came(rule: str) -> None:
 
         result = solve(f"repeat(400){rule} | vote", engine, store=store, on_event=listen, cancel=cancel)
         assert result.stop == Stop("cancelled")
-        assert 7 <= len(result.pool.candidates) < 10
-        assert store.num_draws() == result.paid.requests == len(result.pool.candidates)
+        assert 7 <= store.num_draws() == result.paid.requests < 10
+        assert 4 <= len(result.pool.candidates) <= store.num_draws()  # with a rule: the longest prefix of what came
         resumed = solve(f"repeat(30){rule} | vote", store=store)
         assert repr(resumed._replace(paid=Usage())) == repr(solve(f"repeat(30){rule} | vote")._replace(paid=Usage()))
-    assert engine.num_closed == 1
+    assert engine.num_closed == len(engine.waves)
 
 
 def test_a_whole_step_that_is_cancelled_is_as_if_never_asked() -> None:
@@ -264,7 +264,7 @@ def test_a_stop_rule_acts_within_a_wave_and_closes_the_stream() -> None:
     engine = Slow(0.001)
     result = solve("repeat(400) | until(lead(3)) | vote", engine)
     assert result.stop.reason == "settled"
-    assert engine.num_closed == 1
+    assert engine.num_closed == len(engine.waves)
     assert len(result.pool.candidates) <= engine.num_answered < 100
     assert result.spent.requests == len(result.pool.candidates)
 
@@ -387,7 +387,7 @@ def test_events_tell_the_run_in_order() -> None:
     sent = [event for event in events if isinstance(event, Dispatched)]
     assert [(event.num_sent, event.num_stored) for event in sent] == [(1, 2), (2, 0)]
     assert [e.source for e in events if isinstance(e, Arrived)] == ["store", "store", "engine", "engine", "engine"]
-    assert events[-1] == Stopped("q", result.stop, result.spent, result.answer)
+    assert events[-1] == Stopped("q", result.stop, result.spent, result.answer, 5)
 
 
 def test_what_the_engine_cannot_do_is_said_before_anything_is_paid() -> None:

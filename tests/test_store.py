@@ -31,6 +31,7 @@ from samplewise.types import (
 
 HI = (Message("user", "hi"),)
 FULL = Generate(HI, (1, 2), Sampling(0.5, top_k=3), 16, ("\n",), 12345, ("tokens", "logp"), "g", Floor(4.0, -2.5), 3)
+LATER = ("exponents",)  # fields that came after the first stores: at their default they are in no digest
 
 # Digests that stored draws are filed under: should one of these change, every store out there would be paid for again.
 GOLDEN: list[tuple[Ask, str, str]] = [
@@ -62,9 +63,9 @@ def test_stored_digests_never_change(ask: Ask, digest: str, text: str) -> None:
 
 def test_every_field_and_the_engine_tell_draws_apart() -> None:
     """But for `draw` and `engine`, which say no more than the seed and the identity do."""
-    fields = [name for name in FULL._fields if name not in ("messages", "draw", "engine")]
+    fields = [name for name in FULL._fields if name not in ("messages", "draw", "engine", *LATER)]
     others = [FULL._replace(**{name: Generate(HI)._asdict()[name]}) for name in fields]
-    others.append(FULL._replace(messages=(Message("system", "hi"),)))
+    others += [FULL._replace(messages=(Message("system", "hi"),)), FULL._replace(exponents=(4.0,))]
     digests = [digest_of("toy", ask) for ask in (FULL, *others)] + [digest_of("other", FULL)]
     assert len(set(digests)) == len(FULL._fields)
     assert digest_of("toy", FULL._replace(draw=3, engine="two")) == digest_of("toy", FULL)
@@ -95,13 +96,15 @@ floats = st.floats(allow_nan=True, allow_infinity=True)
     st.none() | st.lists(floats, max_size=5).map(tuple),
     floats,
     st.builds(Usage, *[st.integers(0, 10**9)] * 5, st.floats(0, 100), st.floats(0, 100)),
+    st.none() | st.integers(1, 3).flatmap(lambda e: st.lists(st.tuples(*[floats] * e), max_size=4)).map(tuple),
 )
-@example("half \ud83d", "stop", (), (math.nan, -math.inf), math.nan, Usage(1))
+@example("half \ud83d", "stop", (), (math.nan, -math.inf), math.nan, Usage(1), ())
+@example("x", "floor", (5,), (-1.0,), -1.0, Usage(1), ((-0.5, -0.25),))
 def test_a_completion_comes_back_as_it_was(
-    said: str, finish: Any, tokens: Any, logp: Any, logp_sum: float, usage: Usage
+    said: str, finish: Any, tokens: Any, logp: Any, logp_sum: float, usage: Usage, logz: Any
 ) -> None:
     """Half a surrogate pair, as in a response cut inside an emoji, was a UnicodeEncodeError that ended the run."""
-    completion = Completion(said, finish, usage, tokens, logp, logp, logp_sum)
+    completion = Completion(said, finish, usage, tokens, logp, logp, logp_sum, logz=logz, certainty=logp)
     ask = Generate((Message("user", said),), stop=(said,))
     digest = digest_of("toy", ask)
     with Store(":memory:") as store:

@@ -1,7 +1,8 @@
 """A recipe over a whole task: many questions at once, graded, stored, and re-decided offline.
 
 Every question's pool is in the store when its question is finished; a run that was cut off and is started again skips
-those, re-plays the stored draws of the others, and pays for what is missing.
+those, re-plays the stored draws of the others, and pays for what is missing. Where questions share a budget
+(`spread="worth"`) it re-plays them all, as what one drew decided what the others could.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samplewise.engines.base import Engine
-from samplewise.errors import SamplewiseError, SetupError
+from samplewise.engines.base import Engine, appetite_of
+from samplewise.errors import SamplewiseError, SetupError, UsageError
 from samplewise.events import Ended, OnEvent, Retried, Started, Stopped, ignore
 from samplewise.keys import Key
 from samplewise.numerics import Floats
+from samplewise.pot import Pot
 from samplewise.purse import Purse
 from samplewise.recipe import Recipe, recipe, selector_of
 from samplewise.run import Budget, Result, check, run, score_pool
@@ -36,6 +38,7 @@ from samplewise.types import BatchVerifier, Json, Pool, Problem, Score, Usage, V
 from samplewise.verify.base import Judge
 
 CONCURRENCY = 64  # questions under way at once; their asks share one engine batch
+Spread = Literal["even", "worth"]  # how a run's budget is shared among its questions
 NUM_RESAMPLES = 64  # subsets per problem and k, for a selector without a formula
 
 
@@ -52,14 +55,18 @@ class Summary(NamedTuple):
     failure: str  # the last failed request's message, "" where none failed
 
 
-def run_id(task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budget) -> str:
+def run_id(task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budget, spread: Spread = "even") -> str:
     """12 hex digits that name a run: equal for equal work, whoever starts it."""
     questions = [(p.question, p.reference) for p in task.problems]
-    work = json.dumps([recipe.line, questions, engine.identity, seed, budget], sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(work.encode(errors="surrogatepass"), digest_size=6).hexdigest()
+    shared = [] if spread == "even" else [spread, appetite_of(engine)]  # who draws next depends on how many do at once
+    work = [recipe.line, questions, engine.identity, seed, budget, *shared]
+    text = json.dumps(work, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=6).hexdigest()
 
 
-def manifest(task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budget) -> dict[str, Json]:
+def manifest(
+    task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budget, spread: Spread = "even"
+) -> dict[str, Json]:
     """What it takes to tell, later, what a figure was made with."""
     packages = ("samplewise", "numpy", "scipy", "torch", "transformers")
     versions = {}
@@ -72,6 +79,7 @@ def manifest(task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budg
         "engine": {"name": engine.name, "identity": engine.identity, "digest": getattr(engine, "digest", None)},
         "seed": seed,
         "budget": budget._asdict(),
+        "spread": spread,
         "versions": {"python": platform.python_version(), **versions},
         "machine": platform.platform(),
     }
@@ -85,28 +93,37 @@ async def run_task(
     *,
     seed: int = 0,
     budget: Budget = Budget(),
+    spread: Spread = "even",
     concurrency: int = CONCURRENCY,
     on_event: OnEvent = ignore,
     cancel: asyncio.Event | None = None,
 ) -> Summary:
     """Run `recipe` on every problem of `task`. The budget is for the whole run and is split evenly over its questions,
-    so that neither their order nor the machine's speed decides who gets what.
+    so that neither their order nor the machine's speed decides who gets what. With `spread` "worth" it is one purse for
+    all of them, and the next draw goes where the stop rule says that it is worth most for its cost (see
+    `samplewise.pot`); all questions are then under way at once.
 
-    Raises, before anything is paid, Unsupported, what the engine's `open` raises, and StoreConflict where another
-    process is drawing into the store.
+    Raises, before anything is paid, UsageError where there is no budget to spread or no rule that says what a draw is
+    worth, Unsupported, what the engine's `open` raises, and StoreConflict where another process is drawing into the
+    store.
     """
+    _check_spread(spread, recipe, budget)
     await engine.open()
     check(recipe, engine, budget)
     store.claim()
-    identity = run_id(task, recipe, engine, seed, budget)
-    facts = manifest(task, recipe, engine, seed, budget)
+    identity = run_id(task, recipe, engine, seed, budget, spread)
+    facts = manifest(task, recipe, engine, seed, budget, spread)
     store.start_run(Run(identity, recipe.line, task.name, engine.identity, seed, facts, time.time(), None))
     done = store.questions(identity)
     problems = task.problems
     on_event(Started(identity, len(problems), sum(p.question.id in done for p in problems)))
     key = Key(seed).fold("run")
     paid, failure = Usage(), ""
-    waiting = iter([(i, p) for i, p in enumerate(problems) if p.question.id not in done])
+    pot: Pot | None = None
+    if spread == "worth" and len(done) < len(problems):
+        wave = appetite_of(engine)
+        pot = Pot(budget, [p.question.id for p in problems], wave=wave, cancel=cancel)
+    waiting = iter([(i, p) for i, p in enumerate(problems) if pot is not None or p.question.id not in done])
 
     def tell(event: object) -> None:
         nonlocal failure
@@ -114,34 +131,40 @@ async def run_task(
             failure = event.failure.message if event.failure else failure
             store.note(identity, "retried", [event.question, event.num, failure])
         elif isinstance(event, Stopped) and event.stop.reason != "finished":
-            store.note(identity, "stopped", [event.question, event.stop])
+            store.note(identity, "stopped", [event.question, event.stop, *event[5:]])
         on_event(event)  # type: ignore[arg-type]
 
     async def worker() -> None:
         nonlocal paid
         for number, problem in waiting:
-            if cancel is not None and cancel.is_set():
+            if pot is None and cancel is not None and cancel.is_set():
                 return
-            share = budget.share(len(problems), number)
-            result = await run(
-                problem.question,
-                recipe,
-                engine,
-                key,
-                read=task.read,
-                budget=share,
-                store=store,
-                on_event=tell,
-                cancel=cancel,
-            )
+            share = budget.share(len(problems), number) if pot is None else Budget(seconds=budget.seconds)
+            try:
+                result = await run(
+                    problem.question,
+                    recipe,
+                    engine,
+                    key,
+                    read=task.read,
+                    budget=share,
+                    store=store,
+                    on_event=tell,
+                    cancel=cancel,
+                    pot=pot,
+                )
+            finally:
+                if pot is not None:
+                    pot.ended()
             paid = paid.plus(result.paid)
-            if result.stop.reason != "cancelled":  # a cancelled question is taken up again by the next start
+            # a cancelled question is taken up again by the next start
+            if result.stop.reason != "cancelled" and problem.question.id not in done:
                 record, grade = await asyncio.to_thread(graded, task, number, problem, result)
                 store.save(identity, record, selector_text(recipe), result.selection, grade)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(problems))):
+            for _ in range(min(concurrency, len(problems)) if pot is None else len(problems)):
                 group.create_task(worker())
     except BaseExceptionGroup as raised:  # one question's error is the run's, and a user need not read 64 of them
         ours = [error for error in raised.exceptions if isinstance(error, SamplewiseError)]
@@ -156,6 +179,16 @@ async def run_task(
         spent = spent.plus(outcome.spent)
     accuracy = tuple(chosen[p.question.id] for p in problems if p.question.id in chosen)
     return Summary(identity, len(problems), len(accuracy), accuracy, spent, paid, not finished, failure)
+
+
+def _check_spread(spread: Spread, recipe: Recipe, budget: Budget) -> None:
+    if spread not in ("even", "worth"):
+        raise UsageError(f"spread is even or worth, got {spread!r}")
+    if spread == "worth" and (recipe.stop is None or recipe.stop.worth is None):
+        said = "has no stop rule" if recipe.stop is None else f"stops by {recipe.stop.name}, which does not say it"
+        raise UsageError(f"spread=worth needs a stop rule that says what a draw is worth; {recipe.line} {said}")
+    if spread == "worth" and all(cap is None for cap in budget[:5]):
+        raise UsageError("spread=worth shares a budget among the questions: give one, such as --max-tokens")
 
 
 def selector_text(recipe: Recipe) -> str:

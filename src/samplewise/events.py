@@ -36,13 +36,33 @@ class Retried(NamedTuple):
     failure: Failure | None
 
 
+class Weighed(NamedTuple):
+    """A stop rule has looked at a question's `draws`: votes for the first and the second answer, and the best score of
+    the first verifier that it looks at; nan where it looks at none."""
+
+    question: str
+    draws: int
+    first: int
+    second: int
+    best: float
+    spent: Usage
+
+
 class Stopped(NamedTuple):
-    """A question is finished."""
+    """A question is finished, after `draws` draws.
+
+    What the decision came too early for is no part of the result: `overshoot` draws that had come and were not looked
+    at, and `cancelled` ones on their way, whose cost nobody knows, but that it is at most `at_most`.
+    """
 
     question: str
     stop: Stop
     spent: Usage
     answer: str | None
+    draws: int = 0
+    overshoot: int = 0
+    cancelled: int = 0
+    at_most: Usage = Usage()
 
 
 class Ended(NamedTuple):
@@ -50,7 +70,7 @@ class Ended(NamedTuple):
     num_questions: int
 
 
-Event = Started | Dispatched | Arrived | Retried | Stopped | Ended
+Event = Started | Dispatched | Arrived | Retried | Weighed | Stopped | Ended
 
 
 class OnEvent(Protocol):
@@ -59,3 +79,17 @@ class OnEvent(Protocol):
 
 def ignore(event: Event, /) -> None:
     """Nobody listens."""
+
+
+def in_words(stop: Stop, draws: int, most: int | None = None) -> str:
+    """Why a question ended, for people: "stopped: settled after 8 of 64 (anytime-valid, mode)"."""
+    count = f"{draws}" if most is None or most < draws else f"{draws} of {most}"
+    said = [str(stop.evidence[name]) for name in ("guarantee", "about") if name in stop.evidence]
+    label = f" ({', '.join(said)})" if said else ""
+    if stop.reason == "futile":
+        return f"gave up: futile after {count}, more draws are not worth their price{label}"
+    if stop.reason == "finished":
+        return f"finished: all {draws} draws"
+    if stop.reason == "budget":
+        return f"stopped: the budget was used up after {count}"
+    return f"{'interrupted' if stop.reason == 'cancelled' else f'stopped: {stop.reason}'} after {count}{label}"

@@ -1,7 +1,7 @@
 """One question's purse: what may be spent, what was, and the asking itself.
 
 Every completion is in the store before anything else sees it; an ask that the store can answer is never sent. A stored
-draw counts as spent exactly as when it was paid for.
+draw counts as spent exactly as when it was paid for. What is on its way counts as the most that it can cost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from samplewise.engines.base import Arrival, Engine, failed, identity_of
 from samplewise.errors import EngineError, EngineUnavailable, SamplewiseError
@@ -50,6 +50,18 @@ class Budget(NamedTuple):
         return Budget(*counts, None if self.usd is None else self.usd / num, self.seconds)
 
 
+class Shared(Protocol):
+    """A budget that several questions share (see samplewise.pot)."""
+
+    def join(self, purse: Purse) -> None: ...
+
+    def admits(self, purse: Purse, used: Usage) -> bool:
+        """Whether this purse may come to have used so much, beside what the others have."""
+        ...
+
+    async def grant(self, purse: Purse, costs: Sequence[Usage], worth: float, whole: bool) -> int: ...
+
+
 class Purse:
     """Admits asks, gets their completions from the store or the engine, and keeps the books of one question."""
 
@@ -61,23 +73,56 @@ class Purse:
         store: Store | None,
         on_event: OnEvent,
         cancel: asyncio.Event | None,
+        pot: Shared | None = None,
     ) -> None:
-        self._question_id, self._engine, self._budget, self._store = question_id, engine, budget, store
-        self._on_event, self._cancel = on_event, cancel
+        self.question_id, self._engine, self._budget, self._store = question_id, engine, budget, store
+        self.on_event, self._cancel, self._pot = on_event, cancel, pot
         self._deadline = math.inf if budget.seconds is None else time.monotonic() + budget.seconds
         self._extra = Usage()  # paid without being handed over: failed attempts, and arrivals after the decision
+        self._under_way: dict[object, Usage] = {}  # the worst case of each ask that has been sent
+        self.held = Usage()  # granted, and not sent yet
         self.spent = Usage()  # handed over
         self.paid = Usage()
+        self.thought = Usage()  # the part of `spent` that came before the first draw
+        self.num_draws = 0  # handed over one at a time, failed ones too
         self._heard: dict[Ask, Completion] = {}  # what judges asked
+        if pot is not None:
+            pot.join(self)
 
-    def admitted(self, asks: Sequence[Ask], burnt: Usage = Usage()) -> int:
-        """How many of the first asks fit into what is left, if each costs its worst case and `burnt` is gone too."""
-        total = self.spent.plus(self._extra).plus(burnt)
-        for num, ask in enumerate(asks):
-            total = total.plus(self._engine.worst_case(ask))
-            if not self._budget.admits(total):
+    @property
+    def shared(self) -> bool:
+        return self._pot is not None
+
+    @property
+    def limited(self) -> bool:
+        """Whether anything but time is limited."""
+        return self.shared or any(cap is not None for cap in self._budget[:5])
+
+    def used(self) -> Usage:
+        """What is gone, and what is on its way at the most that it can cost."""
+        return functools.reduce(Usage.plus, self._under_way.values(), self.spent.plus(self._extra).plus(self.held))
+
+    def cost_of(self, asks: Sequence[Ask]) -> list[Usage]:
+        """The worst case of each."""
+        return [self._engine.worst_case(ask) for ask in asks]
+
+    def fitting(self, costs: Sequence[Usage]) -> int:
+        """How many of the first costs fit into what is left."""
+        total = self.used()
+        for num, cost in enumerate(costs):
+            total = total.plus(cost)
+            if not (self._budget.admits(total) and (self._pot is None or self._pot.admits(self, total))):
                 return num
-        return len(asks)
+        return len(costs)
+
+    async def grant(self, costs: Sequence[Usage], worth: float = math.inf, *, whole: bool = False) -> int:
+        """How many of the first costs may be spent now; where they are one `whole`, all or none. In a shared budget a
+        question waits for its turn, which comes the sooner the more the next draw is worth."""
+        if self._pot is not None:
+            self.held = Usage()
+            return await self._pot.grant(self, costs, worth, whole)
+        num = self.fitting(costs)
+        return 0 if whole and num < len(costs) else num
 
     def cancelled(self) -> bool:
         return (self._cancel is not None and self._cancel.is_set()) or time.monotonic() >= self._deadline
@@ -93,86 +138,97 @@ class Purse:
         """The completions of asks that belong together; None where they do not fit into what is left, or somebody has
         cancelled. Asks that were heard before are not sent again."""
         new = list(dict.fromkeys(ask for ask in asks if ask not in self._heard))
-        if self.cancelled() or self.admitted(new) < len(new):
+        if self.cancelled() or (new and await self.grant(self.cost_of(new), whole=True) < len(new)):
             return None
-        async with contextlib.aclosing(self.completions(new, splittable=False, singly=False)) as handovers:
-            async for completions in handovers:
-                self._heard.update(zip(new, completions, strict=True))
+        completions = await self.completions(new)
+        self._heard.update(zip(new, completions, strict=False))  # none at all where somebody has cancelled
         return tuple(self._heard[ask] for ask in asks) if all(ask in self._heard for ask in asks) else None
 
-    def charge(self, usage: Usage) -> bool:
-        """Count what was computed here, such as a reward model's tokens; False where it does not fit into what is
-        left."""
-        if not self._budget.admits(self.spent.plus(self._extra).plus(usage)):
-            return False
-        self.spent = self.spent.plus(usage)
-        return True
+    async def charge(self, costs: Sequence[Usage]) -> int:
+        """Count what is computed here, such as a reward model's tokens. Gives how many of the first costs fit."""
+        num = await self.grant(costs) if costs else 0
+        self.held = Usage()
+        self.spent = functools.reduce(Usage.plus, costs[:num], self.spent)
+        return num
 
-    async def completions(
-        self, asks: Sequence[Ask], splittable: bool, singly: bool
-    ) -> AsyncGenerator[list[Completion]]:
-        """Completions in the order of the asks: one at a time, or all together. When cancelled it ends early, and of a
-        splittable step hands over what came, up to the first gap."""
+    async def completions(self, asks: Sequence[Ask], splittable: bool = False) -> list[Completion]:
+        """The completions of all asks, in their order. When cancelled: of a splittable step what came, up to the first
+        gap; of another nothing."""
         ready: dict[int, Completion] = {}
-        handed = 0
-        async with contextlib.aclosing(self._arrivals(asks)) as arrivals:
-            async for arrival in arrivals:
-                ready[arrival.position] = arrival.completion
-                self._extra = self._extra.plus(arrival.completion.usage)
-                while singly and handed in ready:
-                    handed += 1
-                    yield [self._hand_over(ready.pop(handed - 1))]
+        tickets = self.book(asks)
+        try:
+            async with contextlib.aclosing(self.arrivals(asks, tickets)) as arrivals:
+                async for arrival in arrivals:
+                    ready[arrival.position] = arrival.completion
+        finally:
+            self.cancel(tickets)
         upto = next((position for position in range(len(asks)) if position not in ready), len(asks))
-        if not singly and (upto == len(asks) or (splittable and upto > 0)):
-            yield [self._hand_over(ready[position]) for position in range(upto)]
+        return [self.hand_over(ready[i]) for i in range(upto)] if upto == len(asks) or splittable else []
 
-    def _hand_over(self, completion: Completion) -> Completion:
+    def hand_over(self, completion: Completion) -> Completion:
+        """The same completion, as one that a machine now has."""
         self.spent = self.spent.plus(completion.usage)
         self._extra = Usage._make(a - b for a, b in zip(self._extra, completion.usage, strict=True))
         return completion
 
-    async def _arrivals(self, asks: Sequence[Ask]) -> AsyncGenerator[Arrival]:
+    def book(self, asks: Sequence[Ask]) -> list[object]:
+        """A ticket for each ask that is about to be sent: from now on it counts as the most that it can cost."""
+        tickets = [object() for _ in asks]
+        self._under_way.update(zip(tickets, self.cost_of(asks), strict=True))
+        self.held = Usage()
+        return tickets
+
+    def cancel(self, tickets: Sequence[object]) -> Usage:
+        """Those that have not landed never will. Gives the most that they may have cost."""
+        gone = [self._under_way.pop(ticket) for ticket in tickets if ticket in self._under_way]
+        return functools.reduce(Usage.plus, gone, Usage())
+
+    def _landed(self, ticket: object, completion: Completion) -> None:
+        self._under_way.pop(ticket, None)
+        self._extra = self._extra.plus(completion.usage)
+
+    async def arrivals(self, asks: Sequence[Ask], tickets: Sequence[object]) -> AsyncGenerator[Arrival]:
         """Each ask once: from the store, else from the engine, retried while that may help."""
         identities = [identity_of(self._engine, ask) for ask in asks]
         digests = [digest_of(*each) for each in zip(identities, asks, strict=True)] if self._store else []
         stored = self._store.draws(digests) if self._store else {}
         todo = [position for position in range(len(asks)) if not digests or digests[position] not in stored]
-        self._on_event(Dispatched(self._question_id, len(todo), len(asks) - len(todo)))
+        self.on_event(Dispatched(self.question_id, len(todo), len(asks) - len(todo)))
         for position, digest in enumerate(digests):
             if digest in stored:
-                self._on_event(Arrived(self._question_id, stored[digest].usage, "store"))
+                self._landed(tickets[position], stored[digest])
+                self.on_event(Arrived(self.question_id, stored[digest].usage, "store"))
                 yield Arrival(position, stored[digest])
         for attempt in range(MAX_RETRIES + 1):
             broken: dict[int, Completion] = {}
             async with contextlib.aclosing(self._engine_arrivals([asks[i] for i in todo])) as arrivals:
                 async for arrival in arrivals:
                     position, completion = todo[arrival.position], arrival.completion
+                    self._landed(tickets[position], completion)
                     self.paid = self.paid.plus(completion.usage)
                     if completion.finish == "error":
                         broken[position] = completion
                         continue
                     if self._store:
                         self._store.put_draw(digests[position], identities[position], asks[position], completion)
-                    self._on_event(Arrived(self._question_id, completion.usage, "engine"))
+                    self.on_event(Arrived(self.question_id, completion.usage, "engine"))
                     yield Arrival(position, completion)
             again = self._worth_retrying(broken, asks) if attempt < MAX_RETRIES else []
             for position in sorted(broken.keys() - set(again)):
-                self._on_event(Arrived(self._question_id, broken[position].usage, "failure"))
+                self.on_event(Arrived(self.question_id, broken[position].usage, "failure"))
                 yield Arrival(position, broken[position])
             if not again or self.cancelled():
                 return
-            for position in again:
-                self._extra = self._extra.plus(broken[position].usage)
+            self._under_way.update((tickets[i], self._engine.worst_case(asks[i])) for i in again)
             wait_s = max(_wait_s(broken[position], attempt) for position in again)
-            self._on_event(Retried(self._question_id, len(again), wait_s, broken[again[0]].failure))
+            self.on_event(Retried(self.question_id, len(again), wait_s, broken[again[0]].failure))
             if not await self._sleep(wait_s):
                 return
             todo = again
 
     def _worth_retrying(self, broken: dict[int, Completion], asks: Sequence[Ask]) -> list[int]:
         retryable = sorted(i for i, c in broken.items() if c.failure is not None and c.failure.retryable)
-        burnt = functools.reduce(Usage.plus, (c.usage for c in broken.values()), Usage())  # not in the books yet
-        return retryable[: self.admitted([asks[i] for i in retryable], burnt)]
+        return retryable[: self.fitting(self.cost_of([asks[i] for i in retryable]))]
 
     async def _engine_arrivals(self, asks: Sequence[Ask]) -> AsyncGenerator[Arrival]:
         """The engine's arrivals, each position once, until all are here, somebody cancels, or the time is up.
@@ -186,12 +242,18 @@ class Purse:
         cancelled = asyncio.ensure_future(self._cancel.wait()) if self._cancel is not None else None
         stream = self._engine.answer(asks)
         arrival: asyncio.Future[Arrival] | None = None
+        ended: asyncio.CancelledError | None = None
         try:
-            while missing and not self.cancelled():
+            while missing and ended is None and not self.cancelled():
                 arrival = asyncio.ensure_future(anext(stream))
                 left_s = None if self._deadline == math.inf else max(0.0, self._deadline - time.monotonic())
                 waiting = {arrival} if cancelled is None else {arrival, cancelled}
-                await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                try:
+                    await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                except asyncio.CancelledError as cancellation:
+                    if not arrival.done():
+                        raise
+                    ended = cancellation  # what came at this very moment is paid for, and must not be lost
                 if not arrival.done():
                     return
                 try:
@@ -219,6 +281,8 @@ class Purse:
             if (close := getattr(stream, "aclose", None)) is not None:
                 with contextlib.suppress(Exception):
                     await close()
+        if ended is not None:
+            raise ended
         if not self.cancelled():
             for position in sorted(missing):
                 yield Arrival(position, failed(error))
@@ -233,6 +297,74 @@ class Purse:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._cancel.wait(), seconds)
         return not self.cancelled()
+
+
+class Left(NamedTuple):
+    """What a decision came too early for: draws that had come and were not looked at, draws that were cancelled on
+    their way, and the most that those may have cost, which nobody knows."""
+
+    overshoot: int = 0
+    cancelled: int = 0
+    at_most: Usage = Usage()
+
+
+class Flight:
+    """A splittable step on its way: sent part by part, handed over one at a time in the order of its asks."""
+
+    def __init__(self, purse: Purse) -> None:
+        self._purse = purse
+        self._parts: set[asyncio.Task[None]] = set()
+        self._landed: asyncio.Queue[Arrival | Exception | None] = asyncio.Queue()  # None: a part has ended
+        self._ready: dict[int, Completion] = {}
+        self._tickets: list[object] = []  # (sent,)
+        self._num_open = self.handed = 0
+
+    @property
+    def sent(self) -> int:
+        return len(self._tickets)
+
+    def send(self, asks: Sequence[Ask]) -> None:
+        """Send the next asks of the step."""
+        tickets = self._purse.book(asks)
+        self._parts.add(asyncio.create_task(self._carry(self.sent, asks, tickets)))
+        self._num_open += 1
+        self._tickets += tickets
+
+    async def _carry(self, start: int, asks: Sequence[Ask], tickets: Sequence[object]) -> None:
+        try:
+            async with contextlib.aclosing(self._purse.arrivals(asks, tickets)) as arrivals:
+                async for position, completion in arrivals:
+                    self._landed.put_nowait(Arrival(start + position, completion))
+        except Exception as error:  # it belongs to the loop, not to this task
+            self._landed.put_nowait(error)
+        finally:
+            self._landed.put_nowait(None)
+
+    async def next(self) -> Completion | None:
+        """The next completion; None where it does not come, as somebody has cancelled or the time is up."""
+        while self.handed not in self._ready:
+            if not self._num_open and self._landed.empty():
+                return None
+            landed = await self._landed.get()
+            if isinstance(landed, Exception):
+                raise landed
+            if landed is None:
+                self._num_open -= 1
+            else:
+                self._ready[landed.position] = landed.completion
+        self.handed += 1
+        return self._purse.hand_over(self._ready.pop(self.handed - 1))
+
+    async def close(self) -> Left:
+        """Cancel what is on its way, and wait until it is gone."""
+        for part in self._parts:
+            part.cancel()
+        await asyncio.gather(*self._parts, return_exceptions=True)
+        while not self._landed.empty():
+            if isinstance(landed := self._landed.get_nowait(), Arrival):
+                self._ready[landed.position] = landed.completion
+        at_most = self._purse.cancel(self._tickets)
+        return Left(len(self._ready), self.sent - self.handed - len(self._ready), at_most)
 
 
 def _wait_s(completion: Completion, attempt: int) -> float:

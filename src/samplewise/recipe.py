@@ -4,21 +4,25 @@
 
 One sampler is needed; `vary(...)` before it, `until(...)` and a selector after it are optional. Without a selector the
 first readable answer is taken.
+
+A part within a part stays text, `either(asc, cap(40))`, `passed(puzzle)`, and the outer one builds it: only it knows
+which kind it takes, as a verifier may be called as a stop rule is.
 """
 
 from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from samplewise.errors import BadSpec, UnknownName
-from samplewise.samplers.base import Sampler
+from samplewise.keys import Key
+from samplewise.samplers.base import Sampler, direct
 from samplewise.select.base import Selector
 from samplewise.select.votes import first
 from samplewise.spec import Kind, Spec, build, kinds_of, names, parse_expression, spec_of
-from samplewise.stop.base import StopRule
-from samplewise.types import Capability, Verifier
+from samplewise.stop.base import NOBODY, StopRule
+from samplewise.types import Capability, Completion, Verifier
 from samplewise.vary.base import Vary, vary
 from samplewise.verify.base import Judge
 
@@ -26,7 +30,8 @@ from samplewise.verify.base import Judge
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """The parts of a recipe, and its canonical line. `verifiers` maps the names that the stop rule and the selector
-    look at to the verifiers themselves."""
+    look at to the verifiers themselves. `ahead` draws may be on their way beyond what the stop rule needs: they make no
+    difference to the result, less waiting, and some tokens in vain; "idle": as many as the engine has room for."""
 
     line: str
     vary: Vary[Any]
@@ -34,6 +39,20 @@ class Recipe:
     stop: StopRule[Any] | None
     selector: Selector
     verifiers: dict[str, Verifier | Judge]
+    ahead: int | Literal["idle"] = 0
+
+    @property
+    def most(self) -> int | None:
+        """Draws that it makes where nothing ends it; None where what is drawn decides. Costs no draw: independent ones
+        go on whatever comes, so they are played out with failures."""
+        if not self.sampler.exchangeable:
+            return None
+        state, step = self.sampler.step(Key(0), self.sampler.init((direct(NOBODY),)), ())
+        num = 0
+        while step.asks:
+            num += len(step.asks)
+            state, step = self.sampler.step(Key(0), state, (Completion("", "error"),) * len(step.asks))
+        return num
 
     @property
     def draws(self) -> str:
@@ -59,6 +78,7 @@ def recipe(line: str | Recipe) -> Recipe:
     varied: Vary[Any] = vary()
     sampler: Sampler[Any] | None = None
     stop: StopRule[Any] | None = None
+    ahead: int | Literal["idle"] = 0
     selector: Selector | None = None
     stages: list[str] = []
     for spec in (spec_of(node, line) for node in _stages(parse_expression(line))):
@@ -69,9 +89,9 @@ def recipe(line: str | Recipe) -> Recipe:
             _expect(
                 sampler is not None and stop is None and selector is None, "until(...) follows the sampler, once", spec
             )
-            inner = _inner(spec)
-            _expect(len(inner) == 1, "until(...) takes one stop rule", spec)
-            stop = build("stop", _part(inner[0], "stop", line))
+            ahead = _ahead(spec)
+            _expect(len(spec.args) == 1, "until(...) takes one stop rule; several as either(...)", spec)
+            stop = build("stop", _part(spec.args[0], "stop", line))
         elif kind := _kind(spec):
             if kind == "sampler":
                 _expect(sampler is None, "a recipe has one sampler", spec)
@@ -86,7 +106,7 @@ def recipe(line: str | Recipe) -> Recipe:
         selector = first()
         stages.append("first")
     looked_at = (*(stop.verifiers if stop else ()), *selector.verifiers)
-    return Recipe(" | ".join(stages), varied, sampler, stop, selector, _verifiers(looked_at, line))
+    return Recipe(" | ".join(stages), varied, sampler, stop, selector, _verifiers(looked_at, line), ahead)
 
 
 def selector_of(text: str) -> tuple[str, Selector, dict[str, Verifier | Judge]]:
@@ -123,9 +143,14 @@ def _vary(spec: Spec, line: str) -> Vary[Any]:
     return vary(*arms, share=None if share is None else build("share", _part(share, "share", line)))
 
 
-def _inner(spec: Spec) -> tuple[Any, ...]:
-    _expect(not spec.kwargs, f"{spec.name}(...) takes parts, no settings", spec)
-    return spec.args
+def _ahead(spec: Spec) -> int | Literal["idle"]:
+    settings = dict(spec.kwargs)
+    ahead = settings.pop("ahead", 0)
+    counted = isinstance(ahead, int) and not isinstance(ahead, bool) and ahead >= 0
+    fine = counted or str(ahead) == "idle"
+    _expect(not settings, "until(...) takes one stop rule, and ahead= how many draws may be sent beyond need", spec)
+    _expect(fine, f"ahead must be a whole number of at least 0, or idle; got {ahead!r}", spec)
+    return int(ahead) if counted else "idle"
 
 
 def _part(value: Any, kind: Kind, line: str) -> Spec:

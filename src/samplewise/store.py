@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import sqlite3
 import time
@@ -62,9 +63,11 @@ MIGRATIONS = (
     CREATE INDEX events_of_run ON events(run);
     """,
     "ALTER TABLE draws ADD COLUMN top TEXT;",
+    "ALTER TABLE draws ADD COLUMN logz BLOB; ALTER TABLE draws ADD COLUMN certainty BLOB;",
 )
 
 TIMEOUT_S = 30.0  # that a writer waits for another
+DRAWN = "text, finish, usage, tokens, logp, logq, logp_sum, top, logz, certainty"  # what `_completion` reads
 GRADE = "grade"  # the scorer under which the grader's verdicts are kept
 
 
@@ -251,27 +254,27 @@ class Store:
             json.dumps(completion.usage),
             time.time(),
             None if completion.top is None else json.dumps(completion.top),
+            _table(completion.logz),
+            _blob("d", completion.certainty),
         )
         with self._plainly("written (everything paid for so far is safe)"):
-            self._db.execute("INSERT OR IGNORE INTO draws VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", row)
+            self._db.execute("INSERT OR IGNORE INTO draws VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", row)
 
     def draws(self, digests: Sequence[bytes]) -> dict[bytes, Completion]:
         """The completions that are there, by digest."""
         found: dict[bytes, Completion] = {}
-        fields = "digest, text, finish, usage, tokens, logp, logq, logp_sum, top"
         with self._plainly("read"):
             for start in range(0, len(digests), 500):
                 some = digests[start : start + 500]
                 marks = ",".join("?" * len(some))
-                rows = self._db.execute(f"SELECT {fields} FROM draws WHERE digest IN ({marks})", list(some))
+                rows = self._db.execute(f"SELECT digest, {DRAWN} FROM draws WHERE digest IN ({marks})", list(some))
                 found.update((row[0], _completion(row[1:])) for row in rows)
         return found
 
     def all_draws(self) -> Iterator[tuple[str, str, Completion]]:
         """Every draw that is kept: its engine's identity, the canonical text of its ask, its completion."""
-        fields = "engine, ask, text, finish, usage, tokens, logp, logq, logp_sum, top"
         with self._plainly("read"):
-            for row in self._db.execute(f"SELECT {fields} FROM draws ORDER BY digest"):
+            for row in self._db.execute(f"SELECT engine, ask, {DRAWN} FROM draws ORDER BY digest"):
                 yield row[0], row[1], _completion(row[2:])
 
     def num_draws(self) -> int:
@@ -302,9 +305,8 @@ class Store:
     def save(self, run_id: str, record: Record, selector: str, selection: Selection, grade: float) -> None:
         """Keep what a run made of one question, all of it or nothing."""
         question, candidates = record.problem.question.id, record.pool.candidates
-        columns: dict[str, Json] = {
-            name: [getattr(c, name) for c in candidates] for name in Candidate._fields if name not in ("scores",)
-        }
+        plain = [name for name in Candidate._fields if name != "scores"]
+        columns: dict[str, Json] = {name: [getattr(c, name) for c in candidates] for name in plain}
         columns["num_failed"] = record.pool.num_failed
         names = sorted({name for c in candidates for name in c.scores})
         scores = {name: [c.scores.get(name, float("nan")) for c in candidates] for name in names}
@@ -405,9 +407,7 @@ class Store:
 
     def selections(self, run_id: str) -> list[tuple[str, str, str | None, int | None, float]]:
         """(question, selector, answer, position, grade) of every decision on the run's pools."""
-        query = (
-            "SELECT question, selector, answer, position, grade FROM selections WHERE run=? ORDER BY question, selector"
-        )
+        query = "SELECT question, selector, answer, position, grade FROM selections WHERE run=? ORDER BY 1, 2"
         with self._plainly("read"):
             rows = self._db.execute(query, (run_id,)).fetchall()
         nan = float("nan")
@@ -432,6 +432,15 @@ def _blob(code: str, values: Iterable[float] | None) -> bytes | None:
     return None if values is None else array(code, values).tobytes()
 
 
+def _table(rows: tuple[tuple[float, ...], ...] | None) -> bytes | None:
+    return None if rows is None else _blob("d", [len(rows[0]), *itertools.chain(*rows)] if rows else [])
+
+
+def _rows(blob: bytes) -> tuple[tuple[float, ...], ...]:
+    width, *numbers = array("d", blob or bytes(8))
+    return tuple(zip(*[iter(numbers)] * int(width), strict=True))
+
+
 def _text(text: str) -> str | bytes:
     """Text as SQLite takes it. Half of a surrogate pair (a response cut inside an emoji) is no UTF-8: as bytes."""
     try:
@@ -446,7 +455,7 @@ def _str(stored: str | bytes) -> str:
 
 
 def _completion(row: Sequence[Any]) -> Completion:
-    text, finish, usage, tokens, logp, logq, logp_sum, top = row
+    text, finish, usage, tokens, logp, logq, logp_sum, top, logz, certainty = row
     return Completion(
         text=_str(text),
         finish=finish,
@@ -456,4 +465,6 @@ def _completion(row: Sequence[Any]) -> Completion:
         logq=None if logq is None else tuple(array("d", logq)),
         logp_sum=float("nan") if logp_sum is None else logp_sum,
         top=None if top is None else tuple(tuple((text, logp) for text, logp in place) for place in json.loads(top)),
+        logz=None if logz is None else _rows(logz),
+        certainty=None if certainty is None else tuple(array("d", certainty)),
     )

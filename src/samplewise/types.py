@@ -45,6 +45,8 @@ class Capability(StrEnum):
     LOGQ = "logq"  # per-token log-probability under the law really drawn from
     PREFIX = "prefix"  # continue a given prefix of the response, by token ids
     FLOOR = "floor"  # give up early, and forbid a first token
+    LOGZ = "logz"  # per-token log of the sum of the law's powers, at any exponents
+    CERTAINTY = "certainty"  # per-token distance of the model's law from the uniform one
     TOP = "top"  # the likeliest tokens at each place, with their log-probs
     LIKELIHOOD = "likelihood"  # log-probs of a given text
     ENUMERATE = "enumerate"  # list every response with its probability
@@ -63,7 +65,13 @@ class Sampling(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """Give up once the running sum of alpha * logp - logq falls below `value` (nats)."""
+    """Give up, with finish "floor", once the running sum of alpha * logp - logq falls below `value` (nats).
+
+    Where 1 <= 1 / temperature <= alpha, cuts or not, a token adds at most log Z = log sum p ** (1 / temperature) over
+    what is kept, as alpha * logp - logq = (alpha - 1 / temperature) * logp + log Z, and log Z <= 0. So the sum can
+    only fall, and an engine gives up as soon as it would be below `value` with the next position's log Z: that token
+    is neither drawn nor counted, and a response that was doomed from the start has no tokens at all.
+    """
 
     alpha: float
     value: float
@@ -78,12 +86,15 @@ class Generate(NamedTuple):
     max_tokens: int = 256  # new tokens, the prefix not counted; fewer where the model's context ends
     stop: tuple[str, ...] = ()  # strings that end the response; the text is cut before them
     seed: int = 0  # in [0, 2**53)
-    want: tuple[str, ...] = ()  # per-token arrays to return: "tokens", "logp", "logq", "top"
+    # Per-token arrays to return: "tokens", "logp", "logq", "logz", "certainty", "top". And "whole": the text is that of
+    # the whole response, the prefix's included, which the joined token ids have and the joined texts may not.
+    want: tuple[str, ...] = ()
     group: str = ""  # whose exploration state it shares
     floor: Floor | None = None
     forbid_first: int | None = None  # a token id not to draw first
     engine: str = ""  # who answers, where several engines work together: the solver, or a thinker or judge by name
     draw: int = 0  # which of its question's draws this is, from 0: recorded draws are dealt out by it
+    exponents: tuple[float, ...] = ()  # (E,) each above 0: what "logz" is wanted at
 
 
 class Likelihood(NamedTuple):
@@ -138,6 +149,8 @@ class Completion(NamedTuple):
     logp_sum: float = math.nan  # nats, of the whole completion; nan where the engine gives no log-probs
     failure: Failure | None = None
     top: tuple[tuple[tuple[str, float], ...], ...] | None = None  # (T, k) likeliest tokens' texts and log-probs (nats)
+    logz: tuple[tuple[float, ...], ...] | None = None  # (T, E) nats, log sum_v p(v)**e over the whole vocabulary
+    certainty: tuple[float, ...] | None = None  # (T,) nats, KL(uniform || p) = -mean_v log p(v) - log V; inf: p(v) = 0
 
 
 class Candidate(NamedTuple):

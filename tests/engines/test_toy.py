@@ -16,7 +16,7 @@ from scipy.stats import chi2
 from samplewise.engines.base import Arrival
 from samplewise.engines.toy import Toy, toy
 from samplewise.keys import Key
-from samplewise.types import Ask, Capability, Completion, Floor, Generate, Likelihood, Message, Sampling
+from samplewise.types import Ask, Capability, Completion, Floor, Generate, Likelihood, Message, Sampling, Usage
 
 HI = (Message("user", "hi there"),)
 ALL = ("tokens", "logp", "logq")
@@ -167,6 +167,84 @@ def test_a_floor_gives_up_and_says_so() -> None:
     assert seen["floor"] < 100
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(0.25), Sampling(0.5), Sampling(1 / 3, top_k=2), Sampling(0.5, top_p=0.8), Sampling(0.25, 0, 1, 0.2)],
+)
+@pytest.mark.parametrize("banned", [None, 1])
+def test_a_floor_that_only_falls_gives_up_before_the_token_that_crosses_it(
+    sampling: Sampling, banned: int | None
+) -> None:
+    """Whether a response is given up is what its whole sum says, as by the plain rule; but a token whose log Z takes
+    the sum below is neither drawn nor charged, even if it is the first."""
+    engine = Toy(3, seed=6, scale=2.0)
+    seen: Counter[str] = Counter()
+    for seed in range(150):
+        ask = Generate(HI, (0,), sampling, 8, seed=seed, want=(*ALL, "logz"), forbid_first=banned, exponents=(1.0,))
+        plain = engine.one(ask)
+        value = -0.02 * 1.05**seed
+        floored = engine.one(ask._replace(floor=Floor(4.0, value)))
+        if plain.finish == "error":
+            assert floored.failure == plain.failure
+            continue
+        assert plain.tokens is not None
+        assert floored.tokens is not None
+        sums = list(itertools.accumulate(4 * p - q for p, q in zip(plain.logp or (), plain.logq or (), strict=True)))
+        bounds = [0.0, *sums]
+        for t, (p, q) in enumerate(zip(plain.logp or (), plain.logq or (), strict=True)):
+            bounds[t] += p / sampling.temperature - q
+        doomed = next((t for t, bound in enumerate(bounds[: len(sums)]) if bound < value), len(sums) + 1)
+        below = next((t + 1 for t, total in enumerate(sums) if total < value), len(sums) + 1)
+        num = min(doomed, below)
+        assert (floored.finish == "floor") == (num <= len(sums)) == (sums[-1] < value)
+        assert floored.tokens == plain.tokens[:num]
+        assert floored.usage.completion_tokens == len(floored.tokens) == len(floored.logz or ())
+        assert floored.text == engine.text(floored.tokens)
+        seen["whole" if num > len(sums) else "none" if num == 0 else "doomed" if doomed < below else "below"] += 1
+    assert seen["whole"] > 5
+    assert seen["none"] > 5
+    assert seen["doomed"] > 20
+
+
+def test_a_floor_above_the_law_may_rise_and_waits() -> None:
+    """With alpha below 1 / temperature a token can raise the sum, so log Z is no bound: what was drawn counts."""
+    engine = Toy(3, seed=6, scale=2.0)
+    given_up = 0
+    for seed, (temperature, alpha) in itertools.product(range(40), [(0.25, 2.0), (2.0, 4.0)]):
+        ask = Generate(HI, (), Sampling(temperature), 8, seed=seed, want=ALL)
+        plain, floored = engine.one(ask), engine.one(ask._replace(floor=Floor(alpha, -1.0)))
+        sums = itertools.accumulate(alpha * p - q for p, q in zip(plain.logp or (), plain.logq or (), strict=True))
+        below = next((t + 1 for t, total in enumerate(sums) if total < -1.0), None)
+        given_up += below is not None
+        assert floored.tokens == (plain.tokens or ())[:below]
+    assert given_up > 10
+
+
+def test_marks_are_those_of_the_law() -> None:
+    """log Z renormalises the powers: at exponent 1 it is 0, and at 1 / temperature it joins logp and logq."""
+    engine = Toy(3, seed=6, scale=2.0)
+    exponents = (1.0, 2.5, 4.0)
+    want = (*ALL, "logz", "certainty")
+    drawn = engine.one(Generate(HI, (0,), Sampling(0.4), 8, seed=5, want=want, exponents=exponents))
+    assert drawn.tokens is not None
+    assert len(drawn.tokens) > 2
+    rows = zip(drawn.tokens, drawn.logp or (), drawn.logq or (), drawn.logz or (), drawn.certainty or (), strict=True)
+    for t, (_, logp, logq, logz, certainty) in enumerate(rows):
+        law = np.exp(engine.next_logp(HI, (0, *drawn.tokens[:t])))
+        assert logz == pytest.approx([math.log(sum(p**e for p in law)) for e in exponents], abs=1e-12)
+        assert logz[0] == pytest.approx(0.0, abs=1e-12)
+        assert logz[1] == pytest.approx(logp / 0.4 - logq, abs=1e-12)
+        assert certainty == pytest.approx(sum(math.log(1 / len(law) / p) for p in law) / len(law), abs=1e-12)
+    bare = engine.one(Generate(HI, (0,), Sampling(0.4), 8, seed=5, want=ALL))
+    assert bare == drawn._replace(logz=None, certainty=None)
+
+
+def test_the_text_of_the_whole_response() -> None:
+    ask = Generate(HI, (0, 1), max_tokens=5, seed=3, stop=("c",), want=("tokens",))
+    part, whole = Toy(3).one(ask), Toy(3).one(ask._replace(want=("tokens", "whole")))
+    assert whole == part._replace(text="ab" + part.text)
+
+
 def test_a_forbidden_first_token_is_not_drawn_first() -> None:
     """The rest of the law keeps its proportions, and logq stays that of the law without the ban: what a sampler that
     walks along a stored response needs."""
@@ -197,6 +275,9 @@ def test_a_forbidden_first_token_is_not_drawn_first() -> None:
         (Generate(HI, (1, 3)), "nothing follows the end token"),
         (Generate(HI, forbid_first=9), "a token id is 0 to 3"),
         (Generate(HI, forbid_first=-1), "a token id is 0 to 3"),
+        (Generate(HI, exponents=(4.0, 0.0)), "exponents must be above 0 and finite, got 0.0"),
+        (Generate(HI, exponents=(math.inf,)), "exponents must be above 0 and finite, got inf"),
+        (Generate(HI, want=("logz",)), "needs exponents"),
         (Generate(HI, sampling=Sampling(0.0), forbid_first=None), ""),
     ],
 )
@@ -234,7 +315,8 @@ def test_only_what_is_wanted_comes_back() -> None:
     drawn = Toy(3).one(Generate(HI, max_tokens=3))
     assert (drawn.tokens, drawn.logp, drawn.logq) == (None, None, None)
     assert not math.isnan(drawn.logp_sum)
-    assert Toy(3).one(Generate(HI, max_tokens=0)).text == ""
+    nothing = Toy(3).one(Generate(HI, (1,), max_tokens=0, want=("tokens", "logz"), exponents=(2.0,)))
+    assert nothing == Completion("", "length", Usage(1), (), logp_sum=0.0, logz=())
 
 
 def test_it_answers_every_ask_in_order() -> None:

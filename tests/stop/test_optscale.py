@@ -20,7 +20,10 @@ from samplewise.keys import Key
 from samplewise.recipe import recipe
 from samplewise.stop import optscale, passes
 from samplewise.stop.futility import misses_to_give_up
+from samplewise.stop.grid import Normal
+from samplewise.stop.optscale import make_plan
 from samplewise.stop.prior import BetaPrior, draws_for
+from samplewise.stop.truncated import Tally
 from samplewise.types import Candidate, Pool, Question, Usage
 
 QUESTION = Question("q", ())
@@ -221,12 +224,20 @@ def test_an_empty_response_scores_nothing_and_outliers_are_counted() -> None:
 
 
 def test_a_prior_pulls_both_fidelity_modes() -> None:
-    values = [0.4, 0.8, 0.5, 0.75, 0.55, 0.7, 0.4, 0.8]
-    for mode in ("paper", "code"):
-        plain: Any = optscale(0.95, "v", target=0.9, mode=mode, cap=8)
-        pulled: Any = optscale(0.95, "v", target=0.9, mode=mode, cap=8, prior=(1.5, 0.5))
-        assert stops(plain, values)[0] == 8
-        assert stops(pulled, values)[0] < 8
+    """The fit to six middling scores asks for more than 20 draws at .9, with a hopeful prior for fewer."""
+    values = [0.4, 0.8, 0.5, 0.75, 0.55, 0.7]
+    plain: Any = optscale(0.95, "v", target=0.9, mode="code", peek=6)
+    pulled: Any = optscale(0.95, "v", target=0.9, mode="code", peek=6, prior=(1.2, 0.5))
+    told = []
+    for rule in (plain, pulled):
+        state = rule.start(QUESTION)
+        for value in values:
+            state = rule.see(state, Candidate("x", scores={"v": value}), None)
+        told.append(state.plan.draws)
+    tally = functools.reduce(Tally.add, values, Tally())
+    ours = [make_plan(tally, 0, 0.9, 0.95, 64, prior).draws for prior in (None, Normal(1.2, 0.5))]
+    assert told[1] < 20 < told[0]
+    assert ours[1] < 20 < ours[0]
 
 
 # --- worlds with known truth ------------------------------------------------------------------------------------------

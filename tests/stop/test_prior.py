@@ -77,8 +77,8 @@ def test_a_prior_of_scores_is_updated_by_bayes() -> None:
     assert held.posterior(Tally()).sum() == pytest.approx(1)
     means = [moments(*law).mean for law in zip(held.e1.tolist(), held.e2.tolist(), strict=True)]
     assert held.posterior(Tally()) @ np.array(means) == pytest.approx(
-        float(expit(1.0 + 0.8 * np.linspace(-3, 3, 15)) @ np.exp(-0.5 * np.linspace(-3, 3, 15) ** 2))
-        / float(np.exp(-0.5 * np.linspace(-3, 3, 15) ** 2).sum()),
+        float(expit(1.0 + 0.8 * np.linspace(-3, 3, 41)) @ np.exp(-0.5 * np.linspace(-3, 3, 41) ** 2))
+        / float(np.exp(-0.5 * np.linspace(-3, 3, 41) ** 2).sum()),
         rel=1e-6,
     )
 

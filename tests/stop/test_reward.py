@@ -61,12 +61,13 @@ def test_pandora_with_a_known_law() -> None:
 
 def test_pandora_learns_the_law() -> None:
     """With a prior of scores it stops early where they are alike and late where they spread; price orders it."""
-    world = score_worlds()["TN(.9,.1)"].play(Key(42), 40, 64).scores
-    cheap, dear = (follow(pandora(VERIFIER, price=price, prior=PRIOR), world).draws for price in (0.001, 0.02))
+    world, prior = score_worlds()["TN(.9,.1)"].play(Key(42), 15, 64).scores, (2.0, -2.5, 1.0, 1.0)
+    cheap, dear = (follow(pandora(VERIFIER, price=price, prior=prior), world).draws for price in (0.002, 0.02))
     assert (cheap >= dear).all()
     assert cheap.mean() > dear.mean() + 1
-    alike = follow(pandora(VERIFIER, price=0.001, prior=PRIOR), 0.7 + 0.3 * (world - 0.7)).draws
-    assert alike.mean() < cheap.mean()
+    noise = Key(43).generator().normal(size=(15, 64))
+    wide, alike = (follow(pandora(VERIFIER, price=0.005, prior=prior), 0.5 + sd * noise).draws for sd in (0.12, 0.03))
+    assert alike.mean() < wide.mean()
 
 
 @settings(max_examples=8)

@@ -17,6 +17,7 @@ from scipy.stats import chi2
 from samplewise.engines.http import http
 from samplewise.engines.http.client import Client
 from samplewise.engines.http.probe import MAX_REQUESTS, probe
+from samplewise.engines.law import draw_law
 from samplewise.evaluate import run_task
 from samplewise.keys import Key
 from samplewise.recipe import recipe
@@ -133,6 +134,20 @@ def test_the_first_token_follows_the_model_s_law(url: str) -> None:
         assert len(due) >= least
         assert due.min() >= 5
         assert ((seen - due) ** 2 / due).sum() < chi2.isf(1e-6, len(due) - 1)
+
+
+@pytest.mark.parametrize("prefix", [(), (40, 41)])
+def test_logq_under_top_k_is_that_of_the_local_engine_s_law(url: str, prefix: tuple[int, ...]) -> None:
+    """Through chat, and through completions with token ids: every token drawn, to 2e-3 nats over the temperature."""
+    every = [Likelihood(PROMPTS[0], (*prefix, token)) for token in range(351)]
+    logp = [completion.logp[-1] for completion in in_process(every)]
+    for sampling in (Sampling(0.5, 10), Sampling(2.0, 19)):
+        law = draw_law(logp, sampling)
+        ask = Generate(PROMPTS[0], prefix, sampling, 1, want=("tokens", "logp", "logq"))
+        drawn = over_http(url, lambda engine, ask=ask: answers(engine, [ask._replace(seed=s) for s in range(64)]))
+        assert len({completion.tokens for completion in drawn}) > 1
+        for completion in drawn:
+            assert completion.logq[0] == pytest.approx(law[completion.tokens[0]], abs=2e-3 / sampling.temperature)
 
 
 def test_a_draw_with_its_own_seed_is_the_same_again(url: str) -> None:

@@ -10,12 +10,14 @@ import typer
 
 from samplewise.errors import SamplewiseError
 
-from . import demo, doctor, draw, effect, stored
+from . import demo, doctor, draw, effect, plan, stored
 from .app import app, fail
 
-__all__ = ["demo", "doctor", "draw", "effect", "main", "stored"]
+__all__ = ["demo", "doctor", "draw", "effect", "main", "plan", "stored"]
 
-ORDER = ("ask", "run", "compare", "select", "effect", "report", "doctor", "list", "demo")  # as a person meets them
+# as a person meets them
+ORDER = ["ask", "run", "compare", "select", "show", "verify", "effect", "calibrate", "plan", "report"]
+ORDER += ["doctor", "list", "demo"]
 app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))  # type: ignore[union-attr]
 
 # What the parser says of a wrong word. Its class has no name that holds for every release of typer; its children do.

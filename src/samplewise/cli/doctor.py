@@ -27,6 +27,13 @@ class _Finding(NamedTuple):
 
 # By the fields of an endpoint's profile, in the order of the table.
 FINDINGS: Mapping[str, _Finding] = {
+    "json_schema": _Finding(
+        "responses by a JSON schema",
+        "possible by extra={'response_format': ...}",
+        "read answers out of the text",
+        "not used",
+    ),
+    "tools": _Finding("calls of tools", "possible by extra={'tools': ...}", "not possible", "not used"),
     "n": _Finding(
         "several draws by one request (n)",
         "asks for up to 64 draws at once, and counts what comes",

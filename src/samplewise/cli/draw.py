@@ -12,6 +12,7 @@ import typer
 
 from samplewise import spec as specs
 from samplewise.errors import StoreError, UsageError
+from samplewise.events import in_words
 from samplewise.recipe import recipe as parse_recipe
 from samplewise.run import Budget
 
@@ -35,7 +36,7 @@ from .app import (
     print_json,
     say,
 )
-from .stored import ended, print_comparison
+from .stored import ended, print_comparison, reasons
 
 
 @app.command()
@@ -66,6 +67,8 @@ def ask(
     out.print("no answer could be read" if result.answer is None else result.answer, markup=False, highlight=False)
     votes = [a for a in result.answers if a is not None]
     say(f"{len(result.pool.candidates)} draws, {len(set(votes))} different answers, {result.spent.tokens:,} tokens")
+    draws = len(result.pool.candidates) + result.pool.num_failed
+    say(in_words(result.stop, draws, parse_recipe(recipe).most))
     if as_json:
         print_json(
             answer=result.answer,
@@ -87,6 +90,10 @@ def run(
     max_tokens: MaxTokens = None,
     max_usd: MaxUsd = None,
     max_seconds: MaxSeconds = None,
+    spread: Annotated[
+        str,
+        typer.Option("--spread", help="How questions share a limit: even, or worth: where the next draw is worth most"),
+    ] = "even",
     sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
@@ -96,7 +103,8 @@ def run(
 
     budget = Budget(max_requests, None, None, max_tokens, max_usd, max_seconds)
     with Store(store) as kept:
-        (summary,) = _run_all(task, engine, [recipe], kept, seed, budget)
+        (summary,) = _run_all(task, engine, [recipe], kept, seed, budget, spread)
+        stops = reasons(kept, summary.run)
     accuracy = mean_interval(summary.accuracy)
     out.print(
         f"run {summary.run}: {summary.num_done} of {summary.num_questions} questions, "
@@ -104,6 +112,7 @@ def run(
         f"{summary.spent.tokens:,} tokens ({summary.paid.tokens:,} of them paid now)",
         highlight=False,
     )
+    say(", ".join(f"{num} {reason}" for reason, num in stops.items()) + f"; why: samplewise show {summary.run}")
     if as_json:
         print_json(
             run=summary.run,
@@ -115,6 +124,7 @@ def run(
             accuracy_high=accuracy.high,
             spent=summary.spent._asdict(),
             paid=summary.paid._asdict(),
+            stops=stops,
             complete=not summary.cancelled,
         )
     _finish(summary)
@@ -152,7 +162,9 @@ def compare(
         print_comparison(kept, chosen, tokens, output, as_json, f"{chosen[0][1].task}: recipes at equal tokens")
 
 
-def _run_all(task: str, engine: str, lines: list[str], store: Any, seed: int, budget: Budget) -> list[Any]:
+def _run_all(
+    task: str, engine: str, lines: list[str], store: Any, seed: int, budget: Budget, spread: str = "even"
+) -> list[Any]:
     from samplewise.evaluate import run_task
     from samplewise.progress import Bar
 
@@ -170,7 +182,15 @@ def _run_all(task: str, engine: str, lines: list[str], store: Any, seed: int, bu
                 with Bar(each.line) as bar:
                     done.append(
                         await run_task(
-                            problems, each, opened, store, seed=seed, budget=budget, on_event=bar, cancel=cancel
+                            problems,
+                            each,
+                            opened,
+                            store,
+                            seed=seed,
+                            budget=budget,
+                            spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
+                            on_event=bar,
+                            cancel=cancel,
                         )
                     )
                 if cancel.is_set():

@@ -1,4 +1,4 @@
-"""The command that says whether to vary: a stored run with arms against one without."""
+"""The command that says whether to vary, and how: a stored run with arms against one without, or a plan out of it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,25 @@ def effect(
     smallest_gain: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="The smallest gain in coverage that is of interest")
     ] = 0.05,
+    plan: Annotated[
+        int | None, typer.Option(min=1, help="Plan so many draws over the arms of the run, a pilot, instead")
+    ] = None,
     store: StorePath = DEFAULT_STORE,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say what arms did in a stored run, against a direct one, and whether to use them. Draws nothing."""
+    """Say what arms did in a stored run, against a direct one, and whether to use them. Draws nothing.
+
+    With --plan N it says how N draws should be shared among them, as a recipe to paste.
+    """
     from samplewise.effect import measure_effect
     from samplewise.store import Store
 
     with Store(store, must_exist=True) as kept:
         runs = ended(kept)
         chosen = _pick(runs, mix, lambda recipe: recipe.startswith("vary("), "with arms")
+        if plan is not None:
+            return _plan(kept, chosen, plan, as_json)
         base = _pick(runs, direct, lambda recipe: not recipe.startswith("vary("), "without arms")
         rungs = None if ladder is None else _pick(runs, ladder, lambda recipe: True, "")
         try:
@@ -60,6 +68,13 @@ def effect(
         f"{gains.divergence_p:.3f} for answers",
         highlight=False,
     )
+    if found.leaks:
+        ideas, leaks, draws = (sum(column) for column in list(zip(*found.leaks, strict=True))[1:])
+        out.print(
+            f"ideas that hold the answer of their own draws: {leaks} of {ideas}, with {draws} draws; the draws of such "
+            "an idea count as one",
+            highlight=False,
+        )
     out.print(f"verdict: {found.verdict.word}: {found.verdict.reason}", highlight=False)
     if as_json:
         print_json(
@@ -70,8 +85,46 @@ def effect(
             arms=[{"arm": row.arm, "draws": row.num_draws, "accuracy": row.accuracy.value} for row in found.arms],
             gains={name: None if not e.num_problems else [e.value, e.low, e.high] for name, e in lines.items()},
             transitions=moved._asdict(),
+            leaks=[arm._asdict() for arm in found.leaks],
             verdict=found.verdict.word.value,
             reason=found.verdict.reason,
+        )
+
+
+def _plan(store: Any, pilot: Any, num_draws: int, as_json: bool) -> None:
+    from samplewise.effect import plan_draws
+    from samplewise.effect.planned import ENOUGH
+
+    try:
+        planned = plan_draws(store, pilot, num_draws)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    table = Table("arm", "graded draws", "accuracy of one", f"of {num_draws} draws", box=None)
+    for arm in planned.arms:
+        table.add_row(arm.arm, str(arm.num_graded), f"{arm.accuracy:.3f}", str(arm.draws))
+    out.print(table)
+    out.print(
+        f"expected coverage at {num_draws} draws: {planned.coverage:.3f} as planned, {planned.in_turn:.3f} in turn, on "
+        f"questions like the pilot's {planned.num_questions}",
+        highlight=False,
+    )
+    if planned.num_left_out:
+        out.print(f"left out: {planned.num_left_out} questions with failed draws", highlight=False)
+    if not planned.enough:
+        out.print(f"below about {ENOUGH} graded draws an arm a plan gains nothing over taking turns", highlight=False)
+    out.print("use it for other questions than the pilot's, with this model and this number of draws:", highlight=False)
+    print(planned.recipe, flush=True)  # as it is: a wrapped line cannot be pasted
+    if as_json:
+        print_json(
+            pilot=pilot.id,
+            recipe=planned.recipe,
+            draws=num_draws,
+            arms=[arm._asdict() for arm in planned.arms],
+            coverage=planned.coverage,
+            in_turn=planned.in_turn,
+            enough=planned.enough,
+            questions=planned.num_questions,
+            left_out=planned.num_left_out,
         )
 
 

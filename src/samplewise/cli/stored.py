@@ -1,16 +1,19 @@
-"""The commands that look at a store again and draw nothing: select, report, list."""
+"""The commands that look at a store again and draw nothing: select, show, verify, report, list."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from samplewise import spec as specs
-from samplewise.errors import StoreError, UnknownName
+from samplewise.errors import StoreError, UnknownName, UsageError
+from samplewise.events import in_words
 from samplewise.recipe import recipe as parse_recipe
 from samplewise.types import Json
 
@@ -70,6 +73,69 @@ def _judge(store: Any, run: Any, selector: str, engine: str) -> None:
 
 
 @app.command()
+def show(
+    run: Annotated[str | None, typer.Argument(help="A run's id; default: the last one that was begun")] = None,
+    question: Annotated[str | None, typer.Option("--question", help="One question's id, with every answer")] = None,
+    store: StorePath = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a stored run chose for each question, and why it stopped there."""
+    from samplewise.store import Store
+
+    table = Table("question", "answer", "votes", "grade", "tokens", "why it ended", box=None)
+    rows: list[Json] = []
+    with Store(store, must_exist=True) as kept:
+        stored = known(kept, run)[-1]
+        most, selector = parse_recipe(stored.recipe).most, stored.recipe.rpartition(" | ")[2]
+        chosen = {q: (answer, grade) for q, text, answer, _, grade in kept.selections(stored.id) if text == selector}
+        records = [r for r in kept.records(stored.id) if question in (None, r.problem.question.id)]
+    if not records:
+        what = "no finished question" if question is None else f"no finished question {question!r}"
+        raise UsageError(f"run {stored.id} holds {what}")
+    for record in records:
+        name, draws = record.problem.question.id, len(record.answers) + record.pool.num_failed
+        answer, grade = chosen.get(name, (None, float("nan")))
+        why, votes = in_words(record.stop, draws, most), record.answers.count(answer) if answer is not None else 0
+        cells = (name, "none" if answer is None else answer, str(votes), f"{grade:g}", f"{record.spent.tokens:,}", why)
+        table.add_row(*map(escape, cells))
+        rows.append({"question": name, "answer": answer, "votes": votes, "draws": draws, "grade": grade, "why": why})
+        rows[-1] |= {"spent": record.spent._asdict(), "stop": record.stop._asdict()}
+    out.print(table)
+    if question is not None:
+        for text in records[0].answers:
+            say("unreadable" if text is None else text)
+    if as_json:
+        print_json(run=stored.id, questions=rows)
+
+
+@app.command()
+def verify(
+    run: Annotated[str | None, typer.Argument(help="A run's id; default: every run")] = None,
+    store: StorePath = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Verify why a run stopped: its stop rule over the stored draws again. Exit code 1 where it says otherwise."""
+    from samplewise.recheck import recheck
+    from samplewise.store import Store
+
+    rows: list[Json] = []
+    with Store(store, must_exist=True) as kept:
+        for stored in known(kept, run):
+            checked = recheck(kept, stored)
+            wrong = [each for each in checked if each.difference]
+            verdict = f"no, {len(wrong)} of {len(checked)} stops differ" if wrong else f"yes, {len(checked)} stops"
+            out.print(f"run {stored.id}: {verdict}", highlight=False)
+            for each in wrong:
+                out.print(f"  {each.question}: {each.difference}", markup=False, highlight=False)
+            rows.append({"run": stored.id, "stops": len(checked), "ok": not wrong})
+            rows[-1] |= {"differences": {each.question: each.difference for each in wrong}}
+    if as_json:
+        print_json(runs=rows)
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     store: StorePath = DEFAULT_STORE,
     output: Output = Path("report.html"),
@@ -106,6 +172,19 @@ def list_parts(
     if as_json:
         print_json(parts=rows)
     return None
+
+
+def known(store: Any, run: str | None) -> list[Any]:
+    """The run of this id, finished or not; every run for None."""
+    runs = [r for r in store.runs() if run in (None, r.id)]
+    if not runs:
+        raise StoreError(f"{store.path} holds no run{'' if run is None else f' {run!r}'}; see: samplewise list run")
+    return runs
+
+
+def reasons(store: Any, run: str) -> dict[str, int]:
+    """How many of a run's questions ended for each reason, the most frequent first."""
+    return dict(Counter(record.stop.reason for record in store.records(run)).most_common())
 
 
 def ended(store: Any, run: str | None = None) -> list[Any]:

@@ -61,6 +61,23 @@ __all__ = [
 # What stands for a sampler when the registry is checked, where `example` would not do or one is not enough.
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "repeat": ("repeat(6, max_tokens=4)", "repeat(7, max_tokens=4, wave=3, top_k=2, stop='b')"),
+    "adaptive": ("adaptive(4, 2, 3, answers='text', max_tokens=4)",),
+    "greedy": ("greedy(4, 2, max_tokens=4)",),
+    "power": (
+        "power(4, 5, 2, max_tokens=4)",
+        "power(2, 3, 2, max_tokens=4, move='isir', temperatures=(0.5, 1.0), cuts='own', length_preference='auto')",
+        "power(2, 3, max_tokens=4, move='mtm', starts=3, top_k=2, budget_tokens=40)",
+        "power(3, 3, max_tokens=4, blocks=2, cuts='entropy')",
+    ),
+    "sir": ("sir(6, 2, max_tokens=4)", "sir(5, 2, max_tokens=4, wave=2, temperatures=(0.5, 1.0))"),
+    "smc": (
+        "smc(5, 2, max_tokens=4, block=1)",
+        "smc(4, 2, max_tokens=4, block=2, ramp=3, scheme='chopthin', sweeps=2, threshold=0.9)",
+    ),
+    "tempering": (
+        "tempering((1.5, 3), 3, max_tokens=4)",
+        "tempering((2, 3), 3, max_tokens=4, temperature=0.5, top_k=2)",
+    ),
 }
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol
 from samplewise.errors import EngineError
 from samplewise.types import Ask, Capability, Completion, Failure, Usage
 
+APPETITE = 32  # of an engine that does not say its own
+
 
 class Arrival(NamedTuple):
     """The completion of the ask at `position` of the call."""
@@ -73,6 +75,30 @@ def identity_of(engine: Engine, ask: Ask) -> str:
 def members_of(engine: Engine) -> frozenset[str]:
     """The names that asks may be addressed to, beside the solver."""
     return frozenset(getattr(engine, "members", ()))
+
+
+class Roomy(Protocol):
+    """An engine that knows its own size. Both are optional, and change no draw."""
+
+    @property
+    def appetite(self) -> int:
+        """Asks that it answers at once without slowing."""
+        ...
+
+    def idle(self) -> int:
+        """How many more asks it could take at this moment without slowing."""
+        ...
+
+
+def idle_of(engine: Engine) -> int:
+    """Asks that it could take now without slowing; 0 where it does not say."""
+    idle = getattr(engine, "idle", None)
+    return 0 if idle is None else max(0, int(idle()))
+
+
+def appetite_of(engine: Engine) -> int:
+    """Asks that it answers at once without slowing."""
+    return max(1, int(getattr(engine, "appetite", APPETITE)))
 
 
 def failed(error: EngineError, usage: Usage = Usage(requests=1), retry_after_s: float | None = None) -> Completion:

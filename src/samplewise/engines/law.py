@@ -7,11 +7,15 @@ against this.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
+from samplewise.errors import BadRequest
 from samplewise.numerics import Floats, log_softmax
-from samplewise.types import Sampling
+from samplewise.types import Generate, Sampling
 
 
 def draw_law(logp: ArrayLike, sampling: Sampling) -> Floats:
@@ -36,6 +40,37 @@ def draw_law(logp: ArrayLike, sampling: Sampling) -> Floats:
     if sampling.min_p > 0.0:
         keep &= law >= law.max() + np.log(sampling.min_p)
     return log_softmax(np.where(keep, law, -np.inf))
+
+
+def log_norm(logp: Floats, law: Floats, temperature: float) -> float:
+    """log Z (nats): the log of the sum of p ** (1 / temperature) over the tokens that `law` (V,) keeps. It is what
+    renormalises: log p / temperature - log Z is the law. `temperature` above 0."""
+    kept = np.isfinite(law)
+    return float(np.logaddexp.reduce(logp[kept] / temperature))
+
+
+def falls(alpha: float, temperature: float) -> bool:
+    """Whether no token adds more than log Z <= 0 to the running sum of alpha * logp - logq (types.Floor)."""
+    return temperature > 0 and 1 <= 1 / temperature <= alpha * (1 + 1e-12)  # 1 / (1 / alpha) may be above alpha
+
+
+def check_exponents(ask: Generate) -> None:
+    """Raises BadRequest where log Z is wanted and cannot be given."""
+    wrong = [e for e in ask.exponents if not 0 < e < math.inf]
+    if wrong:
+        raise BadRequest(f"exponents must be above 0 and finite, got {wrong[0]}")
+    if "logz" in ask.want and not ask.exponents:
+        raise BadRequest('want "logz" needs exponents to take it at, as in exponents=(4.0,)')
+
+
+def powers(logp: Floats, exponents: Iterable[float]) -> tuple[float, ...]:
+    """The log of the sum of p ** e over the whole vocabulary (nats), for each exponent e above 0."""
+    return tuple(float(np.logaddexp.reduce(e * logp)) for e in exponents)
+
+
+def certainty(logp: Floats) -> float:
+    """KL(uniform || p) in nats: 0 for the uniform law, inf where the model rules a token out."""
+    return float(-logp.mean() - np.log(len(logp)))
 
 
 def draw_token(law: ArrayLike, uniform: float) -> int:

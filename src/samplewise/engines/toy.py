@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 
 from samplewise.engines.base import Arrival, failed
-from samplewise.engines.law import draw_law, draw_token
+from samplewise.engines.law import certainty, check_exponents, draw_law, draw_token, falls, log_norm, powers
 from samplewise.errors import BadRequest
 from samplewise.keys import Key
 from samplewise.numerics import Floats, log_softmax
@@ -110,6 +110,10 @@ class Toy:
             logp = tuple(float(self.next_logp(ask.messages, given[:i])[t]) for i, t in enumerate(given))
             usage = Usage(1, self._num_prompt_tokens(ask))
             return Completion(self.text(given), "stop", usage, given, logp, logp, math.fsum(logp))
+        try:
+            check_exponents(ask)
+        except BadRequest as error:
+            return failed(error)
         return self._generate(ask)
 
     def _generate(self, ask: Generate) -> Completion:
@@ -117,9 +121,12 @@ class Toy:
         tokens: list[int] = []
         logp: list[float] = []
         logq: list[float] = []
+        logz: list[tuple[float, ...]] = []
+        sure: list[float] = []
         running = 0.0
         finish: Finish = "length"
         text = ""
+        tight = ask.floor is not None and falls(ask.floor.alpha, ask.sampling.temperature)
         while len(tokens) < ask.max_tokens and finish == "length":
             before = (*ask.prefix, *tokens)
             model = self.next_logp(ask.messages, before)
@@ -129,10 +136,17 @@ class Toy:
                 allowed[ask.forbid_first] = -np.inf
                 if not np.isfinite(allowed).any():
                     return failed(BadRequest(f"nothing but the forbidden first token {ask.forbid_first} can be drawn"))
+            if ask.floor is not None and tight:
+                most = running + log_norm(model, law, ask.sampling.temperature)
+                if most < ask.floor.value:
+                    finish = "floor"
+                    break
             token = draw_token(allowed, rng.random())
             tokens.append(token)
             logp.append(float(model[token]))
             logq.append(float(law[token]))
+            logz.append(powers(model, ask.exponents))
+            sure.append(certainty(model))
             if ask.floor is not None:
                 running += ask.floor.alpha * logp[-1] - logq[-1]
             text = self.text(tokens)
@@ -142,14 +156,17 @@ class Toy:
             elif token == self.eos or cut >= 0:
                 finish, text = "stop", text if cut < 0 else text[:cut]
         want = ask.want
+        num_prompt = self._num_prompt_tokens(ask) if ask.max_tokens else 0  # nothing asked for, nothing charged
         return Completion(
-            text=text,
+            text=self.text(ask.prefix) + text if "whole" in want else text,
             finish=finish,
-            usage=Usage(1, self._num_prompt_tokens(ask), len(tokens)),
+            usage=Usage(1, num_prompt, len(tokens)),
             tokens=tuple(tokens) if "tokens" in want else None,
             logp=tuple(logp) if "logp" in want else None,
             logq=tuple(logq) if "logq" in want else None,
             logp_sum=math.fsum(logp),
+            logz=tuple(logz) if "logz" in want else None,
+            certainty=tuple(sure) if "certainty" in want else None,
         )
 
 

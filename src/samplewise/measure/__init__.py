@@ -53,6 +53,7 @@ from samplewise.measure.spread import (
     vendi,
 )
 from samplewise.measure.texts import Embed, character_grams, cosines, edit_similarity, jaccard, relevance
+from samplewise.measure.shortlist import Shortlist, judge_shortlist, shortlist_at
 from samplewise.measure.transitions import Transitions, count_transitions, detectable_gain, mcnemar
 from samplewise.measure.verdict import Findings, Verdict, Word, give_verdict
 
@@ -73,6 +74,7 @@ __all__ = [
     "MarginReport",
     "Point",
     "Ratio",
+    "Shortlist",
     "SignTest",
     "Transitions",
     "Verdict",
@@ -105,6 +107,7 @@ __all__ = [
     "give_verdict",
     "independent_failure",
     "jaccard",
+    "judge_shortlist",
     "log_dispersion",
     "majority_at",
     "margin_pieces",
@@ -119,6 +122,7 @@ __all__ = [
     "relevance",
     "reused_failure",
     "semantic_entropy",
+    "shortlist_at",
     "sign_test",
     "stratified_failure",
     "two_factor_gain",

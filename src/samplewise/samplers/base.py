@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from samplewise.keys import Key
-from samplewise.samplers.confidence import confidences
+from samplewise.samplers.confidence import confidences, self_certainty
 from samplewise.types import Ask, Candidate, Capability, Completion, Json, Message, Pool, Question, Sampling
 
 S = TypeVar("S")  # a sampler's state: plain data
@@ -86,12 +86,15 @@ def deal(variants: tuple[Variant, ...], index: int) -> Variant:
 
 
 def candidate(completion: Completion, arm: str) -> Candidate:
-    """An exchangeable draw as a candidate."""
+    """An exchangeable draw as a candidate, with the scores that follow from what the engine showed of its law."""
+    scores = dict(confidences(completion.top)) if completion.top else {}
+    if completion.certainty:
+        scores["self_certainty"] = self_certainty(completion.certainty)
     return Candidate(
         text=completion.text,
         finish=completion.finish,
         arm=arm,
         num_tokens=completion.usage.completion_tokens,
         logp_sum=completion.logp_sum,
-        scores=confidences(completion.top) if completion.top else {},
+        scores=scores,
     )

@@ -32,12 +32,14 @@ def repeat(
     stop: str | tuple[str, ...] = (),
     wave: int | None = None,
     top: bool = False,
+    certainty: bool = False,
 ) -> Sampler[RepeatState]:
     """Draw `num_samples` responses, `wave` at a time (default: all at once; fewer lets a stop rule save more).
 
     The seed of a draw follows from its arm and index, so neither the wave nor anything else that runs changes it, and
     the first n of 2n draws are the draws of `repeat(n)`. `top` asks for the likeliest tokens at each place too, which
-    confidence needs; not every engine shows them.
+    `deepconf` needs, and `certainty` for how far each token's law was from uniform, which `self_certainty` needs; not
+    every engine shows them.
     """
     count("num_samples", num_samples)
     count("max_tokens", max_tokens)
@@ -46,6 +48,9 @@ def repeat(
     endings = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(s, str) and s for s in endings):
         raise ValueError(f"stop must be strings that are not empty, got {stop!r}")
+
+    wants = {Capability.TOP: top, Capability.CERTAINTY: certainty}
+    shown = frozenset(capability for capability, wanted in wants.items() if wanted)
 
     def init(variants: tuple[Variant, ...]) -> RepeatState:
         return RepeatState(variants, 0, 0, (), 0)
@@ -59,7 +64,7 @@ def repeat(
             stop=endings,
             seed=key.fold(variant.arm, index).seed(),
             draw=index,
-            want=("top",) if top else (),
+            want=tuple(capability.value for capability in wants if capability in shown),
             group=variant.group,
         )
 
@@ -82,7 +87,7 @@ def repeat(
 
     return Sampler(
         name="repeat",
-        needs=frozenset({Capability.GENERATE, Capability.TOP} if top else {Capability.GENERATE}),
+        needs=shown | {Capability.GENERATE},
         init=init,
         step=step,
         pool=lambda state: Pool(state.candidates, state.num_failed),

@@ -49,15 +49,14 @@ def fit_beta(passes: ArrayLike, draws: ArrayLike, means: ArrayLike | None = None
 
     def cost(parameters: Floats) -> float:
         mean = expit(parameters[-1]) if given is None else given
-        size = math.exp(parameters[0])
+        size = math.exp(min(parameters[0], math.log(LARGEST)))
         a, b = mean * size, (1 - mean) * size
         return -float((betaln(a + k, b + n - k) - betaln(a, b)).sum())
 
     overall = float(k.sum() / n.sum())
     start = [0.0] if given is not None else [0.0, math.log(overall / (1 - overall))]
-    limits = [(math.log(1e-3), math.log(LARGEST)), (-20.0, 20.0)][: len(start)]
-    found = minimize(cost, start, method="L-BFGS-B", bounds=limits, options={"ftol": 1e-13, "gtol": 1e-7})
-    size = math.exp(found.x[0])
+    found = minimize(cost, start, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-8})
+    size = math.exp(min(found.x[0], math.log(LARGEST)))
     mean = float(expit(found.x[1])) if given is None else float(given.mean())
     return BetaPrior(mean * size, (1 - mean) * size)
 

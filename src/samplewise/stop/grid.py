@@ -82,7 +82,8 @@ def _laws(points: Floats, mu: Floats, sg: Floats) -> tuple[Floats, Floats]:
 def fit_released(tally: Tally, prior: Normal | None = None, starts: Sequence[Normal] = ()) -> Normal:
     """The released fit to the peeked scores: largest likelihood, or largest posterior with a prior (mu, sg).
 
-    From one start as released: the scores' mean and standard deviation, or the prior; or the best from `starts`.
+    As released, by L-BFGS-B from one start: the scores' mean and standard deviation, or the prior. With `starts`, the
+    best from all of them, by a simplex search.
     """
     from scipy.optimize import minimize
     from scipy.special import ndtr
@@ -103,8 +104,9 @@ def fit_released(tally: Tally, prior: Normal | None = None, starts: Sequence[Nor
         return value
 
     best = None
+    method = "Nelder-Mead" if starts else "L-BFGS-B"  # the latter calls threaded BLAS on its two numbers
     for mu, sg in starts or (prior or Normal(tally.mean, math.sqrt(variance)),):
-        found = minimize(cost, [mu, max(sg, LEAST_SG)], method="L-BFGS-B", bounds=[(None, None), (LEAST_SG, None)])
+        found = minimize(cost, [mu, max(sg, LEAST_SG)], method=method, bounds=[(None, None), (LEAST_SG, None)])
         if best is None or found.fun < best.fun:
             best = found
     assert best is not None

@@ -28,7 +28,7 @@ from samplewise.numerics import Floats
 from samplewise.stop.truncated import Law, Tally, excess, log_cdf, matched, moments
 from samplewise.types import Json, Question
 
-SIDE = 15  # laws a side of the lattice that stands for a ScorePrior
+SIDES = (41, 15)  # means and spreads of the lattice that stands for a ScorePrior: a mean needs the finer steps
 REACH = 3.0  # standard deviations that it spans on either side
 WIDEST = 0.98  # of the largest standard deviation that a mean allows
 
@@ -100,14 +100,17 @@ class Beliefs(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def beliefs(prior: ScorePrior) -> Beliefs:
-    """The lattice of a prior: 225 laws, each with the mean and spread of its place. About 30 ms, once a prior."""
-    steps = np.linspace(-REACH, REACH, SIDE)
+    """The lattice of a prior: 615 laws, each with the mean and spread of its place. About 60 ms, once a prior.
+
+    Scores that spread by less than a fifth of the prior's own step in the mean are taken for wider ones.
+    """
+    across, along = (np.linspace(-REACH, REACH, side).tolist() for side in SIDES)
     laws, weights, masses = [], [], []
-    for one in steps.tolist():
+    for one in across:
         mean = 1 / (1 + math.exp(-(prior.logit_mean + prior.sd_mean * one)))
         widest = WIDEST * math.sqrt(mean * (1 - mean))
         law = None
-        for two in steps.tolist():
+        for two in along:
             spread = min(math.exp(prior.log_spread + prior.sd_spread * two), widest)
             law = matched(mean, spread**2, law)
             laws.append(law)
@@ -127,7 +130,7 @@ def log_below(prior: ScorePrior, target: float) -> Floats:
 @functools.lru_cache(maxsize=64)
 def gains(prior: ScorePrior) -> tuple[Floats, Floats]:
     """Best scores so far (G,), and E[(S - best)+] (K, G) of every law. About 0.5 s, once a prior."""
-    places = np.linspace(0.0, 1.0, 65)
+    places = np.linspace(0.0, 1.0, 33)
     return places, np.array([[excess(law, place) for place in places.tolist()] for law in _laws(beliefs(prior))])
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from samplewise.measure.texts import cosines
 
 SAME: Final = 0.9  # cosine from which two texts count as one
+MAX_ANSWER: Final = 1_000  # characters of an answer that is looked for in an idea
 
 _NUMBER = r"[-−]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?"
 _ENDED = r"\$?(?=\s*(?:[.;!?)]|\Z|\n))"
@@ -36,6 +37,29 @@ _LETTER = re.compile(
 def leaks(text: str) -> bool:
     """Whether an idea gives the result away: a boxed value, a stated result, an option, code, or a worked step."""
     return bool(_LEAKS.search(text) or _LETTER.search(text))
+
+
+def gives_away(text: str, answer: str, body: str) -> bool:
+    """Whether an idea's text holds an answer that the question `body` does not hold itself. To be asked afterwards, of
+    the answer that the idea's own draws gave."""
+    return _holds(text, answer) and not _holds(body, answer)
+
+
+def _holds(text: str, answer: str) -> bool:
+    """A number in digits or words, an option as such ("(B)", "option B"), else the answer as it is but for blanks and
+    case. One sign alone is too little to go by, and a whole program too much."""
+    bare = answer.strip()
+    if _DIGITS.fullmatch(bare):
+        return _plain(bare) in numbers(text) or _plain(bare) in spelt(text)
+    if re.fullmatch(r"[A-J]", bare):
+        return bool(
+            re.search(rf"\({bare}\)|(?i:\b(?:option|choice|answer|choose|pick|select)(?: is)?:?) \(?{bare}\b", text)
+        )
+    tokens = re.findall(r"\w+|[^\w\s]", bare)
+    if len(bare) < 2 or len(bare) > MAX_ANSWER:
+        return False
+    edges = (r"(?<![\w.])" if tokens[0].isalnum() else "", r"(?!\w)" if tokens[-1].isalnum() else "")
+    return bool(re.search(edges[0] + r"\s*".join(map(re.escape, tokens)) + edges[1], text, re.IGNORECASE))
 
 
 def solves(body: str, text: str) -> bool:

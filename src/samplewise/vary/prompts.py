@@ -19,6 +19,7 @@ from samplewise.vary.pools.instructions import INSTRUCTIONS
 from samplewise.vary.pools.requests import SSOT, SUPPLIED
 from samplewise.vary.pools.roles import ROLES
 from samplewise.vary.pools.unrelated import NONSENSE, POEM, REMARKS
+from samplewise.vary.pools.versions import versioned
 from samplewise.vary.slots import Slot, inserted, reworded, slot_of, wording
 from samplewise.vary.thinker import filled
 
@@ -80,7 +81,7 @@ def ssot(num: int = 4, *, supplied: bool = False, size: int = 32, slot: str = "b
                 text = filled(SUPPLIED[place], string="".join(LETTERS[letter] for letter in drawn))
             else:
                 text = filled(SSOT[place], size=size)
-            name = _id(f"ssot{'.supplied' * supplied}/{place + 1}", where)
+            name = _id(f"{versioned('ssot.supplied' if supplied else 'ssot')}/{place + 1}", where)
             variants.append(Variant(name, inserted(question, text, where)))
         return Made(tuple(variants))
 
@@ -114,7 +115,8 @@ def _of_pool(family: str, pool: dict[str, str], drawable: Sequence[str], num: in
 
 
 def _made(family: str, pool: dict[str, str], names: Sequence[str], question: Question, slot: Slot) -> Made:
-    return Made(tuple(Variant(_id(f"{family}/{name}", slot), inserted(question, pool[name], slot)) for name in names))
+    own = versioned(family)
+    return Made(tuple(Variant(_id(f"{own}/{name}", slot), inserted(question, pool[name], slot)) for name in names))
 
 
 def _some(key: Key, names: Sequence[str], num: int) -> list[str]:

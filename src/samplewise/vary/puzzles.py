@@ -24,6 +24,7 @@ from samplewise.samplers.base import Variant
 from samplewise.samplers.repeat import count
 from samplewise.types import Json, Message, Question
 from samplewise.vary.base import Arm, Made, PlainArm
+from samplewise.vary.pools.versions import versioned
 from samplewise.vary.reading import without_thoughts
 from samplewise.vary.slots import reworded, wording
 from samplewise.vary.thinker import Drafts, Thinker, Verdict, family_id
@@ -142,7 +143,8 @@ def prefer(*operations: str) -> PlainArm:
     def arm(question: Question) -> tuple[Variant, ...]:
         puzzle_of(question, "prefer", "instruction")
         return tuple(
-            Variant(f"prefer/{OPERATIONS[operation]}", _hinted(question, f"prefer {operation}")) for operation in chosen
+            Variant(f"{versioned('prefer')}/{OPERATIONS[operation]}", _hinted(question, f"prefer {operation}"))
+            for operation in chosen
         )
 
     return arm
@@ -155,8 +157,8 @@ def remark(num: int = 4) -> Arm:
 
     def make(key: Key, question: Question, heard: object) -> Made:
         puzzle_of(question, "remark", "irrelevant")
-        places = key.generator().permutation(len(REMARKS))[:num].tolist()
-        return Made(tuple(Variant(f"remark/{place + 1:02}", _hinted(question, REMARKS[place])) for place in places))
+        places, own = key.generator().permutation(len(REMARKS))[:num].tolist(), versioned("remark")
+        return Made(tuple(Variant(f"{own}/{place + 1:02}", _hinted(question, REMARKS[place])) for place in places))
 
     return Arm("remark", make)
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from samplewise.errors import UsageError
 from samplewise.keys import Key
 from samplewise.samplers.base import Variant
 from samplewise.vary.base import Share
@@ -28,16 +27,16 @@ def quota(*draws: int) -> Share:
     """So many draws for each variant, in the order of the mix.
 
     `quota(4, 14, 14)` gives the identity arm 4 of 32. They are dealt out evenly: after any number of draws no variant
-    is ahead of its share by a whole draw. The identity arm has at least one. Variants beyond the numbers have none.
+    is ahead of its share by a whole draw. The identity arm has at least one. Variants beyond the numbers have none. A
+    question with fewer variants than numbers, such as one on which a thinker repeats itself, gives the draws of those
+    that are missing to the others, in the same proportion.
     """
     if not draws or min(draws) < 0 or draws[0] < 1:
         raise ValueError(f"quota takes numbers of draws, at least 1 for the identity arm; got {draws}")
     pattern = spread(draws)
 
     def share(key: Key, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
-        if len(draws) > len(variants):
-            raise UsageError(f"quota names {len(draws)} variants, and the mix has {len(variants)}")
-        return tuple(variants[place] for place in pattern)
+        return tuple(variants[place] for place in pattern if place < len(variants))
 
     return share
 

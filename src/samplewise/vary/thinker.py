@@ -26,6 +26,7 @@ from samplewise.samplers.repeat import count
 from samplewise.types import Capability, Generate, Message, Question, Sampling
 from samplewise.vary.base import Arm, Heard, Made
 from samplewise.vary.checks import leaks, repeats
+from samplewise.vary.pools.versions import versioned
 from samplewise.vary.slots import body_of
 
 Verdict = Literal["", "unheard", "failed", "leak", "loss", "none", "repeat"]
@@ -94,9 +95,10 @@ def others(thinker: Thinker) -> frozenset[str]:
 
 
 def family_id(family: str, thinker: Thinker) -> str:
-    """ "idea.single" where the solver thinks for itself, "idea.dual" for one other, "idea.diverse" for several."""
+    """ "idea.single" where the solver thinks for itself, "idea.dual" for one other, "idea.diverse" for several; with
+    the version of its words."""
     names = names_of(thinker)
-    return f"{family}.{'diverse' if len(names) > 1 else 'single' if names == ('',) else 'dual'}"
+    return versioned(f"{family}.{'diverse' if len(names) > 1 else 'single' if names == ('',) else 'dual'}")
 
 
 def drawn(thinker: Thinker, key: Key) -> str:

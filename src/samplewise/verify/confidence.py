@@ -1,4 +1,4 @@
-"""Verifiers that need nothing but the log-probabilities of the draw itself. No tokens beyond generation."""
+"""Verifiers that need nothing but what the engine showed of the draw's own law. No tokens beyond generation."""
 
 from __future__ import annotations
 
@@ -35,6 +35,20 @@ def deepconf(part: Part = "tail") -> Verifier:
         return Score(
             value, "" if not math.isnan(value) else "drawn without the likeliest tokens: repeat(..., top=True)"
         )
+
+    return verify
+
+
+def self_certainty() -> Verifier:
+    """How far the model's law was from uniform at each token, in the mean (nats, at least 0): self-certainty.
+
+    Kang et al. 2025, arXiv 2502.18581, who vote by its rank: `borda(self_certainty)`. Needs draws that carry it,
+    `repeat(64, certainty=True)` on an engine that sees its whole law (local, tiny, toy); nan otherwise.
+    """
+
+    def verify(question: Question, candidate: Candidate) -> Score:
+        value = candidate.scores.get("self_certainty", math.nan)
+        return Score(value, "" if not math.isnan(value) else "drawn without certainty: repeat(..., certainty=True)")
 
     return verify
 

@@ -16,6 +16,7 @@ from samplewise.conformance.endpoint import Endpoint, Settings
 from samplewise.engines.http import http
 from samplewise.engines.http.engine import Http
 from samplewise.engines.http.profile import Profile
+from samplewise.engines.law import draw_law
 from samplewise.errors import AuthError, BadInput, EngineUnavailable, SetupError, Unsupported
 from samplewise.run import Budget
 from samplewise.types import Ask, Capability, Completion, Generate, Likelihood, Message, Sampling
@@ -453,9 +454,53 @@ def test_log_probs_and_ids_of_a_draw_are_those_of_the_model() -> None:
         assert len(at) == 3
         assert at[0][1] >= logp - 1e-9
     assert Capability.TOP in engine.can
-    cold, _, _ = drawn(Settings(), asks(1, want=("logq",), sampling=Sampling(0.5)), probe=EVERYTHING)
-    assert cold[0].logq is None, "the law that was drawn from is not known"
-    assert not math.isnan(cold[0].logp_sum)
+
+
+@pytest.mark.parametrize("prefix", [(), (0, 1)])
+@pytest.mark.parametrize("temperature", [0.25, 0.7, 1.0, 1.5])
+def test_logq_is_exact_where_the_likeliest_tokens_are_all_that_is_kept(
+    prefix: tuple[int, ...], temperature: float
+) -> None:
+    """Out of K + 1 listed log-probs, through both routes, against the law itself."""
+    sampling = Sampling(temperature, top_k=5)
+    wanted = asks(8, prefix=prefix, want=("tokens", "logp", "logq"), sampling=sampling)
+    done, endpoint, engine = drawn(Settings(), wanted, probe=EVERYTHING._replace(top_logprobs=8))
+    assert Capability.LOGQ in engine.can
+    toy, seen = endpoint.model.toy, 0
+    for c in done:
+        assert c.failure is None, c.failure
+        assert c.tokens is not None
+        assert c.logq is not None
+        laws = [draw_law(toy.next_logp(PROMPT, (*prefix, *c.tokens[:i])), sampling) for i in range(len(c.tokens))]
+        assert c.logq == pytest.approx([law[t] for law, t in zip(laws, c.tokens, strict=True)], abs=1e-9)
+        seen += len(c.tokens)
+    assert seen > 30
+
+
+@pytest.mark.parametrize(
+    ("sampling", "known"),
+    [
+        (Sampling(0.5), 8),
+        (Sampling(0.5, top_k=8), 8),  # the token after the last that is kept would not be seen
+        (Sampling(0.5, 3, 0.9), 8),
+        (Sampling(0.5, 3, min_p=0.1), 8),
+        (Sampling(0.0, 3), 8),
+        (Sampling(0.5, 3), 1),
+        (Sampling(0.5, 3), None),
+    ],
+)
+def test_logq_of_a_law_that_is_not_known_is_refused(sampling: Sampling, known: int | None) -> None:
+    with pytest.raises(Unsupported, match="cannot give logq"):
+        drawn(Settings(), asks(1, want=("logq",), sampling=sampling), probe=EVERYTHING._replace(top_logprobs=known))
+
+
+def test_an_endpoint_that_does_not_cut_is_found_out() -> None:
+    """It accepts top_k and ignores it: its tokens are drawn from another law, which a failed draw says."""
+    wanted = asks(30, want=("logq",), sampling=Sampling(1.0, top_k=2))
+    done, _, _ = drawn(Settings(ignores=("top_k",)), wanted, probe=EVERYTHING._replace(top_logprobs=8))
+    told = [c.failure.message for c in done if c.failure is not None]
+    assert len(told) > 20
+    assert all("does not keep to top_k" in message for message in told)
 
 
 def test_a_prefix_is_continued_and_a_given_text_scored() -> None:

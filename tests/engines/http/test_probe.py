@@ -18,6 +18,9 @@ from samplewise.engines.http.evidence import Draw
 from samplewise.engines.http.probe import MAX_FAILED, MAX_REQUESTS, load, probe, save
 from samplewise.engines.http.profile import Api, Profile
 from samplewise.errors import AuthError, BadRequest, EngineTimeout, EngineUnavailable
+from samplewise.types import Json
+
+from .script import Script, Seen, completion, reply
 
 
 class Probed(NamedTuple):
@@ -54,13 +57,17 @@ ALL = Profile(
     likelihood=True,
     frozen_seed=False,
     tokenize=True,
+    json_schema=False,  # the toy model has letters and nothing else
+    tools=False,
 )
 
 
 def test_a_server_that_does_everything_is_known_for_it() -> None:
     assert probed(Settings()).profile == ALL
     # the toy model has no way to go on from the letters at the end of a text
-    assert probed(Settings(), "completions").profile == ALL._replace(api="completions", continues=False)
+    assert probed(Settings(), "completions").profile == ALL._replace(
+        api="completions", continues=False, json_schema=None, tools=None
+    )
 
 
 TRUTHS = {
@@ -130,6 +137,8 @@ def test_an_endpoint_that_honours_nothing() -> None:
         likelihood=False,
         frozen_seed=False,
         tokenize=True,
+        json_schema=False,
+        tools=False,
         notes=("draws more tokens than max_tokens allows: budgets cannot be kept",),
     )
 
@@ -343,3 +352,72 @@ def test_a_place_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
     save(URL, "m", "chat", ALL)
     assert load(URL, "m", "chat") is None
+
+
+# --- forms ------------------------------------------------------------------------------------------------------------
+
+
+def formed(message: Json, finish: str = "stop") -> Json:
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict"),
+    [
+        (formed({"content": '{"colour": "red"}'}), True),
+        (formed({"content": ' {"colour":"blue"}\n'}), True),
+        (formed({"content": '{"colour": "green"}'}), False),
+        (formed({"content": '{"colour": "red", "why": 1}'}), False),
+        (formed({"content": '"red"'}), False),
+        (formed({"content": "Red, of course"}), False),
+        (formed({"content": '{"colour": "r'}, "length"), None),
+        (formed({"content": "A long story"}, "length"), False),
+        (formed({"content": None}), None),
+        (formed(None), None),
+        ({}, None),
+    ],
+)
+def test_a_schema_is_followed_or_not(body: Json, verdict: bool | None) -> None:
+    assert evidence.followed_schema(body) is verdict
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict"),
+    [
+        (formed({"content": None, "tool_calls": [{"function": {"name": "note", "arguments": "{}"}}]}), True),
+        (formed({"tool_calls": [{"function": {"name": "other"}}]}), False),
+        (formed({"tool_calls": ["note"]}), False),
+        (formed({"content": "I would note it", "tool_calls": []}), False),
+        (formed({"content": None, "tool_calls": None}), None),
+        ([], None),
+    ],
+)
+def test_a_tool_is_called_or_not(body: Json, verdict: bool | None) -> None:
+    assert evidence.called_tool(body) is verdict
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_forms_are_asked_for_and_believed_when_seen(status: int) -> None:
+    """A server that honours both, or refuses both by name."""
+
+    def answer(seen: Seen) -> bytes:
+        named = [name for name in ("response_format", "tools") if name in seen.body]
+        if named and status == 400:
+            return reply({"error": {"message": f"{named[0]} is not supported", "param": named[0]}}, 400)
+        if "response_format" in seen.body:
+            assert seen.body["response_format"]["json_schema"]["schema"] == evidence.SCHEMA
+            return reply(formed({"content": '{"colour": "red"}'}))
+        if "tools" in seen.body:
+            return reply(formed({"tool_calls": [{"function": {"name": "note"}}]}))
+        return reply(completion("a few words", "and others"))
+
+    async def go() -> Profile:
+        async with Script(answer).serving() as url:
+            client = Client(url)
+            try:
+                return await probe(client, "m", "chat", backoff_s=0.001)
+            finally:
+                await client.close()
+
+    found = asyncio.run(go())
+    assert (found.json_schema, found.tools) == (status == 200,) * 2

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -83,25 +85,63 @@ def test_text_of_a_continuation_joins_that_of_its_prefix(engine: Any, kit: Simpl
     assert engine._language.texts([ask.prefix])[0] + rest.text == joined.removesuffix(" </turn>")
 
 
-def test_floor(engine: Any, kit: SimpleNamespace) -> None:
-    """The row ends with the first token that takes the sum below the value, and keeps its text."""
-    asks = kit.draws(40, max_tokens=15, sampling=Sampling(0.5))
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.5), Sampling(0.25, top_k=5), Sampling(2.0)])
+def test_floor(sampling: Sampling, engine: Any, kit: SimpleNamespace) -> None:
+    """The row ends with the first token that takes the sum below the value, and keeps its text. Where the sum can only
+    fall it ends before that token, as soon as the token's log Z would do so (types.Floor)."""
+    asks = kit.draws(40, max_tokens=15, sampling=sampling)
     free = kit.answers(engine, asks)
-    given_up = 0
-    for alpha, value in itertools.product((1.0, 4.0), (-1.0, -4.0)):
+    num_seen = Counter()
+    for alpha, value in itertools.product((1.0, 4.0), (-0.3, -1.0, -4.0)):
         cut = kit.answers(engine, [ask._replace(floor=Floor(alpha, value)) for ask in asks])
+        falls = 1 <= 1 / sampling.temperature <= alpha
         for completion, full in zip(cut, free, strict=True):
             steps = [alpha * p - q for p, q in zip(full.logp, full.logq, strict=True)]
-            below = next((i + 1 for i, total in enumerate(itertools.accumulate(steps)) if total < value), None)
+            sums = list(itertools.accumulate(steps))
+            log_z = [p / sampling.temperature - q for p, q in zip(full.logp, full.logq, strict=True)]
+            bounds = [total + z for total, z in zip([0.0, *sums], log_z, strict=False)]
+            below = next((i + 1 for i, total in enumerate(sums) if total < value), None)
+            doomed = next((i for i, bound in enumerate(bounds) if bound < value), None) if falls else None
             if below is None:
+                assert doomed is None  # a bound that is one
                 assert kit.bare(completion) == kit.bare(full)
             else:
-                given_up += 1
+                num = below if doomed is None else min(doomed, below)
+                num_seen["doomed" if num < below else "below"] += 1
                 assert completion.finish == "floor"
-                assert completion.tokens == full.tokens[:below]
+                assert completion.tokens == full.tokens[:num]
+                assert completion.usage.completion_tokens == num
                 shown = [t for t in completion.tokens if t not in (0, 1, 2, 3)]
                 assert completion.text.split() == [kit.words[t] for t in shown]
-    assert given_up > 20
+    assert num_seen["below"] > 20
+    assert num_seen["doomed"] > 10 or sampling.temperature >= 1
+
+
+def test_marks(engine: Any, plain: Any, kit: SimpleNamespace) -> None:
+    """log Z and certainty of every token, of rows that want other exponents or none, in one batch."""
+    wants = [((), ("tokens", "logp")), ((4.0, 0.5), ("tokens", "logz")), ((), ("tokens", "certainty"))]
+    wants.append(((1.0, 2.0, 3.0), ("tokens", "logp", "logz", "certainty")))
+    asks = [
+        ask._replace(exponents=wants[i % 4][0], want=wants[i % 4][1], sampling=Sampling((1.0, 0.5)[i // 4 % 2]))
+        for i, ask in enumerate(kit.draws(40))
+    ]
+    for ask, completion in zip(asks, kit.answers(engine, asks), strict=True):
+        prompt = engine._language.prompt(ask.messages)
+        lines = [law_powers(line, ask.exponents) for line in plain("llama", prompt + completion.tokens)]
+        lines = lines[len(prompt) - 1 : -1]
+        assert (completion.logz is None) == ("logz" not in ask.want)
+        assert (completion.certainty is None) == ("certainty" not in ask.want)
+        if completion.logz is not None:
+            assert len(completion.logz) == len(completion.tokens)
+            np.testing.assert_allclose(completion.logz, [powers for powers, _ in lines], atol=1e-4)
+        if completion.certainty is not None:
+            np.testing.assert_allclose(completion.certainty, [sure for _, sure in lines], atol=1e-4)
+    bare = kit.answers(engine, [ask._replace(exponents=(), want=("tokens",)) for ask in asks])
+    assert [c.tokens for c in bare] == [c.tokens for c in kit.answers(engine, asks)]
+
+
+def law_powers(line: Any, exponents: tuple[float, ...]) -> tuple[list[float], float]:
+    return [float(np.log((np.exp(line) ** e).sum())) for e in exponents], float(-line.mean() - np.log(len(line)))
 
 
 def test_forbidden_first_token(engine: Any, kit: SimpleNamespace) -> None:
@@ -116,6 +156,18 @@ def test_forbidden_first_token(engine: Any, kit: SimpleNamespace) -> None:
     assert free.tokens[0] == best
 
 
+def test_the_text_of_the_whole_response(engine: Any, kit: SimpleNamespace) -> None:
+    """It is what the joined token ids say, cut where the new part is: what a sampler that splices responses keeps."""
+    for ask in kit.draws(12, want=("tokens",)):
+        for stop in ((), ("w1",), ("w2", " w")):
+            new = ask._replace(prefix=(9, 10, 11), stop=stop)
+            part, whole = kit.answers(engine, [new, new._replace(want=("tokens", "whole"))])
+            assert whole.tokens == part.tokens
+            assert whole.text == "w9 w10 w11" + part.text
+    none = kit.answers(engine, [new._replace(max_tokens=0, want=("whole",))])[0]
+    assert none.text == "w9 w10 w11"
+
+
 def test_bad_asks_fail_alone(engine: Any, kit: SimpleNamespace) -> None:
     good = kit.draws(3)
     bad = {
@@ -125,6 +177,8 @@ def test_bad_asks_fail_alone(engine: Any, kit: SimpleNamespace) -> None:
             good[0]._replace(forbid_first=kit.vocab),
             good[0]._replace(max_tokens=-1),
             good[0]._replace(sampling=Sampling(top_p=0.0)),
+            good[0]._replace(exponents=(2.0, -1.0)),
+            good[0]._replace(want=("logz",)),
             Likelihood(kit.question(0), (99,)),
         ],
         "ContextOverflow": [
@@ -158,9 +212,11 @@ def test_a_response_ends_where_the_context_does(engine: Any, kit: SimpleNamespac
 
 
 def test_no_tokens_asked_for(engine: Any, kit: SimpleNamespace) -> None:
+    """Nothing goes through the model and nothing is charged: what a sampler asks for at the end of its horizon."""
+    before = engine._forward.num_forwarded
     completion = kit.answers(engine, [Generate(kit.question(0), max_tokens=0, want=("tokens", "logp"))])[0]
-    prompt = len(engine._language.prompt(kit.question(0)))
-    assert completion == Completion("", "length", (1, prompt, 0, 0, 0, 0.0, 0.0), (), (), None, 0.0)
+    assert completion == Completion("", "length", (1, 0, 0, 0, 0, 0.0, 0.0), (), (), None, 0.0)
+    assert engine._forward.num_forwarded == before
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), IndexError("bad\nkernel")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -328,6 +331,38 @@ def test_prefixes_are_found_by_their_longest_part() -> None:
     known.put((1, 2, 3, 4), saved(4))
     known.put((1, 2, 9), saved(3))
     assert [known.longest(ids).length for ids in [(1, 2, 3, 7), (1, 2, 9, 9), (1, 5), (2, 1), ()]] == [3, 3, 1, 0, 0]
+
+
+def test_a_prefix_outlives_the_entry_that_was_known_for_it() -> None:
+    """Two responses share a prompt, and the younger one, known for it, left first: the prompt was forgotten, although
+    the older one still began with it."""
+    known = cache.Prefixes(64 * 10)
+    known.put((1, 2, 3, 4), saved(4))
+    known.put((1, 2, 9, 9), saved(4))
+    assert known.longest((1, 2, 3)).length == 3  # the older one was used just now
+    known.put((5,) * 4, saved(4))
+    assert known.longest((1, 2, 9, 9)).length == 2
+    assert known.longest((1, 2, 3, 4)).length == 4
+    known.put((6,) * 4, saved(4))
+    known.put((7,) * 4, saved(4))
+    assert known.longest((1, 2)).length == 0
+    assert set(known._count) == set(known._owner)
+    assert len(known._count) == 8
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=25), st.integers(4, 20))
+def test_prefixes_against_brute_force(rows: list[list[int]], room: int) -> None:
+    """The longest prefix that any kept entry shares, whatever has come and gone."""
+    known = cache.Prefixes(64 * room)
+    for ids in rows:
+        shared = [
+            sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(entry.ids, ids, strict=False)))
+            for entry in known._entries.values()
+        ]
+        match = known.longest(ids)
+        assert match.length == max(shared, default=0)
+        known.put(ids, saved(len(ids)))
+        assert known.num_bytes == sum(entry.num_bytes for entry in known._entries.values()) <= 64 * room
 
 
 def test_prefixes_keep_within_their_bytes_and_forget_the_longest_unused() -> None:

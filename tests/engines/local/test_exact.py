@@ -16,6 +16,7 @@ transformers = pytest.importorskip("transformers")
 
 from samplewise.engines.law import draw_law  # noqa: E402
 from samplewise.engines.local import check, forward, llama, local  # noqa: E402
+from samplewise.keys import Key  # noqa: E402
 from samplewise.types import Completion, Floor, Generate, Likelihood, Sampling  # noqa: E402
 
 TOLERANCE = 1e-4  # nats, float32
@@ -85,6 +86,48 @@ def test_a_continued_prefix_reuses_its_keys_and_values(checkpoint: Any, plain: A
     other = tuple((t + 1) % kit.vocab for t in whole.tokens[5:9])  # leaves the known response after five tokens
     ask = asks[0]._replace(prefix=whole.tokens[:5] + other)
     expect_exact(ask, kit.answers(engine, [ask])[0], prompt, lambda ids: plain("llama", ids))
+    asyncio.run(engine.close())
+
+
+@pytest.mark.parametrize("max_bytes", [None, 200_000])
+def test_a_chain_that_redraws_its_ends_computes_no_token_twice(
+    max_bytes: int | None, checkpoint: Any, plain: Any, kit: SimpleNamespace
+) -> None:
+    """Four chains, each redrawing its response from some place on: a step's prefix is that of the response at hand, cut
+    anywhere, beside rows of other lengths. One token of it goes through the model, for its logits, whichever redraws
+    were taken; with little room some are forgotten and computed again, and the numbers stay right."""
+    engine = local(checkpoint("llama"), device="cpu", max_bytes=max_bytes)
+    want = ("tokens", "logp", "logq")
+    asks = [Generate(kit.question(i, 9 + 7 * i), max_tokens=40, seed=i, want=want) for i in range(4)]
+    prompts = [engine._language.prompt(ask.messages) for ask in asks]
+    chains = [completion.tokens for completion in kit.answers(engine, asks)]
+    rng = Key(3).generator()
+    for step in range(7):
+        cuts = [int(rng.integers(len(chain))) for chain in chains]
+        asks = [
+            Generate(
+                ask.messages,
+                chain[:cut],
+                Sampling(0.5),
+                40 - cut,
+                seed=100 * step + i,
+                want=want,
+                forbid_first=chain[cut],
+            )
+            for i, (ask, chain, cut) in enumerate(zip(asks, chains, cuts, strict=True))
+        ]
+        before = engine._forward.num_forwarded
+        drawn = kit.answers(engine, asks)
+        if max_bytes is None:
+            decoded = sum(len(c.tokens) for c in drawn)
+            assert engine._forward.num_forwarded - before == decoded  # one to begin with, none after the last
+        for i, (ask, completion, prompt) in enumerate(zip(asks, drawn, prompts, strict=True)):
+            expect_exact(ask, completion, prompt, lambda ids: plain("llama", ids))
+            if rng.random() < 0.5:
+                chains[i] = ask.prefix + completion.tokens
+        assert engine._batch.prefixes.num_bytes <= engine._batch.prefixes.max_bytes
+    if max_bytes is not None:
+        assert len(engine._batch.prefixes) < 8  # of 32 responses
     asyncio.run(engine.close())
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from samplewise.engines.http.client import without_credentials
 from samplewise.engines.http.profile import Profile
 
-VERSION = 1  # of the probe: raised when it comes to other conclusions
+VERSION = 2  # of the probe: raised when it comes to other conclusions
 MAX_AGE_S = 30 * 86400.0
 
 

@@ -101,6 +101,7 @@ class Http:
             Capability.SEED: known.seed is True and known.frozen_seed is not True and not self._joins(),
             Capability.TOKENS: known.token_ids_out is True,
             Capability.LOGP: known.logprobs is True,
+            Capability.LOGQ: known.logprobs is True and (known.top_logprobs or 0) > 1,  # with top_k: kept.py
             Capability.TOP: known.logprobs is True and bool(known.top_logprobs),
             Capability.PREFIX: ids_in,
             Capability.LIKELIHOOD: ids_in and known.likelihood is True,

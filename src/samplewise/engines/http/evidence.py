@@ -6,6 +6,7 @@ imitate is only called False when every reply says so, and at least two do.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -179,3 +180,45 @@ def beginning_of(text: str) -> str | None:
     if spaces:
         return text[: min(spaces, key=lambda i: abs(i - len(text) / 2))]
     return text[: len(text) // 2] if len(text) >= 4 else None
+
+
+COLOURS = ("red", "blue")  # what the schema of the probe allows
+SCHEMA: Json = {
+    "type": "object",
+    "properties": {"colour": {"type": "string", "enum": list(COLOURS)}},
+    "required": ["colour"],
+    "additionalProperties": False,
+}
+TOOL = "note"
+
+
+def followed_schema(body: Json) -> bool | None:
+    """Whether a reply to a request with `SCHEMA` is JSON of that form; nobody writes it unasked. None where the reply
+    was cut, or holds no text."""
+    message, finish = _message(body)
+    text = message.get("content")
+    if not isinstance(text, str) or not text.strip():
+        return None
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return None if finish == "length" and text.lstrip().startswith("{") else False
+    return isinstance(told, dict) and set(told) == {"colour"} and told["colour"] in COLOURS
+
+
+def called_tool(body: Json) -> bool | None:
+    """Whether a reply calls the tool that it was told to call. None where there is neither a call nor a text."""
+    message, _ = _message(body)
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        function = calls[0].get("function") if isinstance(calls[0], dict) else None
+        return isinstance(function, dict) and function.get("name") == TOOL
+    return False if isinstance(message.get("content"), str) and message["content"].strip() else None
+
+
+def _message(body: Json) -> tuple[dict[str, Json], Json]:
+    """The first choice's message, {} where there is none, and its finish reason."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message")
+    return (message if isinstance(message, dict) else {}), choice.get("finish_reason")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from samplewise.engines.base import failed
-from samplewise.engines.http import meter, refusals, wire
+from samplewise.engines.http import kept, meter, refusals, wire
 from samplewise.engines.http.client import Reply, free, was_sent
 from samplewise.engines.http.jobs import Call, Job, grouped
 from samplewise.engines.http.pace import Clock, retry_after_s
@@ -34,7 +34,6 @@ from samplewise.errors import (
 )
 from samplewise.types import Ask, Completion, Failure, Finish, Generate, Json, Likelihood, Message, Usage
 
-REJECTED = (429, 503, 529)  # statuses of requests that were not worked on
 MAX_CHANGES = 16  # of one request, after refusals
 MAX_PROMPTS = 10_000  # whose token ids are kept
 MAX_FORMS = 1000  # requests kept as JSON
@@ -120,7 +119,7 @@ class Exchange:
             reply = await self._send(self._router.choose(messages, self._clock()), request, turn)
             if reply is None:
                 continue
-            if not _rejected(reply):
+            if not refusals.is_rejected(reply.status, reply.body):
                 return reply
             self._until(turn, retry_after_s(reply.headers), RateLimited(self._says(reply), status=reply.status))
 
@@ -150,7 +149,7 @@ class Exchange:
             gate.leave()
 
     def _paced(self, replica: Replica, reply: Reply, sent: float) -> None:
-        if _rejected(reply):
+        if refusals.is_rejected(reply.status, reply.body):
             replica.gate.pace.complained(sent, self._clock(), retry_after_s(reply.headers))
         elif reply.status >= 500 or reply.body is None:
             replica.went_badly(sent, self._clock())
@@ -181,7 +180,7 @@ class Exchange:
         ask = job.asks[0]
         if isinstance(ask, Likelihood):
             return wire.likelihood(ask, self._model, await self._prompt_ids(ask.messages, turn))
-        if why := wire.unsupported(ask, self.profile):
+        if why := wire.unsupported(ask, self.profile) or kept.unsupported(ask, self.profile):
             raise Unsupported(f"{self._name} cannot {why}")
         if ask.prefix or room is not None:
             ids = await self._prompt_ids(ask.messages, turn) if ask.prefix else None
@@ -197,6 +196,7 @@ class Exchange:
         return form.filled(ask.seed)
 
     def _generate(self, ask: Generate, num: int, room: int | None, ids: tuple[int, ...] | None) -> wire.Request:
+        listed = min(self.profile.top_logprobs or MAX_TOP, MAX_TOP) if "top" in ask.want else 0
         request = wire.generate(
             ask,
             self._model,
@@ -204,10 +204,12 @@ class Exchange:
             num=num,
             prompt_ids=ids,
             logprobs=self.profile.logprobs is True or (self.profile.logprobs is None and "logp" in ask.want),
-            top=min(self.profile.top_logprobs or MAX_TOP, MAX_TOP) if "top" in ask.want else 0,
+            top=max(listed, kept.num_top(ask)),
             max_tokens=room,
             extra=self._settings.extra,
         )
+        if kept.is_wanted(ask) and request.path == "completions" and not listed and self.profile.token_ids_out:
+            request.body["return_tokens_as_token_ids"] = True  # by its text, one token could hide another
         if self._stream:
             request.body["stream"] = True
             if "stream_options" not in self.profile.refused:
@@ -343,14 +345,17 @@ class Exchange:
             self.profile = self.profile._replace(frozen_seed=True)
         if not ask.want:
             return Completion(text, cast(Finish, finish), usage, None, None, None, logp_sum)
+        try:
+            logq = kept.logq(ask.sampling, logp, choice.top) if kept.is_wanted(ask) else logp
+        except ValueError as error:
+            return failed(BadRequest(f"{self._name}: {error}"), usage)
         return Completion(
             text,
             cast(Finish, finish),
             usage,
             choice.tokens if "tokens" in ask.want else None,
             logp if "logp" in ask.want else None,
-            # drawn from the model's own law: nothing else is known of the law that was drawn from
-            logp if "logq" in ask.want and ask.sampling == wire.PLAIN else None,
+            logq if "logq" in ask.want else None,
             logp_sum,
             top=choice.top if "top" in ask.want else None,
         )
@@ -387,12 +392,3 @@ class GaveUp(EngineError):
 def _limit(request: wire.Request) -> int:
     """The most tokens that a draw may have."""
     return int(request.body.get("max_tokens") or request.body.get("max_completion_tokens") or 0)
-
-
-def _rejected(reply: Reply) -> bool:
-    """Whether the request was not worked on. Some proxies say so with status 200."""
-    body = reply.body
-    if reply.status >= 300 or not isinstance(body, dict) or "error" not in body:
-        return reply.status in REJECTED
-    code = body["error"].get("code") if isinstance(body["error"], dict) and not body.get("choices") else None
-    return str(code) in ("429", "503", "529", "rate_limit_exceeded")

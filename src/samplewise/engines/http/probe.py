@@ -6,8 +6,9 @@
     7        the greedy draw's first half as the beginning of the assistant's message         continuing
     8        prompt and first half as token ids, with the prompt's log-probs                  ids in, likelihood
     9        the prompt to be tokenized                                                       tokenize
+    10, 11   of chat: a colour by a JSON schema, and a tool that must be called               schemas, tools
 
-Every refused parameter costs one request more, which draws nothing. In all at most 12 requests are answered, and at
+Every refused parameter costs one request more, which draws nothing. In all at most 14 requests are answered, and at
 most 200 tokens drawn by an endpoint that keeps to `max_tokens`; up to 12 more may fail, and are made again. What is
 left open then is None, never False. Nothing is believed because a request was accepted.
 """
@@ -15,6 +16,7 @@ left open then is None, never False. Nothing is believed because a request was a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple
 
 from samplewise.engines.http import evidence
@@ -29,13 +31,14 @@ from samplewise.types import Json
 
 __all__ = ["entry", "load", "probe", "save"]
 
-MAX_REQUESTS = 12  # that are answered
+MAX_REQUESTS = 14  # that are answered
 MAX_FAILED = 12  # that are not
 MAX_ATTEMPTS = 5  # at one request
 MAX_WAIT_S = 5.0  # between two attempts, whatever Retry-After says
 PROMPT = "Write 8 random words, and nothing else."  # no preface, which would be the same every time
 NUM_TOKENS, MORE_TOKENS = 8, 14  # of one draw; not 16, which some servers draw where they ignore the limit
 SEVERAL = 2  # choices asked for
+FORM_TOKENS = 20  # for a colour in JSON
 TOP, FEWER_TOP = 20, 5  # alternatives asked for: the most that chat knows, and the most that completions knew
 VERDICTS = {"seed": "seed", "n": "n", "logprobs": "logprobs", "return_token_ids": "token_ids_out"}
 PASSING = (408, 425, 429)  # statuses below 500 that may be another the next time
@@ -76,7 +79,7 @@ class _Probe:
         self._ids: tuple[int, ...] | None = None  # of the prompt
 
     async def run(self) -> Profile:
-        for step in (self._draw, self._greedy, self._tokenize):
+        for step in (self._draw, self._greedy, self._tokenize, self._forms):
             try:
                 await step()
             except _Spent:
@@ -207,6 +210,28 @@ class _Probe:
         tokens = reply.body.get("tokens") if reply.status == 200 and isinstance(reply.body, dict) else None
         ids = tuple(tokens) if isinstance(tokens, list) and all(isinstance(id, int) for id in tokens) else ()
         self._found = self._found._replace(tokenize=bool(ids) and self._ids in (None, ids))
+
+    async def _forms(self) -> None:
+        """Chat alone: what has the form that it is told to have, and would not have it by itself."""
+        if self._api != "chat":
+            return
+        schema = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": evidence.SCHEMA}}
+        function = {"name": evidence.TOOL, "description": "Keeps a note.", "parameters": evidence.SCHEMA}
+        forms: dict[str, tuple[dict[str, Json], Callable[[Json], bool | None]]] = {
+            "json_schema": ({"response_format": schema}, evidence.followed_schema),
+            "tools": (
+                {
+                    "tools": [{"type": "function", "function": function}],
+                    "tool_choice": {"type": "function", "function": {"name": evidence.TOOL}},
+                },
+                evidence.called_tool,
+            ),
+        }
+        for name, (more, verdict) in forms.items():
+            reply = await self._send(self._route, self._asked(FORM_TOKENS, 0) | more)
+            if reply is not None:
+                told: dict[str, Json] = {name: verdict(reply.body) if reply.status == 200 else False}
+                self._found = self._found._replace(**told)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 

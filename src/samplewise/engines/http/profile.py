@@ -33,6 +33,8 @@ class Profile(NamedTuple):
     tokenize: bool | None = None  # POST //tokenize
     notes: tuple[str, ...] = ()  # what a person should know, one line each
     refused: tuple[str, ...] = ()  # other fields of a request that it answers with an error
+    json_schema: bool | None = None  # a response of just the form that a JSON schema asks for (chat)
+    tools: bool | None = None  # a call of the tool that it is told to call (chat)
 
     def noting(self, note: str) -> Self:
         """The same with one more note; a note that is there already is not repeated."""

@@ -16,6 +16,7 @@ from samplewise.engines.http.wire import NEUTRAL, error_text
 from samplewise.errors import Unsupported
 from samplewise.types import Generate, Json
 
+REJECTED = (429, 503, 529)  # statuses of requests that were not worked on
 REFUSALS = (400, 404, 422, 501)  # statuses that may be about a field
 NEEDED = frozenset({"model", "messages", "prompt", "n", "stream"})  # n has a rule of its own
 FEWER_TOP = 5  # likeliest tokens that are asked for where the usual number is refused
@@ -37,6 +38,14 @@ class Refusal(NamedTuple):
 
     profile: Profile
     again: bool
+
+
+def is_rejected(status: int, body: Json) -> bool:
+    """Whether the request was not worked on. Some proxies say so with status 200."""
+    if status >= 300 or not isinstance(body, dict) or "error" not in body:
+        return status in REJECTED
+    code = body["error"].get("code") if isinstance(body["error"], dict) and not body.get("choices") else None
+    return str(code) in ("429", "503", "529", "rate_limit_exceeded")
 
 
 def is_overflow(body: Json, text: str) -> bool:

@@ -182,6 +182,8 @@ def unsupported(ask: Generate, profile: Profile) -> str:
         return "give log-probs"
     if "top" in ask.want and profile.top_logprobs == 0:
         return "give the likeliest tokens"
+    if unseen := sorted({"certainty", "logz"} & set(ask.want)):
+        return f"give {unseen[0]}: it would have to show the whole law"
     if "tokens" in ask.want and profile.token_ids_out is False:
         return "give token ids"
     return ""

@@ -17,25 +17,26 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from samplewise.engines.base import failed
+from samplewise.engines.law import falls
 from samplewise.errors import BadRequest, EngineError
 from samplewise.keys import Key
-from samplewise.types import Completion, Finish, Generate, Likelihood, Sampling, Usage
+from samplewise.types import Completion, Finish, Floor, Generate, Likelihood, Sampling, Usage
 
-from .cache import Prefixes, Saved
+from .cache import Prefixes
 from .forward import Forward, Ints
-from .jobs import Done, Drawn, Job, completion, fail
+from .jobs import Done, Drawn, Job, completion, fail, num_marks
 from .language import Language
+from .plans import Plan, parts
 from .sample import Filters, draw, log_probs
 
 BLOCK = 64  # uniforms of a row that are drawn ahead
-PREFILL_TOKENS = 4096  # that go through the model at once, padding counted
-LOGIT_BYTES = 1 << 28  # of logits that are held at once
-EOS, FLOOR, WATCH, STUCK, BROKEN = 1, 2, 4, 8, 16  # what a draw can say of its row
+EOS, FLOOR, WATCH, STUCK, BROKEN, DOOMED = 1, 2, 4, 8, 16, 32  # what a draw can say of its row
 
-TEMPERATURE, TOP_P, MIN_P, ALPHA, VALUE, RUNNING = range(6)  # columns of a row's reals
+TEMPERATURE, TOP_P, MIN_P, ALPHA, VALUE, RUNNING, POWER = range(7)  # columns of a row's reals
 TOKEN, TOP_K, WATCHED = range(3)  # columns of its whole numbers
 
 
@@ -45,19 +46,6 @@ class _Row(NamedTuple):
     rng: np.random.Generator
 
 
-class _Plan(NamedTuple):
-    """A context, the jobs that begin from it, and how much of it is at hand."""
-
-    ids: tuple[int, ...]
-    jobs: list[Job]
-    held: int
-    saved: Saved | None
-
-    @property
-    def num_new(self) -> int:
-        return len(self.ids) - self.held
-
-
 class _Ended(NamedTuple):
     row: int
     drawn: Drawn
@@ -65,6 +53,10 @@ class _Ended(NamedTuple):
     finish: Finish = "stop"
     cut: int = -1
     error: EngineError | None = None
+
+
+def _kind(ask: Generate) -> tuple[Sampling, int]:
+    return ask.sampling, num_marks(ask)
 
 
 class Batch:
@@ -84,7 +76,7 @@ class Batch:
         self.prefixes = Prefixes(prefix_bytes if forward.reuses else 0)
         self.num_rows = 0
         self._rows: list[_Row] = []
-        self._kinds: Counter[Sampling] = Counter()
+        self._kinds: Counter[tuple[Sampling, int]] = Counter()  # sampling and number of marks -> rows
         self._stops = frozenset(stops)
         self._ends = torch.zeros(language.vocab_size, dtype=torch.bool, device=device)
         self._ends[[i for i in stops if i < language.vocab_size]] = True
@@ -95,10 +87,11 @@ class Batch:
         self._count = np.zeros(0, dtype=np.int64)  # tokens drawn: the last one is still to go through
         self._limit = np.zeros(0, dtype=np.int64)
         # On the device, a line for each row.
-        self._reals = torch.zeros(0, 6, dtype=torch.float64, device=device)
+        self._reals = torch.zeros(0, 7, dtype=torch.float64, device=device)
         self._wholes = torch.zeros(0, 3, dtype=torch.int64, device=device)
         self._uniforms = torch.zeros(0, BLOCK, dtype=torch.float64, device=device)
-        self._drawn = torch.zeros(0, 3, 0, dtype=torch.float64, device=device)  # token, logp, logq by position
+        self._drawn = torch.zeros(0, 3, 0, dtype=torch.float64, device=device)  # token, logp, logq, marks
+        self._exponents = torch.ones(0, 0, dtype=torch.float64, device=device)
         self._codes = torch.zeros(0, dtype=torch.uint8, device=device)
 
     @property
@@ -112,36 +105,11 @@ class Batch:
         if self.num_rows + len(jobs) > self.max_rows:
             raise ValueError(f"{self.num_rows} rows run and {len(jobs)} want to join, more than {self.max_rows}")
         done: list[Done] = []
-        for part in self._parts(jobs, [len(job.ids) for job in jobs]):
+        for part in parts(jobs, [len(job.ids) for job in jobs], self.prefixes, self.language.vocab_size):
             done += self._join(part)
         return done
 
-    def _parts(self, jobs: Sequence[Job], known: Sequence[int]) -> list[list[_Plan]]:
-        """Contexts in groups that go through the model at once: of like length, and not too many. The logits after
-        position `known` - 1 are wanted, so that token runs whatever is at hand."""
-        sharing: dict[tuple[int, ...], list[Job]] = {}
-        plans = []
-        for job, upto in zip(jobs, known, strict=True):
-            if job.ids in sharing and isinstance(job.ask, Generate):
-                sharing[job.ids].append(job)
-            else:
-                match = self.prefixes.longest(job.ids[: upto - 1])
-                plans.append(_Plan(job.ids, [job], match.length, match.saved))
-                sharing[job.ids] = plans[-1].jobs
-        parts: list[list[_Plan]] = []
-        line = 4 * self.language.vocab_size
-        for plan in sorted(plans, key=lambda plan: plan.num_new):
-            part = parts[-1] if parts else []
-            scored = plan.jobs[0].ask
-            kept = len(scored.completion) if isinstance(scored, Likelihood) else 1
-            fits = (len(part) + 1) * max(line * kept / LOGIT_BYTES, plan.num_new / PREFILL_TOKENS) <= 1
-            if part and fits and plan.num_new <= 2 * part[0].num_new + 16:
-                part.append(plan)
-            else:
-                parts.append([plan])
-        return parts
-
-    def _join(self, part: list[_Plan]) -> list[Done]:
+    def _join(self, part: list[Plan]) -> list[Done]:
         jobs = [plan.jobs[0] for plan in part] + [job for plan in part for job in plan.jobs[1:]]
         leader = [*range(len(part)), *(i for i, plan in enumerate(part) for _ in plan.jobs[1:])]
         first, end = self.num_rows, self.num_rows + len(jobs)
@@ -159,13 +127,13 @@ class Batch:
             self._enter(jobs, lengths[leader])
             self._draw(slice(first, end), logits, pick, self._banned(jobs))
         except Exception as error:
-            self._kinds.subtract(row.ask.sampling for row in self._rows[first:])
+            self._kinds.subtract(_kind(row.ask) for row in self._rows[first:])
             del self._rows[first:]
             return fail(jobs, error)
         self.num_rows = end
         return self._leave(range(first, end), ())
 
-    def _extend(self, part: list[_Plan], ids: Sequence[tuple[int, ...]], keep: int) -> Tensor:
+    def _extend(self, part: list[Plan], ids: Sequence[tuple[int, ...]], keep: int) -> Tensor:
         """Computes contexts in the rows behind those that run: logits (N, keep, V)."""
         for row, plan in enumerate(part, self.num_rows):
             if plan.saved is not None:
@@ -176,19 +144,25 @@ class Batch:
 
     def _enter(self, jobs: list[Job], lengths: Ints) -> None:
         first, end = self.num_rows, self.num_rows + len(jobs)
-        self._grow(end)
         asks = [job.ask for job in jobs if isinstance(job.ask, Generate)]
+        self._grow(end)
+        self._widen(asks)
         self._rows += [_Row(job, ask, Key(ask.seed).generator()) for job, ask in zip(jobs, asks, strict=True)]
-        self._kinds.update(ask.sampling for ask in asks)
+        self._kinds.update(map(_kind, asks))
         self._held[first:end], self._count[first:end] = lengths, 0
         self._limit[first:end] = [ask.max_tokens for ask in asks]
         reals, wholes = [], []
         for ask in asks:
             temperature, top_k, top_p, min_p = ask.sampling
-            reals.append((temperature, top_p, min_p, *(ask.floor or (0.0, -math.inf)), 0.0))
+            floor = ask.floor or Floor(0.0, -math.inf)
+            power = 1 / temperature if falls(floor.alpha, temperature) else math.nan
+            reals.append((temperature, top_p, min_p, *floor, 0.0, power))
             wholes.append((0, top_k, self._line(ask.stop)))
         self._reals[first:end] = torch.tensor(reals, dtype=torch.float64).to(self.device)
         self._wholes[first:end] = torch.tensor(wholes, dtype=torch.int64).to(self.device)
+        for row, ask in enumerate(asks, first):
+            if num_marks(ask):
+                self._exponents[row, : len(ask.exponents)] = torch.tensor(ask.exponents, dtype=torch.float64)
         self._refill(np.arange(first, end))
 
     def _line(self, stop: tuple[str, ...]) -> int:
@@ -216,6 +190,15 @@ class Batch:
             torch.cat([rows, rows.new_zeros(more, *rows.shape[1:])])
             for rows in (self._reals, self._wholes, self._uniforms, self._drawn, self._codes)
         )
+        self._exponents = torch.cat([self._exponents, self._exponents.new_ones(more, self._exponents.shape[1])])
+
+    def _widen(self, asks: Sequence[Generate]) -> None:
+        """Room for what the tokens of `asks` are marked with."""
+        wide = max(map(num_marks, asks))
+        if (more := 3 + wide - self._drawn.shape[1]) > 0:
+            self._drawn = F.pad(self._drawn, (0, 0, 0, more))
+        if (more := wide - 1 - self._exponents.shape[1]) > 0:
+            self._exponents = F.pad(self._exponents, (0, more), value=1.0)
 
     def _refill(self, rows: Ints) -> None:
         """The next block of uniforms: token t of a row is drawn with number t of its seed's stream."""
@@ -253,7 +236,8 @@ class Batch:
         reals, wholes = self._reals[part], self._wholes[part]
         count = torch.from_numpy(self._count[part].copy()).to(self.device)
         uniforms = self._uniforms[part].gather(1, (count % BLOCK)[:, None])[:, 0]
-        kinds = [kind for kind, num in self._kinds.items() if num > 0]
+        running = [kind for kind, num in self._kinds.items() if num > 0]
+        kinds, wide = [kind for kind, _ in running], max(width for _, width in running)
         filters = Filters(
             reals[:, TEMPERATURE],
             wholes[:, TOP_K],
@@ -264,7 +248,10 @@ class Batch:
             ranked=any(kind.top_k > 0 or kind.top_p < 1 for kind in kinds),
             cut=any(kind.min_p > 0 for kind in kinds),
         )
-        drawn = draw(logits, filters, uniforms, pick, banned)
+        exponents = self._exponents[part, : wide - 1] if wide else None
+        drawn = draw(logits, filters, uniforms, pick, banned, exponents)
+        # Of any token that the law keeps, logp / temperature - logq is its log Z: see types.Floor.
+        most = reals[:, RUNNING] + reals[:, POWER] * drawn.logp - drawn.logq
         reals[:, RUNNING] += reals[:, ALPHA] * drawn.logp - drawn.logq
         wholes[:, TOKEN] = drawn.tokens
         longest = int(self._count[part].max()) + 1
@@ -272,13 +259,15 @@ class Batch:
             more = self._drawn.new_zeros(*self._drawn.shape[:2], max(32, longest // 2))
             self._drawn = torch.cat([self._drawn, more], dim=2)
         rows = torch.arange(part.start, part.stop, device=self.device)
-        self._drawn[rows, :, count] = torch.stack([drawn.tokens.double(), drawn.logp, drawn.logq], dim=1)
+        numbers = [drawn.tokens.double()[:, None], drawn.logp[:, None], drawn.logq[:, None], drawn.marks]
+        self._drawn[rows, : 3 + wide, count] = torch.cat(numbers, dim=1)
         self._codes[part] = (
             self._ends[drawn.tokens] * EOS
             + (reals[:, RUNNING] < reals[:, VALUE]) * FLOOR
             + self._table[wholes[:, WATCHED], drawn.tokens] * WATCH
             + drawn.stuck * STUCK
             + torch.isnan(drawn.logp) * BROKEN
+            + (most < reals[:, VALUE]) * DOOMED
         ).to(torch.uint8)
         self._count[part] += 1
 
@@ -292,13 +281,12 @@ class Batch:
         ended: list[_Ended] = []
         if looked:
             longest = int(self._count[looked].max())
-            numbers = self._drawn[torch.tensor(looked, device=self.device), :, :longest].cpu()
-            tokens = numbers[:, 0].long().tolist()
-            for row, ids, logp, logq in zip(
-                looked, tokens, numbers[:, 1].tolist(), numbers[:, 2].tolist(), strict=True
-            ):
-                count, at = int(self._count[row]), row - rows.start
-                drawn = Drawn(ids[:count], logp[:count], logq[:count])
+            numbers = self._drawn[torch.tensor(looked, device=self.device), :, :longest].cpu().numpy()
+            for row, line in zip(looked, numbers, strict=True):
+                at, wide = row - rows.start, num_marks(self._rows[row].ask)
+                ids, logp, logq, *marks = line[: 3 + wide, : self._count[row]]
+                marked = np.stack(marks, axis=1).tolist() if wide else []
+                drawn = Drawn(ids.astype(np.int64).tolist(), logp.tolist(), logq.tolist(), marked)
                 end = self._end(row, int(codes[at]), drawn, bool(full[at]))
                 if end is not None:
                     ended.append(end)
@@ -315,6 +303,8 @@ class Batch:
         if code & STUCK:
             text = f"nothing but the forbidden first token {ask.forbid_first} can be drawn"
             return _Ended(row, drawn, shown, error=BadRequest(text))
+        if code & DOOMED:  # known before the last token was drawn, so it is not
+            return _Ended(row, drawn.upto(len(drawn.tokens) - 1), drawn.tokens[:-1], finish="floor")
         if code & FLOOR:
             return _Ended(row, drawn, shown, finish="floor")
         cut = self.language.cut(ask.prefix, shown, ask.stop) if code & WATCH else -1
@@ -332,9 +322,13 @@ class Batch:
                 done.append(Done(job.tag, failed(end.error)))
                 continue
             text = texts[i] if i in texts else self.language.continued(ask.prefix, end.shown)
-            text = text if end.cut < 0 else text[: end.cut]
+            gone = 0 if end.cut < 0 else len(text) - end.cut  # characters, from the stop string on
+            if "whole" in ask.want and ask.prefix:
+                text = self.language.texts([[*ask.prefix, *end.shown]])[0]
+            text = text[: len(text) - gone]
             done.append(Done(job.tag, completion(ask, len(job.ids), end.drawn, text, end.finish)))
-            if "tokens" in ask.want and self.forward.reuses:  # who asked for the ids may continue from them
+            # Who asked for the ids may continue from them, but not from what was given up.
+            if "tokens" in ask.want and end.finish != "floor" and self.forward.reuses:
                 ids = (*job.ids, *end.drawn.tokens[:-1])
                 self.prefixes.put(ids, self.forward.save(end.row, len(ids)))
         return done
@@ -348,13 +342,13 @@ class Batch:
         holes = sorted(row for row in out if row < left)
         movers = [row for row in range(left, self.num_rows) if row not in out]
         for row in out:
-            self._kinds[self._rows[row].ask.sampling] -= 1
+            self._kinds[_kind(self._rows[row].ask)] -= 1
         if holes:
             to, source = (torch.tensor(rows, device=self.device) for rows in (holes, movers))
             self.forward.copy(to, source, int(self._held[movers].max()))
             for host in (self._held, self._count, self._limit):
                 host[holes] = host[movers]
-            for device in (self._reals, self._wholes, self._uniforms, self._drawn):
+            for device in (self._reals, self._wholes, self._uniforms, self._drawn, self._exponents):
                 device[to] = device[source]
             for hole, mover in zip(holes, movers, strict=True):
                 self._rows[hole] = self._rows[mover]
@@ -368,7 +362,8 @@ class Batch:
         """Likelihood jobs: the log-probabilities of their completions, computed behind the rows that run."""
         done: list[Done] = []
         given = [job.ask.completion if isinstance(job.ask, Likelihood) else () for job in jobs]
-        for part in self._parts(jobs, [len(job.ids) - len(ids) for job, ids in zip(jobs, given, strict=True)]):
+        known = [len(job.ids) - len(ids) for job, ids in zip(jobs, given, strict=True)]
+        for part in parts(jobs, known, self.prefixes, self.language.vocab_size):
             asked = [plan.jobs[0] for plan in part]
             try:
                 done += self._score(part, asked)
@@ -376,7 +371,7 @@ class Batch:
                 done += fail(asked, error)
         return done
 
-    def _score(self, part: list[_Plan], jobs: list[Job]) -> list[Done]:
+    def _score(self, part: list[Plan], jobs: list[Job]) -> list[Done]:
         ids = [job.ids[:-1] for job in jobs]  # what follows the last token is not wanted
         self.forward.reserve(self.num_rows + len(part), max(map(len, ids)), self.num_rows)
         asks = [job.ask for job in jobs if isinstance(job.ask, Likelihood)]

@@ -138,7 +138,8 @@ class Prefixes:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
         self._entries: OrderedDict[int, _Entry] = OrderedDict()  # by the hash of all ids, oldest use first
-        self._owner: dict[int, int] = {}  # hash of a prefix -> hash of an entry that begins so
+        self._owner: dict[int, int] = {}  # hash of a prefix -> hash of an entry that begins so, or has left
+        self._count: dict[int, int] = {}  # hash of a prefix -> how many entries begin so
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -147,12 +148,23 @@ class Prefixes:
         """The entry that shares the longest prefix with `ids`."""
         hashes = _hashes(ids)
         for length in range(len(ids), 0, -1):
-            owner = self._owner.get(hashes[length - 1])
-            entry = None if owner is None else self._entries.get(owner)
-            if owner is not None and entry is not None and entry.ids[:length] == tuple(ids[:length]):
-                self._entries.move_to_end(owner)
-                return Match(length, entry.saved)
+            if hashes[length - 1] in self._count:
+                owner = self._owner[hashes[length - 1]]
+                if owner not in self._entries:
+                    owner = self._inherit(hashes, tuple(ids[:length]))
+                entry = self._entries.get(owner)
+                if entry is not None and entry.ids[:length] == tuple(ids[:length]):
+                    self._entries.move_to_end(owner)
+                    return Match(length, entry.saved)
         return Match(0, None)
+
+    def _inherit(self, hashes: Sequence[int], ids: tuple[int, ...]) -> int:
+        """An entry that begins with `ids`, as the one that was known for it has left; looked for when it is missed."""
+        for heir in reversed(self._entries):
+            if self._entries[heir].ids[: len(ids)] == ids:
+                self._owner.update(dict.fromkeys(hashes[: len(ids)], heir))
+                return heir
+        return 0
 
     def put(self, ids: Sequence[int], saved: Saved) -> None:
         """Keeps the keys and values of `ids`. What exceeds the bound leaves, the longest unused first."""
@@ -163,16 +175,19 @@ class Prefixes:
         self._entries[hashes[-1]] = _Entry(tuple(ids), saved, num_bytes)
         self.num_bytes += num_bytes
         self._owner.update(dict.fromkeys(hashes, hashes[-1]))
+        for prefix in hashes:
+            self._count[prefix] = self._count.get(prefix, 0) + 1
         while self.num_bytes > self.max_bytes:
-            gone, entry = self._entries.popitem(last=False)
+            _, entry = self._entries.popitem(last=False)
             self.num_bytes -= entry.num_bytes
             for prefix in _hashes(entry.ids):
-                if self._owner.get(prefix) == gone:
-                    del self._owner[prefix]
+                self._count[prefix] -= 1
+                if not self._count[prefix]:
+                    del self._count[prefix], self._owner[prefix]
 
     def clear(self) -> None:
-        self._entries.clear()
-        self._owner.clear()
+        for known in (self._entries, self._owner, self._count):
+            known.clear()
         self.num_bytes = 0
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from samplewise.engines.base import failed
+from samplewise.engines.law import check_exponents
 from samplewise.errors import BadRequest, ContextOverflow, EngineError, EngineUnavailable
 from samplewise.types import Ask, Completion, Finish, Generate, Likelihood, Sampling, Usage
 
@@ -34,6 +35,11 @@ class Drawn(NamedTuple):
     tokens: list[int]
     logp: list[float]
     logq: list[float]
+    marks: list[tuple[float, ...]]  # certainty and log Z of each token, where they were wanted
+
+    def upto(self, num: int) -> Drawn:
+        """The first `num` tokens."""
+        return Drawn(self.tokens[:num], self.logp[:num], self.logq[:num], self.marks[:num])
 
 
 def given(ask: Ask) -> tuple[int, ...]:
@@ -53,7 +59,8 @@ def prepare(ask: Ask, tag: Any, language: Language, max_context: int | None) -> 
     if isinstance(ask, Likelihood) and not ask.completion:
         return Completion("", "stop", Usage(1, len(ids)), (), (), (), 0.0)
     if isinstance(ask, Generate) and ask.max_tokens == 0:
-        return completion(ask, len(ids), Drawn([], [], []), "", "length")
+        text = language.texts([ask.prefix])[0] if "whole" in ask.want else ""
+        return completion(ask, 0, Drawn([], [], [], []), text, "length")  # nothing is computed, nothing is charged
     return Job(ask, ids, tag)
 
 
@@ -66,6 +73,7 @@ def _check(ask: Ask, num_tokens: int, vocab_size: int, max_context: int | None) 
             raise BadRequest(f"max_tokens must be 0 or more, got {ask.max_tokens}")
         if ask.forbid_first is not None and not 0 <= ask.forbid_first < vocab_size:
             raise BadRequest(f"forbid_first must be 0 to {vocab_size - 1}, got {ask.forbid_first}")
+        check_exponents(ask)
         _check_sampling(ask.sampling)
     full = num_tokens + (isinstance(ask, Generate) and ask.max_tokens > 0)
     if max_context is not None and full > max_context:
@@ -93,7 +101,14 @@ def completion(ask: Generate, num_prompt: int, drawn: Drawn, text: str, finish: 
         logp=tuple(drawn.logp) if "logp" in want else None,
         logq=tuple(drawn.logq) if "logq" in want else None,
         logp_sum=math.fsum(drawn.logp),
+        logz=tuple(tuple(marks[1 : 1 + len(ask.exponents)]) for marks in drawn.marks) if "logz" in want else None,
+        certainty=tuple(marks[0] for marks in drawn.marks) if "certainty" in want else None,
     )
+
+
+def num_marks(ask: Generate) -> int:
+    """How many numbers a token of this ask is marked with, beside its log-probabilities."""
+    return 1 + len(ask.exponents) if "logz" in ask.want or "certainty" in ask.want else 0
 
 
 def engine_error(error: Exception) -> EngineError:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 SCRATCH_BYTES = 1 << 28  # float64 laws held at once
+LAWS = 5  # of a row that are held together
 
 
 class Filters(NamedTuple):
@@ -43,16 +44,25 @@ class Drawn(NamedTuple):
     logp: Tensor  # (N,) float64, under the model at temperature 1
     logq: Tensor  # (N,) float64, under the law drawn from, before any ban
     stuck: Tensor  # (N,) bool: nothing was left to draw
+    marks: Tensor  # (N, 1 + E) float64: certainty, and log Z at each exponent; (N, 0) where they are not wanted
 
 
-def draw(logits: Tensor, filters: Filters, uniforms: Tensor, pick: Tensor | None, banned: Tensor | None) -> Drawn:
+def draw(
+    logits: Tensor,
+    filters: Filters,
+    uniforms: Tensor,
+    pick: Tensor | None = None,
+    banned: Tensor | None = None,
+    exponents: Tensor | None = None,
+) -> Drawn:
     """One token for each of N rows.
 
     `logits` (M, V); row n reads line `pick[n]`, or line n. `uniforms` (N,) in [0, 1). `banned` (N,) is a token that is
-    not drawn, or -1; it leaves `logq` as it was (engines/toy.py).
+    not drawn, or -1; it leaves `logq` as it was (engines/toy.py). `exponents` (N, E): what `marks` are wanted at, for
+    the price of another pass over the vocabulary each.
     """
     num = len(uniforms)
-    size = max(1, SCRATCH_BYTES // (8 * 4 * logits.shape[-1]))
+    size = max(1, SCRATCH_BYTES // (8 * LAWS * logits.shape[-1]))
     parts = []
     for start in range(0, num, size):
         part = slice(start, min(num, start + size))
@@ -62,8 +72,16 @@ def draw(logits: Tensor, filters: Filters, uniforms: Tensor, pick: Tensor | None
         allowed = law if banned is None else _without(law, banned[part])
         tokens, stuck = draw_tokens(allowed, uniforms[part])
         index = tokens[:, None]
-        parts.append(Drawn(tokens, logp.gather(1, index)[:, 0], law.gather(1, index)[:, 0], stuck))
+        noted = logp.new_zeros(len(logp), 0) if exponents is None else marks(logp, exponents[part])
+        parts.append(Drawn(tokens, logp.gather(1, index)[:, 0], law.gather(1, index)[:, 0], stuck, noted))
     return parts[0] if len(parts) == 1 else Drawn(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def marks(logp: Tensor, exponents: Tensor) -> Tensor:
+    """Certainty and log Z (N, 1 + E), as in engines/law.py, of log-probabilities (N, V) and exponents (N, E)."""
+    columns = [-logp.mean(-1) - math.log(logp.shape[-1])]
+    columns += [torch.logsumexp(logp * exponents[:, i : i + 1], dim=-1) for i in range(exponents.shape[1])]
+    return torch.stack(columns, dim=1)
 
 
 def log_probs(logits: Tensor) -> Tensor:

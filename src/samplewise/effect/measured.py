@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from samplewise.effect.ideas import LeakyArm, find_leaks
 from samplewise.evaluate import Outcomes, load
 from samplewise.keys import Key
 from samplewise.measure import (
@@ -61,6 +62,7 @@ class Effect(NamedTuple):
     divergence: Divergence
     findings: Findings
     verdict: Verdict
+    leaks: tuple[LeakyArm, ...] = ()  # thinkers' ideas that hold the answer of their own draws
 
 
 class _Read(NamedTuple):
@@ -139,7 +141,8 @@ def measure_effect(
     )
     ever = (np.nanmax(each.outcomes.graded.grades[:, :num], axis=1) for each in (base, mixed))
     moved = count_transitions(*(np.round(each) for each in ever))
-    return Effect(num, afforded, rows, moved, gain, dispersion, divergence, findings, give_verdict(findings))
+    said, leaks = give_verdict(findings), find_leaks(store, mix)
+    return Effect(num, afforded, rows, moved, gain, dispersion, divergence, findings, said, leaks)
 
 
 def _read(store: Store, run: Run) -> _Read:

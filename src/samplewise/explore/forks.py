@@ -1,0 +1,40 @@
+"""Which rows are forks: rows with a choice, and with more entropy than most rows of their group so far.
+
+The threshold of a group is a quantile of the entropies it has met, kept as a histogram, so that no group's depends on
+another's. Cost: the entropies of all rows, one pass over (N, V).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import Layout
+from .learn import without
+
+BINS, WIDEST = 256, 12.0  # nats; the uniform law over 160,000 tokens has 12
+
+
+class Forks:
+    """The running threshold of each group."""
+
+    def __init__(self, share: float, device: torch.device) -> None:
+        self.share = share
+        self.counts = torch.zeros(0, BINS, device=device)
+
+    def open(self) -> None:
+        self.counts = torch.cat([self.counts, self.counts.new_zeros(1, BINS)])
+
+    def close(self, place: int) -> None:
+        self.counts = without(self.counts, place)
+
+    def among(self, layout: Layout, entropy: Tensor) -> Tensor:
+        """True for the rows (G, K) that are in the group's upper `share`, this step counted, and are not certain."""
+        padded = layout.pad(entropy)
+        bins = (padded * (BINS / WIDEST)).long().clamp(0, BINS - 1)
+        live = torch.from_numpy(layout.live).to(entropy.device)
+        lines = self.counts[live].scatter_add_(1, bins, layout.mask.to(self.counts.dtype))
+        self.counts[live] = lines
+        above = lines.flip(1).cumsum(1).flip(1)  # rows in this bin or a higher one
+        keep = above.gather(1, bins) <= self.share * lines.sum(1, keepdim=True).clamp(min=1.0 / self.share)
+        return keep & layout.mask & (padded > 1e-3)

@@ -1,0 +1,198 @@
+"""Latent stratified sampling: a memory of which tokens siblings took in like contexts, and draws that even it out.
+
+For a row with key k and law p (temperature and filters applied), over the group's draws (k_j, z_j) so far:
+
+    w_j  = exp(-(1 - k . k_j) / sigma)            how alike the contexts are        N = sum_j w_j
+    n(z) = sum_j w_j S(z, z_j)                    what siblings took here           S: synonyms share counts
+    m(z) = N sum_z' S(z, z') p(z')                what they should have taken
+    p'(z) in proportion to p(z) clip(((m + c) / (n + c))^strength, e^-limit, e^limit), then (1 - safe) p' + safe p
+
+It stratifies, it does not flatten: branches that were taken too often go down, and those taken too seldom up, towards
+the model's own proportions. A token with little p and no likely synonym has m and n near 0 and keeps its odds: junk
+is not promoted.
+
+Rows of a step are visited one after another in a random order, each seeing what those before it drew; without that
+(`lag`), rows in lockstep never meet a context that the memory knows. So the policy draws its own tokens. Only
+candidates move; the rest of the law is one more bucket with factor 1. Only rows with a choice are remembered, and a
+row acts only where some sibling's context is near.
+
+Cost: keys (N, d) x (d, r); cosines (G, K, K) and (G, K, memory); for acting rows the candidates' directions (Q, U,
+d), and one short loop over the rows of a cluster, all clusters at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import counters
+from .base import Advice, Head, Layout, Rows
+from .clusters import Clusters, Keys, Shared, clusters, drawn_within, forks, outside, shared, similarity
+from .learn import without
+from .settings import Lss
+
+NEAR = 0.01  # a weight w from which a context counts as near
+FIRST = 64  # draws that a memory has room for at first
+NEAREST = 64  # draws that a cluster looks up in the memory
+
+
+class LssPolicy:
+    """Groups of one `Lss`."""
+
+    def __init__(self, settings: Lss, head: Head) -> None:
+        self.settings, self.head = settings, head
+        self.keys = Keys(head, settings.width, settings.centre)
+        self.seeds = np.zeros(0, dtype=np.uint64)
+        self.held = np.zeros(0, dtype=np.int64)  # draws of a group that its memory was ever given
+        self.tally = np.zeros((0, 2))  # rows seen, rows that acted
+        device = head.weight.device
+        self.memory = torch.zeros(0, min(FIRST, settings.memory), self.keys.dim, device=device)  # raw keys, a ring
+        self.taken = torch.zeros(0, self.memory.shape[1], dtype=torch.int64, device=device)
+        self._last: tuple[Layout, Tensor, Tensor] | None = None
+
+    def open(self, seed: int) -> None:
+        self.keys.open()
+        self.seeds = np.append(self.seeds, np.uint64(seed))
+        self.held = np.append(self.held, 0)
+        self.tally = np.concatenate([self.tally, np.zeros((1, 2))])
+        self.memory = torch.cat([self.memory, self.memory.new_zeros(1, *self.memory.shape[1:])])
+        self.taken = torch.cat([self.taken, self.taken.new_zeros(1, self.taken.shape[1])])
+
+    def close(self, place: int) -> Mapping[str, float]:
+        seen, guided = self.tally[place].tolist()
+        remembered = float(min(self.held[place], self.settings.memory))
+        self.keys.close(place)
+        self.seeds, self.held = np.delete(self.seeds, place), np.delete(self.held, place)
+        self.tally = np.delete(self.tally, place, axis=0)
+        self.memory, self.taken = without(self.memory, place), without(self.taken, place)
+        self._last = None
+        return {"seen": seen, "guided": guided, "remembered": remembered}
+
+    def warm(self, place: int, deep: Tensor, shallow: Tensor) -> None:
+        return None
+
+    # ------------------------------------------------------------------------------------------------------- a step
+
+    def advise(self, rows: Rows) -> Advice | None:
+        own, layout, law = self.settings, rows.layout, rows.law.double()
+        self.tally[layout.live, 0] += layout.counts.cpu().numpy()
+        if own.strength == 0:
+            return None
+        taking = forks(layout, law)
+        live = torch.from_numpy(layout.live).to(law.device)
+        raw = self.keys.raw(layout, rows.deep)
+        self._last = (layout, raw, taking)
+        if not bool(taking.any()):
+            return None
+        unit = self.keys.unit(live, raw)
+        siblings = torch.exp((torch.bmm(unit, unit.transpose(1, 2)) - 1) / own.sigma)  # (G, K, K) w
+        siblings = siblings * (taking[:, :, None] & taking[:, None, :])
+        siblings.diagonal(dim1=1, dim2=2).zero_()
+        past = self._past(layout, live, unit)  # (G, K, memory) w
+        acting = taking & ((past.sum(-1) > NEAR) | (siblings.sum(-1) > NEAR) & (not own.lag))
+        if not bool(acting.any()):
+            return None
+        near = (siblings > NEAR) if not own.lag else torch.zeros_like(siblings, dtype=torch.bool)
+        near = near | torch.eye(near.shape[1], dtype=torch.bool, device=near.device)
+        seeds, at = self.seeds[layout.group], (layout.sample, rows.position)
+        found = clusters(layout, near, acting, counters.words(seeds, counters.ORDER, *at), least=1)
+        assert found is not None, "acting rows are in clusters"
+        choice = shared(law, found, own.candidates)
+        uniform = torch.from_numpy(counters.uniforms(seeds, counters.DRAW, *at)).to(law.device)[found.rows]
+        picked, logq = self._drawn(layout, found, choice, siblings, past, uniform)
+        tokens = outside(law, found, choice, picked, seeds, at)
+        plain = choice.mass[..., -1].clamp(min=1e-300).log()
+        beyond = law[found.rows, tokens] - plain  # of a token, given that it is the rest
+        logq = torch.where(picked == choice.rest, logq + beyond, logq)
+        act = found.rows[found.mask]
+        self.tally[:, 1] += np.bincount(layout.group[act.cpu().numpy()], minlength=len(self.tally))
+        return Advice(act, tokens=tokens[found.mask], logq=logq[found.mask])
+
+    def _past(self, layout: Layout, live: Tensor, unit: Tensor) -> Tensor:
+        """Weights (G, K, J) of the draws in memory."""
+        held = np.minimum(self.held[layout.live], self.settings.memory)
+        upto = int(held.max())
+        if upto == 0:
+            return unit.new_zeros(*unit.shape[:2], 0)
+        memory = self.memory[:, :upto] if len(live) == len(self.memory) else self.memory[live, :upto]
+        weights = torch.exp((torch.bmm(unit, self.keys.unit(live, memory).transpose(1, 2)) - 1) / self.settings.sigma)
+        there = torch.arange(upto) < torch.from_numpy(held)[:, None]
+        return weights * there.to(weights.device)[:, None]
+
+    def _drawn(
+        self, layout: Layout, found: Clusters, choice: Shared, siblings: Tensor, past: Tensor, uniform: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What each row picks (Q, M) among the candidates, the rest being number U, and log-probabilities (Q, M)."""
+        own, (num, most) = self.settings, found.mask.shape
+        alike = similarity(self.head, choice.tokens, choice.tokens)  # (Q, U, U) S
+        expected = choice.mass[..., :-1] @ alike  # (Q, M, U), of one draw in this very context
+        line = found.line[:, None]
+        counts = torch.zeros_like(expected)  # n
+        weight = counts.new_zeros(num, most)  # N
+        if past.shape[-1]:
+            weights = past[line, found.column]  # (Q, M, J)
+            top = weights.amax(1).topk(min(NEAREST, weights.shape[-1]), dim=-1).indices  # (Q, J)
+            weights = weights.gather(2, top[:, None].expand(-1, most, -1)).double()
+            live = torch.from_numpy(layout.live).to(top.device)
+            others = self.taken[live[found.line][:, None], top]
+            counts = weights @ similarity(self.head, choice.tokens, others).transpose(1, 2)
+            weight = weights.sum(-1)
+        if own.lag or most == 1:
+            mass = self._moved(choice.mass, expected, counts, weight)
+            picked = drawn_within(mass, uniform)
+            return picked, _log_picked(mass, picked)
+        pairs = siblings[line[..., None], found.column[:, :, None], found.column[:, None, :]].double()  # (Q, M, M)
+        pairs = pairs * found.mask[:, :, None]  # a place without a row draws nothing that counts
+        columns = torch.nn.functional.pad(alike, (0, 1)).transpose(1, 2)  # (Q, U + 1, U): the rest has no synonyms
+        each, everyone, logs = torch.arange(num, device=alike.device), [], []
+        for turn in range(most):
+            mass = self._moved(choice.mass[:, turn], expected[:, turn], counts[:, turn], weight[:, turn])
+            picked = drawn_within(mass, uniform[:, turn])
+            everyone.append(picked)
+            logs.append(_log_picked(mass, picked))
+            counts.addcmul_(pairs[:, turn, :, None], columns[each, picked][:, None])
+            weight += pairs[:, turn]
+        return torch.stack(everyone, dim=1), torch.stack(logs, dim=1)
+
+    def _moved(self, mass: Tensor, expected: Tensor, counts: Tensor, weight: Tensor) -> Tensor:
+        """The masses (..., U + 1) that are drawn from, up to a factor; the rest keeps its own."""
+        own = self.settings
+        more = torch.log((weight[..., None] * expected + own.count) / (counts + own.count)).mul_(own.strength)
+        moved = mass * torch.nn.functional.pad(more.clamp_(-own.limit, own.limit), (0, 1)).exp_()
+        return (1 - own.safe) * moved / moved.sum(-1, keepdim=True) + own.safe * mass if own.safe else moved
+
+    def _grow(self, num: int) -> None:
+        """Room for `num` draws of a group, up to the limit at which the ring closes."""
+        size = self.memory.shape[1]
+        if num > size < self.settings.memory:
+            more = min(self.settings.memory, max(num, 2 * size)) - size
+            self.memory = torch.nn.functional.pad(self.memory, (0, 0, 0, more))
+            self.taken = torch.nn.functional.pad(self.taken, (0, more))
+
+    def took(self, tokens: Tensor) -> None:
+        if self._last is None:
+            return
+        (layout, raw, taking), self._last = self._last, None
+        live = torch.from_numpy(layout.live).to(raw.device)
+        self.keys.add(layout, live, raw)
+        host = taking.cpu().numpy()
+        rank, counts = host.cumsum(1) - 1, host.sum(1)
+        line, column = np.nonzero(host & (rank >= (counts - self.settings.memory)[:, None]))  # the last that fit
+        if len(line) == 0:
+            return
+        self._grow(int((self.held[layout.live] + counts).max()))
+        place = layout.live[line]
+        slot = self.held[place] + rank[line, column]
+        slots, places = (torch.from_numpy(each).to(raw.device) for each in (slot % self.settings.memory, place))
+        lines, columns = (torch.from_numpy(each).to(raw.device) for each in (line, column))
+        self.memory[places, slots] = raw[lines, columns]
+        self.taken[places, slots] = layout.pad(tokens)[lines, columns]
+        self.held[layout.live] += counts
+
+
+def _log_picked(mass: Tensor, picked: Tensor) -> Tensor:
+    """Log-probabilities (...,) of what was picked."""
+    return torch.log(mass.gather(-1, picked[..., None])[..., 0] / mass.sum(-1))

@@ -1,0 +1,33 @@
+"""Which wording an arm's id stands for: the version of its family's texts, 1 where the id says nothing.
+
+Draws of an old wording and of a new one must not be pooled, so a change of words is another arm: raise the family's
+number here, and its ids become `idea.single~2/1` or `role~2/maths/03`. A test keeps a digest of every family's words
+and fails where words changed and the number did not. A text that is added at the end of a pool changes no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+VERSIONS: Mapping[str, int] = {
+    "backtranslate": 1,
+    "concept": 1,
+    "idea": 1,
+    "instruction": 1,
+    "irrelevant": 1,
+    "jabberwocky": 1,
+    "plan": 1,
+    "prefer": 1,
+    "remark": 1,
+    "rephrase": 1,
+    "role": 1,
+    "ssot": 1,
+    "step": 1,
+    "verbalized": 1,
+}
+
+
+def versioned(family: str) -> str:
+    """The family as ids have it: "idea.single" at version 1, "idea.single~2" at version 2."""
+    version = VERSIONS[family.partition(".")[0]]
+    return family if version == 1 else f"{family}~{version}"

@@ -1,0 +1,419 @@
+"""Chain samplers through the toy engine: what they ask, what they do with answers, what they tell."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from samplewise.engines.toy import Toy
+from samplewise.keys import Key
+from samplewise.numerics import log_normalise
+from samplewise.samplers.base import Sampler, Variant
+from samplewise.samplers.power import greedy, notes, power, summary
+from samplewise.samplers.power.chains import Chain, ChainsState
+from samplewise.samplers.power.cuts import Cuts, fixed_masses
+from samplewise.samplers.power.kernel import Kernel, expected_tokens
+from samplewise.samplers.power.metropolis import _power
+from samplewise.samplers.power.record import Record, falls, part_of, spliced
+from samplewise.samplers.power.report import split_r_hat
+from samplewise.types import Completion, Generate, Message, Sampling, Usage
+
+MESSAGES = (Message("user", "spell a word"),)
+ARMS = (Variant("direct", MESSAGES),)
+
+
+class Spelling(Toy):
+    """The toy engine, which gives the text of the whole response where it is wanted."""
+
+    def one(self, ask: Any) -> Completion:
+        completion = super().one(ask)
+        if isinstance(ask, Generate) and "whole" in ask.want and completion.tokens is not None:
+            return completion._replace(text=self.text((*ask.prefix, *completion.tokens)))
+        return completion
+
+
+TOY = Spelling(3, seed=2, scale=1.5)
+
+
+class Run:
+    """A whole run, with what was asked and answered."""
+
+    def __init__(self, sampler: Sampler[Any], key: Key, engine: Toy = TOY, arms: tuple[Variant, ...] = ARMS) -> None:
+        self.asks: list[Generate] = []
+        self.completions: list[Completion] = []
+        self.trace: list[Any] = []
+        self.state = sampler.init(arms)
+        answers: tuple[Completion, ...] = ()
+        while True:
+            self.state, step = sampler.step(key, self.state, answers)
+            self.trace.append(step.info)
+            if not step.asks:
+                break
+            answers = tuple(engine.one(ask) for ask in step.asks)
+            self.asks += [ask for ask in step.asks if isinstance(ask, Generate)]
+            self.completions += answers
+        self.pool = sampler.pool(self.state)
+        self.moves = [move for info in self.trace for move in (info or {}).get("moves", ())]
+        self.tokens = sum(completion.usage.completion_tokens for completion in self.completions)
+
+
+# --- the law of long runs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings", [{}, {"cuts": "own", "temperature": 0.7}, {"move": "isir"}, {"temperatures": (0.5, 1.0)}], ids=str
+)
+def test_chains_that_begin_in_the_law_stay_in_it(settings: dict[str, Any]) -> None:
+    """Chi-square of where 3,000 chains are after 20 steps, from exact draws of p^2. A sound sampler fails it at a fresh
+    key with odds of 1e-4; the key is fixed. One step would hide mutants that twenty show (see test_mutants)."""
+    num, alpha, horizon, key = 3000, 2.0, 3, Key(11)
+    logp = TOY.enumerate(MESSAGES, horizon)
+    records = list(logp)
+    law = np.exp(log_normalise([alpha * logp[r] for r in records]))
+    begun = key.generator().choice(len(records), size=num, p=law)
+    taus = settings.get("temperatures") or (settings.get("temperature", 1.0 / alpha),)
+    made = {i: record_of(records[i], taus) for i in set(begun.tolist())}
+    sampler = _power(alpha, 20, num, max_tokens=horizon, **settings)
+    chains = tuple(Chain(made[i], near=2) for i in begun.tolist())
+    state, answers = ChainsState(ARMS, chains, 2, 0.0, 20), ()
+    while True:
+        state, step = sampler.step(key, state, answers)
+        if not step.asks:
+            break
+        answers = tuple(TOY.one(ask) for ask in step.asks)
+    ends = [chain.record.tokens for chain in state.chains if chain.record is not None]
+    for name, of in {
+        "record": lambda r: r,
+        "length": len,
+        "ended": lambda r: r[-1] == TOY.eos,
+        "first": lambda r: r[0],
+    }.items():
+        assert odds_of(Counter(map(of, ends)), records, law * num, of) > 1e-4, name
+
+
+def odds_of(counts: Counter[Any], records: list[Any], expected: Any, of: Any) -> float:
+    """Odds of a chi-square as large, cells below 5 expected pooled."""
+    from scipy.special import chdtrc
+
+    means: dict[Any, float] = {}
+    for record, mean in zip(records, expected.tolist(), strict=True):
+        means[of(record)] = means.get(of(record), 0.0) + mean
+    assert set(counts) <= set(means), "a record that the model cannot give"
+    cells = [(mean, counts[at]) for at, mean in means.items() if mean >= 5.0]
+    rare = [(mean, counts[at]) for at, mean in means.items() if mean < 5.0]
+    if rare:
+        cells.append((sum(mean for mean, _ in rare), sum(count for _, count in rare)))
+    statistic = sum((count - mean) ** 2 / mean for mean, count in cells)
+    return float(chdtrc(max(1, len(cells) - 1), statistic))
+
+
+def record_of(tokens: tuple[int, ...], taus: tuple[float, ...]) -> Record:
+    rows = [TOY.next_logp(MESSAGES, tokens[:i]) for i in range(len(tokens))]
+    logp = tuple(float(row[t]) for row, t in zip(rows, tokens, strict=True))
+    logq = tuple(
+        tuple(lp / tau - float(np.log(np.exp(row / tau).sum())) for row, lp in zip(rows, logp, strict=True))
+        for tau in taus
+    )
+    return Record(tokens, logp, logq, TOY.text(tokens), tokens[-1] == TOY.eos)
+
+
+# --- savings ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"cuts": "own"},
+        {"cuts": "entropy"},
+        {"length_preference": 0.5},
+        {"length_preference": -0.5},
+        {"temperature": 0.6},
+        {"move": "isir", "tries": 3},
+        {"move": "isir", "tries": 2, "cuts": "own", "length_preference": 0.3},
+    ],
+    ids=str,
+)
+def test_giving_up_early_decides_as_going_on_does(settings: dict[str, Any]) -> None:
+    """On the same random numbers, the race of i-SIR included: the same records after every step, for fewer tokens."""
+    bills = []
+    ends = []
+    for early in (True, False):
+        runs = [Run(power(3.0, 15, 4, max_tokens=8, early=early, **settings), Key(k)) for k in range(6)]
+        bills.append(sum(run.tokens for run in runs))
+        ends.append([[(m["logp"], m["length"]) for m in run.moves] for run in runs])
+    assert ends[0] == ends[1]
+    assert bills[0] < bills[1]
+
+
+def test_tokens_are_counted_as_the_engine_drew_them() -> None:
+    run = Run(power(4.0, 20, 3, max_tokens=8), Key(3))
+    starts = sum(completion.usage.completion_tokens for completion in run.completions[:3])
+    assert sum(move["tokens"] for move in run.moves) == run.tokens - starts
+    assert run.state.tokens == run.tokens
+    told = summary(run.trace)
+    assert told["tokens"] == run.tokens - starts
+    assert told["steps"] == 60 == len(run.moves)
+
+
+def test_a_step_that_changes_nothing_asks_for_nothing() -> None:
+    sure = Spelling(2, seed=1, scale=60.0)  # every token is as good as certain
+    run = Run(power(4.0, 50, 2, max_tokens=6), Key(0), sure)
+    assert len(run.asks) == 2
+    assert {move["outcome"] for move in run.moves} <= {"same", "behind"}
+    assert summary(run.trace)["free"] == 100
+
+
+def test_the_redraw_goes_on_from_where_it_parts_and_never_repeats_the_token() -> None:
+    run = Run(power(2.0, 30, 1, max_tokens=6, early=False), Key(5))
+    asked = [(ask, c) for ask, c in zip(run.asks[1:], run.completions[1:], strict=True)]
+    assert asked
+    for ask, completion in asked:
+        assert ask.forbid_first is not None
+        assert completion.tokens is not None
+        assert completion.tokens[0] != ask.forbid_first
+        assert ask.max_tokens == 6 - len(ask.prefix)
+
+
+def test_the_ratio_in_the_trace_is_that_of_the_records() -> None:
+    """Recomputed from the model to 1e-6, for accepted steps: both records are known."""
+    alpha, run = 2.0, Run(power(2.0, 40, 1, max_tokens=6, temperature=0.8), Key(8))
+    before: tuple[int, ...] | None = None
+    state, sampler = ChainsState(ARMS, (Chain(),)), power(2.0, 40, 1, max_tokens=6, temperature=0.8)
+    answers: tuple[Completion, ...] = ()
+    seen = 0
+    while True:
+        state, step = sampler.step(Key(8), state, answers)
+        record = state.chains[0].record
+        moves = [m for m in step.info.get("moves", ()) if m["outcome"] == "accepted"]
+        if before is not None and record is not None and len(moves) == 1:
+            at = moves[0]["at"]
+            pair = [record_of(tokens, (0.8,)) for tokens in (record.tokens, before)]
+            sums = [math.fsum(alpha * p - q for p, q in zip(r.logp[at:], r.logq[0][at:], strict=True)) for r in pair]
+            assert moves[0]["log_ratio"] == pytest.approx(sums[0] - sums[1], abs=1e-6)
+            seen += 1
+        before = None if record is None else record.tokens
+        if not step.asks:
+            break
+        answers = tuple(TOY.one(ask) for ask in step.asks)
+    assert seen > 3
+    assert [c.text for c in run.pool.candidates] == [c.text for c in sampler.pool(state).candidates]
+
+
+# --- what else is asked -----------------------------------------------------------------------------------------------
+
+
+def test_the_text_is_that_of_the_whole_response() -> None:
+    for key in range(5):
+        run = Run(power(2.0, 20, 2, max_tokens=6), Key(key))
+        for candidate, chain in zip(run.pool.candidates, run.state.chains, strict=True):
+            assert chain.record is not None
+            assert candidate.text == TOY.text(chain.record.tokens)
+            assert candidate.num_tokens == len(chain.record.tokens)
+            assert candidate.logp_sum == pytest.approx(math.fsum(record_of(chain.record.tokens, (0.5,)).logp))
+
+
+def test_a_failed_step_leaves_the_record_as_it_was_and_is_counted() -> None:
+    sampler = power(1.5, 5, 1, max_tokens=6)
+    state, step = sampler.step(Key(1), sampler.init(ARMS), ())
+    state, step = sampler.step(Key(1), state, [TOY.one(ask) for ask in step.asks])
+    kept = state.chains[0].record
+    assert step.asks
+    state, step = sampler.step(Key(1), state, [Completion("", "error", Usage(1))])
+    assert next(m for m in step.info["moves"])["outcome"] == "failed"
+    assert state.chains[0].record == kept
+    assert sampler.pool(state).num_failed == 1
+
+
+def test_a_chain_whose_start_failed_is_not_in_the_pool() -> None:
+    sampler = power(4.0, 5, 3, max_tokens=6)
+    state, step = sampler.step(Key(1), sampler.init(ARMS), ())
+    answers = [TOY.one(ask) for ask in step.asks]
+    answers[1] = Completion("", "error", Usage(1))
+    state, _ = sampler.step(Key(1), state, answers)
+    assert (len(sampler.pool(state).candidates), sampler.pool(state).num_failed) == (2, 1)
+
+
+def test_a_run_goes_on_from_json_as_if_it_had_not_stopped() -> None:
+    sampler = power(2.0, 10, 2, max_tokens=6)
+    state, step = sampler.step(Key(4), sampler.init(ARMS), ())
+    for _ in range(3):
+        state, step = sampler.step(Key(4), state, [TOY.one(ask) for ask in step.asks])
+    again = json.loads(json.dumps(state))
+    assert again == json.loads(json.dumps(state))
+    one = sampler.step(Key(4), state, [TOY.one(ask) for ask in step.asks])
+    other = power(2.0, 10, 2, max_tokens=6).step(Key(4), state, [TOY.one(ask) for ask in step.asks])
+    assert repr(one) == repr(other)
+
+
+def test_blocks_grow_to_the_horizon_and_end_there() -> None:
+    run = Run(power(2.0, 6, 2, max_tokens=8, blocks=4, block_steps=2), Key(2))
+    assert run.asks[0].max_tokens == 2
+    assert {move["stage"] for move in run.moves} == {0, 1, 2, 3}
+    last = [move for move in run.moves if move["stage"] == 3]
+    assert len(last) == 12
+    assert all(c.finish == "stop" or c.num_tokens == 8 for c in run.pool.candidates)
+    assert all(len(ask.prefix) + ask.max_tokens in (2, 4, 6, 8) for ask in run.asks)
+
+
+def test_lambda_offsets_the_surprisal_of_the_pilots() -> None:
+    run = Run(power(3.0, 2, 1, max_tokens=6, length_preference="auto"), Key(6))
+    assert [ask.sampling.temperature for ask in run.asks[:2]] == [1.0, 1.0]
+    logp = [value for completion in run.completions[:2] for value in completion.logp or ()]
+    assert run.state.length_preference == pytest.approx(2.0 * -sum(logp) / len(logp))
+    told = [info["target"]["length_preference"] for info in run.trace if info and "target" in info]
+    assert told == [None, run.state.length_preference]
+
+
+def test_a_budget_is_turned_into_steps_before_the_chain_begins() -> None:
+    spent = [Run(power(2.0, 1, 2, max_tokens=8, budget_tokens=400), Key(k)) for k in range(8)]
+    assert all(run.state.num_steps > 5 for run in spent)
+    assert all(len(run.moves) == 2 * run.state.num_steps for run in spent)
+    assert 100 < sum(run.tokens for run in spent) / len(spent) < 500  # early rejection is not in the forecast
+
+
+def test_the_forecast_is_the_mean_over_cuts_and_coins() -> None:
+    """Against the sum over every cut and place, written out."""
+    record = record_of((0, 1, 2, 0), (0.5,))
+    kernel = Kernel(2.0, 6, Cuts("uniform", 4), Sampling(0.5), (0.5,), (1.0,))
+    masses = fixed_masses(kernel.cuts, 6)
+    stay = [math.exp(q) for q in record.logq[0]]
+    total = 0.0
+    for cut in range(4):
+        for place in range(cut, 4):
+            total += masses[cut] * math.prod(stay[cut:place]) * (1 - stay[place]) * (4 - place)
+    assert expected_tokens(kernel, record, masses) == pytest.approx(total)
+    plain = kernel._replace(jump=False)
+    assert expected_tokens(plain, record, masses) == pytest.approx(sum(masses[c] * (4 - c) for c in range(4)))
+
+
+def test_chains_take_their_arms_prompts_and_temperatures() -> None:
+    arms = (ARMS[0], Variant("cold", MESSAGES, {"temperature": 0.2}), Variant("rude", (Message("user", "spell, now"),)))
+    run = Run(power(2.0, 10, 3, max_tokens=6), Key(3), arms=arms)
+    assert [c.arm for c in run.pool.candidates] == ["direct", "cold", "rude"]
+    assert {(a.messages[0].content, a.sampling.temperature) for a in run.asks} == {
+        ("spell a word", 0.5),
+        ("spell a word", 0.2),
+        ("spell, now", 0.5),
+    }
+    cold = [ask for ask in run.asks if ask.sampling.temperature == 0.2]
+    assert all(ask.floor is None for ask in cold)  # 1 / 0.2 is above alpha: a token can add to the ratio
+
+
+def test_starts_are_drawn_by_weight_from_the_chains_own_arm() -> None:
+    arms = (ARMS[0], Variant("rude", (Message("user", "spell, now"),)))
+    run = Run(power(4.0, 1, 2, max_tokens=4, starts=20), Key(3), arms=arms)
+    assert len([ask for ask in run.asks if not ask.prefix and ask.forbid_first is None]) == 20
+    assert [ask.messages for ask in run.asks[:2]] == [arm.messages for arm in arms]
+
+
+def test_climbing_never_goes_down() -> None:
+    run = Run(greedy(30, 2, max_tokens=6), Key(0))
+    for chain in range(2):
+        climbed = [move["logp"] for move in run.moves if move["chain"] == chain]
+        assert all(high >= low - 1e-12 for low, high in itertools.pairwise(climbed))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"alpha": 0.5},
+        {"alpha": math.nan},
+        {"alpha": "4"},
+        {"steps": 0},
+        {"chains": 0},
+        {"max_tokens": 1.5},
+        {"temperature": 0.0},
+        {"cuts": "last"},
+        {"move": "swap"},
+        {"tries": 2},
+        {"move": "mtm", "tries": 0},
+        {"length_preference": "long"},
+        {"length_preference": math.inf},
+        {"temperatures": (0.5, 1.0), "top_k": 3},
+        {"temperatures": (0.0,)},
+        {"cuts": "entropy", "temperature": 1.0},
+        {"cuts": "entropy", "alpha": 1.0},
+        {"blocks": 0},
+        {"blocks": 9, "max_tokens": 8},
+        {"budget_tokens": 0},
+        {"budget_tokens": 10, "blocks": 2},
+        {"starts": 1, "chains": 2},
+        {"starts": 3, "blocks": 2},
+        {"top_p": 0.0},
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_misuse(settings: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        power(**settings)
+
+
+def test_where_a_ratio_can_only_fall() -> None:
+    assert falls(4.0, Sampling(0.25))
+    assert falls(4.0, Sampling(1.0))
+    assert falls(2.35, Sampling(1 / 2.35, top_k=3))
+    assert not falls(4.0, Sampling(0.2))
+    assert not falls(4.0, Sampling(1.5))
+    assert not falls(math.inf, Sampling(0.5))
+
+
+def test_what_is_no_complete_record_is_refused() -> None:
+    cut = Completion("ab", "floor", Usage(1), (0, 1), (-1.0, -1.0), (-1.0, -1.0))
+    part = part_of(cut, (1.0,))
+    assert part is not None
+    with pytest.raises(ValueError, match="no complete response"):
+        spliced(None, 0, cut, part, 4)
+    with pytest.raises(ValueError, match="no complete response"):
+        spliced(None, 0, cut._replace(finish="stop"), part, 1)
+    assert part_of(cut._replace(logq=None), (1.0,)) is None
+    assert part_of(cut._replace(logp=(-1.0, math.nan)), (1.0,)) is None
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_the_summary_tells_acceptance_savings_and_mixing() -> None:
+    run = Run(power(1.5, 40, 3, max_tokens=8), Key(9))
+    told = summary(run.trace)
+    tried = [m for m in run.moves if m["outcome"] in ("accepted", "rejected", "aborted")]
+    assert told["acceptance"] == pytest.approx(sum(m["outcome"] == "accepted" for m in tried) / len(tried))
+    assert told["saved"]["jump"] > 0
+    assert told["r_hat"] is not None
+    assert told["frozen"] == []
+    assert json.loads(json.dumps(told)) == told
+    assert not any("frozen" in note for note in notes(told))
+
+
+def test_a_frozen_chain_is_told() -> None:
+    move = {
+        "stage": 0,
+        "outcome": "rejected",
+        "at": 0,
+        "tokens": 3,
+        "kept": 0,
+        "length": 4,
+        "logp": -1.0,
+        "ended": False,
+    }
+    told = summary([{"moves": [{**move, "chain": 0, "step": step} for step in range(20)]}])
+    assert told["frozen"] == [0]
+    assert told["acceptance"] == 0.0
+    assert told["tokens_per_change"] is None
+    assert "frozen" in notes(told)[0]
+    assert "horizon" in notes(told)[1]
+
+
+def test_split_r_hat_of_known_chains() -> None:
+    assert split_r_hat([[1.0, 2.0, 3.0, 4.0]]) is None
+    assert split_r_hat([[1.0, 1.0, 1.0, 1.0]] * 2) == 1.0
+    assert split_r_hat([[0.0] * 4, [1.0] * 4]) == math.inf
+    # Halves (1,3), (1,3), (2,4), (2,4): within 2, means 2, 2, 3, 3 of variance 1/3.
+    assert split_r_hat([[1, 3, 1, 3], [2, 4, 2, 4]]) == pytest.approx(math.sqrt(0.5 + (1 / 3) / 2))
