@@ -3,9 +3,9 @@
 A group is one prompt and K samples; every method draws the same number of tokens. Scored per group: `valid`, the share
 of samples that are a path of their prompt; `coverage`, the distinct paths; `rare`, the share of the two rarest that
 were found. Independent draws from the true law have a coverage in closed form, which stands beside. Settings were
-chosen in world 0 (`--choose` shows how) and are scored in others; intervals are over prompts, differences paired, the groups of a
-prompt kept together. `matched` is the plain law at the one temperature that gives as much entropy a token as the
-policy had: what heat alone would do.
+chosen in world 0 (`--choose` shows how) and are scored in others; intervals are over prompts, differences paired, the
+groups of a prompt kept together. `matched` is the plain law at the one temperature that gives as much entropy a token
+as the policy had: what heat alone would do.
 
 Limits: twelve steps, a memorised world, one model size. It tests mechanisms; it is no evidence about language models.
 Samples of one group are not independent: coverage at K is that of groups of K, not of K out of more.
@@ -188,9 +188,9 @@ def compare(places: list[Place], size: int, console: Console) -> dict[str, Any]:
     found: dict[str, Any] = {}
     rows: dict[str, Row] = {}
     known: dict[float, list[float]] = {}
-    weights = places[0].world.weights
-    title = f"K = {size}: {sum(place.groups for place in places) * PROMPTS} groups; independent draws from the true law cover "
-    table = Table(title=f"{title}{independent_coverage(weights, size):.3f}")
+    num = sum(place.groups for place in places) * PROMPTS
+    independent = independent_coverage(places[0].world.weights, size)
+    table = Table(title=f"K = {size}: {num} groups; independent draws from the true law cover {independent:.3f}")
     for column in ("policy", "valid", "coverage", "rare", "entropy", "difference in coverage from plain at its filter"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     ways = dict(WAYS)
@@ -204,7 +204,7 @@ def compare(places: list[Place], size: int, console: Console) -> dict[str, Any]:
                 rows[f"{name}, matched"] = scored(places, Way(heat=heat, min_p=ways[name].min_p), size)
                 show(table, found, f"{name}, matched", rows, ways[name].min_p, shown=matched)
     console.print(table)
-    return {"independent": independent_coverage(weights, size), "rows": found}
+    return {"independent": independent, "rows": found}
 
 
 def show(table: Table, found: dict[str, Any], name: str, rows: dict[str, Row], min_p: float, shown: str = "") -> None:

@@ -1,8 +1,8 @@
 """What exploring costs: the work of each policy alone, and the engine's throughput with and without it.
 
-(a) Policies alone: microseconds of processor time a step on synthetic states, one thread, beside what a plain draw of the same rows takes
-    (log-softmax in float64, running sum, search: what the local engine does). The first step is one where all rows of a
-    group stand at the same prompt; the others have rows apart, a quarter of them at forks, half of these in pairs.
+(a) Policies alone: microseconds of processor time a step on synthetic states, one thread, beside what a plain draw of
+    the same rows takes (log-softmax in float64, running sum, search: what the local engine does). In the first step all
+    rows of a group stand at the same prompt; later they are apart, a quarter of them at forks, half of these in pairs.
 (b) The engine, on against off: see `engine_pairs`. Ratios are of tokens per second, paired, in ABBA order.
 
 A block counts only if every row sampled was seen, and trained on where the policy learns.

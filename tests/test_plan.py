@@ -158,6 +158,12 @@ def test_orders_are_permutations_by_the_key() -> None:
         replay_pools([], selector_of("vote")[1], [pool("ab", "10")], Key(0), caps=[3])
 
 
+def test_a_replay_costs_the_draws_of_its_order() -> None:
+    one = pool("aaaa", "1111", (1.0, 2.0, 4.0, 8.0))
+    found = replay_pools([build("stop", "cap(2)")], selector_of("vote")[1], [one], Key(7), caps=[4], num_orders=200)[0]
+    assert set(found.tokens[0].tolist()) == {3.0, 5.0, 6.0, 9.0, 10.0, 12.0}
+
+
 def test_a_draw_costs_its_tokens_and_its_share_of_the_rest(store: Store) -> None:
     run = stored_run(store, num=2)
     first = stored_pools(store, run.id, extra=3.0)[0]

@@ -110,6 +110,8 @@ ABOUT: Mapping[Capability, str] = {
     Capability.LOGP: "gives log-probabilities at temperature 1",
     Capability.LOGQ: "gives log-probabilities under the law really drawn from",
     Capability.TOP: "gives the likeliest tokens of every place with their log-probabilities",
+    Capability.LOGZ: "gives sums of powers of every place's law, at any exponents",
+    Capability.CERTAINTY: "gives how far every place's law is from the uniform one",
     Capability.PREFIX: "continues a given beginning of a response",
     Capability.FLOOR: "gives up early on an unlikely response",
     Capability.LIKELIHOOD: "scores a given response",

@@ -196,7 +196,8 @@ class Head:
         along = self._along.float()
         apart = products - along[tokens][:, :, None] - along[others][:, None, :] + along[-1]
         lengths = self._lengths[tokens][:, :, None] * self._lengths[others][:, None, :]
-        return torch.div(apart, lengths)
+        cosines: Tensor = apart / lengths
+        return cosines
 
 
 def entropies(law: Tensor) -> Tensor:

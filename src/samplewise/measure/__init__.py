@@ -43,6 +43,7 @@ from samplewise.measure.powers import (
     reused_failure,
     stratified_failure,
 )
+from samplewise.measure.shortlist import Shortlist, judge_shortlist, shortlist_at
 from samplewise.measure.spread import (
     Divergence,
     answer_divergence,
@@ -53,7 +54,6 @@ from samplewise.measure.spread import (
     vendi,
 )
 from samplewise.measure.texts import Embed, character_grams, cosines, edit_similarity, jaccard, relevance
-from samplewise.measure.shortlist import Shortlist, judge_shortlist, shortlist_at
 from samplewise.measure.transitions import Transitions, count_transitions, detectable_gain, mcnemar
 from samplewise.measure.verdict import Findings, Verdict, Word, give_verdict
 
