@@ -92,6 +92,7 @@ WAYS: dict[str, Way] = {
     "frozen full, min-p": Way(explore.frozen(1.0, compensate="full"), min_p=0.05),
     "noise full, min-p": Way(explore.noise(1.0, compensate="full"), min_p=0.05),
     "esamp full, min-p": Way(explore.esamp(1.0, compensate="full"), min_p=0.05),
+    "esamp full, 10x rate, 4 steps, min-p": Way(explore.esamp(1.0, compensate="full", rate=4e-3, steps=4), min_p=0.05),
     "ridge full, min-p, 4 waves": Way(
         explore.esamp(1.0, learner="ridge", penalty=0.1, compensate="full"), min_p=0.05, waves=4
     ),
@@ -103,12 +104,23 @@ WAYS: dict[str, Way] = {
     "css, min-p": Way(explore.css(), min_p=0.05),
     "css, min-p, T 1.5": Way(explore.css(), min_p=0.05, heat=1.5),
     "lss": Way(explore.lss()),
+    "lss 8": Way(explore.lss(8.0)),
     "lss, lag": Way(explore.lss(lag=True)),
     "lss, one by one": Way(explore.lss(), waves=0),
     "lss, min-p": Way(explore.lss(), min_p=0.05),
     "lss, min-p, T 1.5": Way(explore.lss(), min_p=0.05, heat=1.5),
 }
-MATCHED = ("noise .25", "esamp .25", "esamp full, min-p", "ridge full, min-p, 4 waves", "lss", "lss, min-p")
+MATCHED = (
+    "noise .25",
+    "esamp .25",
+    "frozen full, min-p",
+    "noise full, min-p",
+    "esamp full, min-p",
+    "esamp full, 10x rate, 4 steps, min-p",
+    "ridge full, min-p, 4 waves",
+    "lss",
+    "lss, min-p",
+)
 
 CANDIDATES: Mapping[str, tuple[Way, ...]] = {  # tried in the worlds of CHOSEN_IN
     "ridge": tuple(

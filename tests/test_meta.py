@@ -27,7 +27,7 @@ FLOORS = (
     ("types", "errors", "keys", "numerics"),
     ("samplers", "vary", "stop", "select", "measure", "events", "spec", "files"),
     ("engines", "store", "verify", "explore", "models", "recorded"),
-    ("recipe", "purse", "pot", "run", "tasks", "evaluate", "recheck"),
+    ("recipe", "purse", "pot", "run", "tasks", "evaluate", "predictor", "recheck"),
     ("api", "effect", "plan", "conformance", "report", "progress", "demo", "cli"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

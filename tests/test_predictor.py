@@ -89,6 +89,7 @@ def test_past_questions_are_predicted_without_themselves() -> None:
     assert prior.chance(0) < 0.4
 
 
+@pytest.mark.slow
 def test_a_prior_of_scores() -> None:
     rng = Key(4).generator()
     seen = []

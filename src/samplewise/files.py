@@ -87,8 +87,9 @@ def _json(path: Path) -> list[dict[str, Json]]:
     return [item for _, item in items]
 
 
-def read_json(path: Path) -> Json:
+def read_json(path: Path | str) -> Json:
     """The one value of a JSON file, plain or gzipped."""
+    path = Path(path)
     numbered = list(lines(path))
     if not numbered:
         raise BadInput(f"{path}: is empty")

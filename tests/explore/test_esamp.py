@@ -45,7 +45,7 @@ def opened(settings: Esamp, num: int = 2) -> EsampPolicy:
     "settings", [esamp(0.5, width=8), esamp(0.5, learner="ridge"), zero(0.5), frozen(0.5)], ids=str
 )
 def test_each_row_is_moved_by_its_own_error_under_the_weights_from_before(settings: Esamp) -> None:
-    """Kills: a sibling's prediction used for all, the step's own update applied first, the sign of beta, T on one term."""
+    """Kills: one prediction for all siblings, the step's update applied first, the sign of beta, T on one term."""
     policy = opened(settings)
     for at in range(4):
         step = rows(at, heat=0.8)
@@ -83,7 +83,7 @@ def test_rows_with_the_same_states_get_the_same_law() -> None:
     advice = policy.advise(step)
     assert advice is not None
     assert advice.law is not None
-    assert (advice.law[:4] - advice.law[:1]).abs().max() < 1e-6
+    assert (advice.law[:4] - advice.law[:1]).abs().max() < 1e-5
 
 
 def test_noise_has_the_length_of_the_error_and_another_direction() -> None:
@@ -151,7 +151,7 @@ def test_forks_are_the_upper_share_of_each_group() -> None:
         entropy = torch.from_numpy(np.concatenate([rng.gamma(2.0, 0.3, 16), 3 + rng.gamma(2.0, 0.3, 16)]))
         acted += made.among(layout, entropy).sum(1)
         total += 16
-    assert ((acted / total > 0.15) & (acted / total < 0.3)).all()
+    assert ((acted / total > 0.2) & (acted / total < 0.4)).all()
     assert not made.among(layout, torch.zeros(32)).any()  # certain rows are no forks
 
 

@@ -26,6 +26,7 @@ positive = st.floats(0.1, 20)
 @given(positive, positive, st.integers(0, 30), st.integers(0, 30))
 def test_misses_as_a_product(a: float, b: float, misses: int, draws: int) -> None:
     prior = BetaPrior(a, b)
+    assert prior.expected_draws(3) == pytest.approx(1 + prior.none_in(1) + prior.none_in(2))
     product = math.prod(1 - prior.chance(misses + step) for step in range(draws))
     assert prior.none_in(draws, misses) == pytest.approx(product, rel=1e-9)
 

@@ -36,7 +36,7 @@ class Mutant(NamedTuple):
     patches: tuple[tuple[Any, str, Any], ...]
     settings: Mapping[str, Any] = PLAIN
     test: str = "invariance"  # or "gap", "first", "swap", "evidence"
-    horizon: int = 4
+    horizon: int = 3
     temperature: float = 1.0 / ALPHA
     vocab: int = 2
     top_k: int = 0
@@ -161,7 +161,7 @@ MUTANTS: Mapping[str, Mutant] = {
         ((ladder, "swap_log_odds", lambda low, high, one, other: -SOUND_SWAP(low, high, one, other)),),
         {},
         "swap",
-        3,
+        2,
         vocab=1,
     ),
     "resampling forgets the evidence": Mutant(((particles, "resample", _without_evidence),), {}, "evidence", 3),

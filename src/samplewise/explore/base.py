@@ -65,6 +65,7 @@ class Layout:
         line = np.repeat(np.arange(len(live)), count)
         place = np.zeros((len(live), int(count.max())), dtype=np.int64)
         mask = np.zeros(place.shape, dtype=bool)
+        place[:] = order[start][:, None]
         place[line, rank], mask[line, rank] = order, True
         self.live: Ints = live.astype(np.int64)
         self.group, self.sample = group, sample
@@ -79,7 +80,7 @@ class Layout:
         self._back = torch.from_numpy(np.argsort(order, kind="stable")).to(device)
 
     def pad(self, rows: Tensor) -> Tensor:
-        """(N, ...) as (G, K, ...). Where there is no row stands the first one: mask it."""
+        """(N, ...) as (G, K, ...). Where there is no row stands the group's first: mask it."""
         if self.straight:
             return rows.view(*self.place.shape, *rows.shape[1:])
         return rows[self.place]
@@ -203,4 +204,4 @@ class Head:
 def entropies(law: Tensor) -> Tensor:
     """Entropies (...,) of log-probabilities (..., V), nats."""
     finite = law.clamp(min=-700.0)  # what is cut has no share, and 0 times -inf would be no number
-    return -torch.linalg.vecdot(finite.exp(), finite)
+    return torch.linalg.vecdot(finite.exp(), finite).neg()

@@ -52,6 +52,10 @@ class BetaPrior(NamedTuple):
             math.lgamma(late) - math.lgamma(self.a + late) - math.lgamma(early) + math.lgamma(self.a + early)
         )
 
+    def expected_draws(self, cap: int) -> float:
+        """Of stopping at the first success, at most `cap`: the sum over j < cap of the chance of none among j."""
+        return math.fsum(self.none_in(drawn) for drawn in range(cap))
+
 
 class ScorePrior(NamedTuple):
     """Of a question's scores: logit of their mean and log of their standard deviation are independent normals."""
@@ -163,7 +167,7 @@ def read_prior(given: tuple[float, ...] | str | None) -> Source:
         return Source()
     if not isinstance(given, str):
         return Source(prior_from(given))
-    found = files.read_json(files.Path(given))  # type: ignore[attr-defined]
+    found = files.read_json(given)
     if not isinstance(found, dict) or found.get("samplewise") != "prior" or found.get("kind") not in ("beta", "scores"):
         raise BadInput(f"{given}: is no file of priors; samplewise.predictor writes them")
     health = found.get("health") or {}

@@ -28,17 +28,7 @@ MESSAGES = (Message("user", "spell a word"),)
 ARMS = (Variant("direct", MESSAGES),)
 
 
-class Spelling(Toy):
-    """The toy engine, which gives the text of the whole response where it is wanted."""
-
-    def one(self, ask: Any) -> Completion:
-        completion = super().one(ask)
-        if isinstance(ask, Generate) and "whole" in ask.want and completion.tokens is not None:
-            return completion._replace(text=self.text((*ask.prefix, *completion.tokens)))
-        return completion
-
-
-TOY = Spelling(3, seed=2, scale=1.5)
+TOY = Toy(3, seed=2, scale=1.5)
 
 
 class Run:
@@ -164,7 +154,7 @@ def test_tokens_are_counted_as_the_engine_drew_them() -> None:
 
 
 def test_a_step_that_changes_nothing_asks_for_nothing() -> None:
-    sure = Spelling(2, seed=1, scale=60.0)  # every token is as good as certain
+    sure = Toy(2, seed=1, scale=60.0)  # every token is as good as certain
     run = Run(power(4.0, 50, 2, max_tokens=6), Key(0), sure)
     assert len(run.asks) == 2
     assert {move["outcome"] for move in run.moves} <= {"same", "behind"}

@@ -37,7 +37,7 @@ BLOCK = 64  # uniforms of a row that are drawn ahead
 EOS, FLOOR, WATCH, STUCK, BROKEN, DOOMED = 1, 2, 4, 8, 16, 32  # what a draw can say of its row
 
 TEMPERATURE, TOP_P, MIN_P, ALPHA, VALUE, RUNNING, POWER = range(7)  # columns of a row's reals
-TOKEN, TOP_K, WATCHED = range(3)  # columns of its whole numbers
+TOKEN, TOP_K, WATCHED, BANNED = range(4)  # columns of its whole numbers
 
 
 class _Row(NamedTuple):
@@ -75,6 +75,7 @@ class Batch:
         self.max_rows, self.chunk = max_rows, chunk
         self.prefixes = Prefixes(prefix_bytes if forward.reuses else 0)
         self.num_rows = 0
+        self._banning = False  # whether some row may not draw some token first
         self._rows: list[_Row] = []
         self._kinds: Counter[tuple[Sampling, int]] = Counter()  # sampling and number of marks -> rows
         self._stops = frozenset(stops)
@@ -88,7 +89,7 @@ class Batch:
         self._limit = np.zeros(0, dtype=np.int64)
         # On the device, a line for each row.
         self._reals = torch.zeros(0, 7, dtype=torch.float64, device=device)
-        self._wholes = torch.zeros(0, 3, dtype=torch.int64, device=device)
+        self._wholes = torch.zeros(0, 4, dtype=torch.int64, device=device)
         self._uniforms = torch.zeros(0, BLOCK, dtype=torch.float64, device=device)
         self._drawn = torch.zeros(0, 3, 0, dtype=torch.float64, device=device)  # token, logp, logq, marks
         self._exponents = torch.ones(0, 0, dtype=torch.float64, device=device)
@@ -114,30 +115,41 @@ class Batch:
         leader = [*range(len(part)), *(i for i, plan in enumerate(part) for _ in plan.jobs[1:])]
         first, end = self.num_rows, self.num_rows + len(jobs)
         lengths = np.array([len(plan.ids) for plan in part], dtype=np.int64)
+        ready = part[0].is_ready
         try:
             self.forward.reserve(end, int(lengths.max()), first)
-            logits = self._extend(part, [plan.ids for plan in part], 1)[:, 0]
-            for row, plan in enumerate(part, first):
-                if self.forward.reuses and plan.num_new > 1:
-                    self.prefixes.put(plan.ids, self.forward.save(row, len(plan.ids)))
-            pick = torch.tensor(leader, dtype=torch.int64, device=self.device)
-            if end > first + len(part):
-                to = torch.arange(first + len(part), end, device=self.device)
-                self.forward.copy(to, pick[len(part) :] + first, int(lengths.max()))
-            self._enter(jobs, lengths[leader])
-            self._draw(slice(first, end), logits, pick, self._banned(jobs))
+            if ready:  # no pass of their own: they draw with the next step, beside the rows that run
+                self._load(part)
+                self._enter(jobs, lengths - 1)
+                self._wholes[first:end, TOKEN] = torch.tensor([plan.ids[-1] for plan in part]).to(self.device)
+            else:
+                logits = self._extend(part, [plan.ids for plan in part], 1)[:, 0]
+                for row, plan in enumerate(part, first):
+                    if self.forward.reuses and plan.num_new > 1:
+                        self.prefixes.put(plan.ids, self.forward.save(row, len(plan.ids)))
+                pick = torch.tensor(leader, dtype=torch.int64, device=self.device)
+                if end > first + len(part):
+                    to = torch.arange(first + len(part), end, device=self.device)
+                    self.forward.copy(to, pick[len(part) :] + first, int(lengths.max()))
+                self._enter(jobs, lengths[leader])
+                self._refill(np.arange(first, end))
+                self._draw(slice(first, end), logits, pick)
         except Exception as error:
             self._kinds.subtract(_kind(row.ask) for row in self._rows[first:])
             del self._rows[first:]
             return fail(jobs, error)
         self.num_rows = end
-        return self._leave(range(first, end), ())
+        return [] if ready else self._leave(range(first, end), ())
 
-    def _extend(self, part: list[Plan], ids: Sequence[tuple[int, ...]], keep: int) -> Tensor:
-        """Computes contexts in the rows behind those that run: logits (N, keep, V)."""
+    def _load(self, part: list[Plan]) -> None:
+        """What is at hand of contexts, into the rows behind those that run."""
         for row, plan in enumerate(part, self.num_rows):
             if plan.saved is not None:
                 self.forward.load(row, plan.saved, plan.held)
+
+    def _extend(self, part: list[Plan], ids: Sequence[tuple[int, ...]], keep: int) -> Tensor:
+        """Computes contexts in the rows behind those that run: logits (N, keep, V)."""
+        self._load(part)
         held = [plan.held for plan in part]
         new = [row[plan.held :] for row, plan in zip(ids, part, strict=True)]
         return self.forward.extend(self.num_rows, held, new, keep)
@@ -157,13 +169,13 @@ class Batch:
             floor = ask.floor or Floor(0.0, -math.inf)
             power = 1 / temperature if falls(floor.alpha, temperature) else math.nan
             reals.append((temperature, top_p, min_p, *floor, 0.0, power))
-            wholes.append((0, top_k, self._line(ask.stop)))
+            wholes.append((0, top_k, self._line(ask.stop), -1 if ask.forbid_first is None else ask.forbid_first))
+            self._banning |= ask.forbid_first is not None
         self._reals[first:end] = torch.tensor(reals, dtype=torch.float64).to(self.device)
         self._wholes[first:end] = torch.tensor(wholes, dtype=torch.int64).to(self.device)
         for row, ask in enumerate(asks, first):
             if num_marks(ask):
                 self._exponents[row, : len(ask.exponents)] = torch.tensor(ask.exponents, dtype=torch.float64)
-        self._refill(np.arange(first, end))
 
     def _line(self, stop: tuple[str, ...]) -> int:
         line = self._lines.get(stop)
@@ -171,12 +183,6 @@ class Batch:
             line = self._lines[stop] = len(self._table)
             self._table = torch.cat([self._table, self.language.completes(stop).to(self.device)[None]])
         return line
-
-    def _banned(self, jobs: list[Job]) -> Tensor | None:
-        tokens = [job.ask.forbid_first for job in jobs if isinstance(job.ask, Generate)]
-        if all(token is None for token in tokens):
-            return None
-        return torch.tensor([-1 if token is None else token for token in tokens], device=self.device)
 
     def _grow(self, num_rows: int) -> None:
         old = len(self._held)
@@ -225,13 +231,14 @@ class Batch:
             try:
                 logits = self.forward.decode(start, held[part], self._wholes[part, TOKEN])
                 held[part] += 1
-                self._draw(part, logits, None, None)
+                self._draw(part, logits, None)
             except Exception as error:
                 lost.update(range(start, part.stop))
                 done += fail([row.job for row in self._rows[part]], error)
+        self._banning = False  # every first token is drawn
         return done + self._leave(range(num_rows), lost)
 
-    def _draw(self, part: slice, logits: Tensor, pick: Tensor | None, banned: Tensor | None) -> None:
+    def _draw(self, part: slice, logits: Tensor, pick: Tensor | None) -> None:
         """Draws a token for each row of `part` and notes what came of it, without waiting for the device."""
         reals, wholes = self._reals[part], self._wholes[part]
         count = torch.from_numpy(self._count[part].copy()).to(self.device)
@@ -249,6 +256,7 @@ class Batch:
             cut=any(kind.min_p > 0 for kind in kinds),
         )
         exponents = self._exponents[part, : wide - 1] if wide else None
+        banned = torch.where(count == 0, wholes[:, BANNED], -1) if self._banning else None
         drawn = draw(logits, filters, uniforms, pick, banned, exponents)
         # Of any token that the law keeps, logp / temperature - logq is its log Z: see types.Floor.
         most = reals[:, RUNNING] + reals[:, POWER] * drawn.logp - drawn.logq

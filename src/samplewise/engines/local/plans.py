@@ -26,10 +26,15 @@ class Plan(NamedTuple):
     def num_new(self) -> int:
         return len(self.ids) - self.held
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether only its last token is to go through the model, for one row: that is what a row at work does too."""
+        return self.num_new == 1 and self.held > 0 and len(self.jobs) == 1 and isinstance(self.jobs[0].ask, Generate)
+
 
 def parts(jobs: Sequence[Job], known: Sequence[int], prefixes: Prefixes, vocab_size: int) -> list[list[Plan]]:
-    """Contexts in groups that go through the model at once: of like length, and not too many. The logits after
-    position `known` - 1 are wanted, so that token runs whatever is at hand."""
+    """Contexts in groups that go through the model at once: of like length, not too many, and ready or not. The logits
+    after position `known` - 1 are wanted, so that token runs whatever is at hand."""
     sharing: dict[tuple[int, ...], list[Job]] = {}
     plans = []
     for job, upto in zip(jobs, known, strict=True):
@@ -41,12 +46,12 @@ def parts(jobs: Sequence[Job], known: Sequence[int], prefixes: Prefixes, vocab_s
             sharing[job.ids] = plans[-1].jobs
     grouped: list[list[Plan]] = []
     line = 4 * vocab_size
-    for plan in sorted(plans, key=lambda plan: plan.num_new):
+    for plan in sorted(plans, key=lambda plan: (plan.num_new, not plan.is_ready)):
         part = grouped[-1] if grouped else []
         scored = plan.jobs[0].ask
         kept = len(scored.completion) if isinstance(scored, Likelihood) else 1
         fits = (len(part) + 1) * max(line * kept / LOGIT_BYTES, plan.num_new / PREFILL_TOKENS) <= 1
-        if part and fits and plan.num_new <= 2 * part[0].num_new + 16:
+        if part and fits and plan.is_ready == part[0].is_ready and plan.num_new <= 2 * part[0].num_new + 16:
             part.append(plan)
         else:
             grouped.append([plan])
