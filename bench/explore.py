@@ -76,7 +76,7 @@ WAYS: dict[str, Way] = {
     "plain, T 1.25": Way(heat=1.25),
     "plain, min-p": Way(min_p=0.05),
     "plain, min-p, T 1.5": Way(min_p=0.05, heat=1.5),
-    "plain, min-p, T 4": Way(min_p=0.05, heat=4.0),
+    "plain, min-p, T 2": Way(min_p=0.05, heat=2.0),
     "top-n-sigma": Way(explore.top_sigma(1.5)),
     "top-H": Way(explore.top_entropy(0.8)),
     "arithmetic": Way(explore.arithmetic()),

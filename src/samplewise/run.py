@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from samplewise.engines.base import Engine, idle_of, members_of
 from samplewise.errors import SetupError, Unsupported
@@ -44,6 +44,7 @@ from samplewise.verify.base import Judge, Talk
 
 __all__ = ["FLOOR", "MAX_RETRIES", "Budget", "Result", "check", "run", "score_pool"]
 
+T = TypeVar("T")
 FLOOR = 3  # draws of every question before questions that share a budget compete for it
 
 
@@ -309,10 +310,17 @@ class _Bench:
         """What computes tokens is charged for them; a candidate that the budget does not admit stays unscored."""
         if not isinstance(verify, BatchVerifier):
             return [verify(self.question, candidate).value for candidate in candidates]
-        costs = [Usage(prompt_tokens=verify.tokens_of(self.question, candidate)) for candidate in candidates]
+        # What waits for a server must not hold up the loop; what computes here must not start threads of its own.
+        work = asyncio.to_thread if getattr(verify, "waits", False) else _here
+        pairs = [(self.question, candidate) for candidate in candidates]
+        costs = await work(lambda: [Usage(prompt_tokens=verify.tokens_of(*pair)) for pair in pairs])
         num = await self.purse.charge(costs)
-        scored = verify.score_all([(self.question, candidate) for candidate in candidates[:num]]) if num else []
+        scored = await work(lambda: verify.score_all(pairs[:num])) if num else []
         return [*scored, *[math.nan] * (len(candidates) - num)]
+
+
+async def _here(do: Callable[[], T]) -> T:
+    return do()
 
 
 async def score_pool(

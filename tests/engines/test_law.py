@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from samplewise.engines.law import draw_law, draw_token
+from samplewise.engines.law import certainty, draw_law, draw_token, falls, log_norm, powers
 from samplewise.keys import Key
 from samplewise.numerics import log_softmax
 from samplewise.types import Sampling
@@ -47,6 +47,42 @@ settings_of = st.builds(
     st.sampled_from([0.05, 0.33, 0.61, 0.87, 1.0]),
     st.sampled_from([0.0, 0.07, 0.31]),
 )
+
+
+@given(st.integers(0, 10**6), st.integers(1, 8), settings_of.filter(lambda sampling: sampling.temperature > 0))
+def test_log_z_renormalises_what_is_kept_and_bounds_what_a_token_adds(seed: int, size: int, sampling: Sampling) -> None:
+    """log p / temperature - log Z is the law. Where the sum only falls, no token adds more than log Z, nor log Z more
+    than 0; where it may rise, some token of some law adds more than 0."""
+    logp = log_softmax(2 * Key(seed).generator().normal(size=size))
+    law = draw_law(logp, sampling)
+    kept = np.isfinite(law)
+    log_z = log_norm(logp, law, sampling.temperature)
+    assert np.allclose(logp[kept] / sampling.temperature - log_z, law[kept], atol=1e-12)
+    for alpha in (0.5, 1.0, 1 / sampling.temperature, 4.0):
+        gains = alpha * logp[kept] - law[kept]
+        if falls(alpha, sampling.temperature):
+            assert gains.max() <= log_z + 1e-12 <= 2e-12
+    assert powers(logp, (1.0, 2.5)) == pytest.approx((0.0, math.log(sum(np.exp(logp) ** 2.5))), abs=1e-12)
+
+
+def test_where_the_sum_only_falls() -> None:
+    for temperature in (0.02, 1 / 49, 1 / 3, 0.25, 1.0):
+        assert falls(1 / temperature, temperature)
+        assert falls(100.0, temperature)
+        assert not falls(0.99 / temperature, temperature)
+    assert not falls(4.0, 0.0)
+    assert not falls(4.0, 2.0)
+    sure = log_softmax(np.array([9.0, 0.0, 0.0]))
+    assert (1.0 * sure - draw_law(sure, Sampling(0.25))).max() > 1, (
+        "alpha below 1 / temperature: a rare token adds much"
+    )
+
+
+def test_certainty_is_the_divergence_from_the_uniform_law() -> None:
+    logp = np.log([0.5, 0.25, 0.25])
+    assert certainty(logp) == pytest.approx(sum(math.log((1 / 3) / p) / 3 for p in (0.5, 0.25, 0.25)))
+    assert certainty(np.log([0.25] * 4)) == pytest.approx(0.0, abs=1e-15)
+    assert certainty(np.array([0.0, -np.inf])) == math.inf
 
 
 @given(st.integers(0, 10**6), st.integers(1, 8), settings_of)

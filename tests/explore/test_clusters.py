@@ -74,7 +74,7 @@ def test_cosines_of_a_large_vocabulary_are_those_of_the_table() -> None:
         small.cosines(inside, inside)[0], again[inside[0]] @ again[inside[0]].T, rtol=1e-4, atol=1e-5
     )
     alike = similarity(small, inside, inside)[0]
-    torch.testing.assert_close(alike.diagonal(), torch.ones(3).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(alike.diagonal(), torch.ones(3), rtol=0, atol=1e-5)
     assert ((alike >= 0) & (alike < 1 + 1e-5)).all()
 
 

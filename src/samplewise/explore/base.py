@@ -204,4 +204,5 @@ class Head:
 def entropies(law: Tensor) -> Tensor:
     """Entropies (...,) of log-probabilities (..., V), nats."""
     finite = law.clamp(min=-700.0)  # what is cut has no share, and 0 times -inf would be no number
-    return torch.linalg.vecdot(finite.exp(), finite).neg()
+    surprise: Tensor = torch.linalg.vecdot(finite.exp(), finite)
+    return -surprise

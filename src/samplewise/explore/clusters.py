@@ -147,7 +147,7 @@ def shared(law: Tensor, found: Clusters, most: int) -> Shared:
 
 def similarity(head: Head, tokens: Tensor, others: Tensor) -> Tensor:
     """How far tokens (Q, U) and others (Q, J) count as synonyms: 0 up to a cosine of one half, then up to 1."""
-    return ((head.cosines(tokens, others).double() - 0.5) / 0.5).clamp_(min=0.0)
+    return head.cosines(tokens, others).sub_(0.5).mul_(2.0).clamp_(min=0.0)
 
 
 def chain(head: Head, found: Shared) -> Tensor:

@@ -128,25 +128,27 @@ class LssPolicy:
         """What each row picks (Q, M) among the candidates, the rest being number U, and log-probabilities (Q, M)."""
         own, (num, most) = self.settings, found.mask.shape
         alike = similarity(self.head, choice.tokens, choice.tokens)  # (Q, U, U) S
-        expected = choice.mass[..., :-1] @ alike  # (Q, M, U), of one draw in this very context
+        expected = (choice.mass[..., :-1].float() @ alike).double()  # (Q, M, U), of one draw in this very context
         line = found.line[:, None]
         counts = torch.zeros_like(expected)  # n
         weight = counts.new_zeros(num, most)  # N
         if past.shape[-1]:
             weights = past[line, found.column]  # (Q, M, J)
             top = weights.amax(1).topk(min(NEAREST, weights.shape[-1]), dim=-1).indices  # (Q, J)
-            weights = weights.gather(2, top[:, None].expand(-1, most, -1)).double()
+            weights = weights.gather(2, top[:, None].expand(-1, most, -1))
             live = torch.from_numpy(layout.live).to(top.device)
             others = self.taken[live[found.line][:, None], top]
-            counts = weights @ similarity(self.head, choice.tokens, others).transpose(1, 2)
-            weight = weights.sum(-1)
+            counts = (weights @ similarity(self.head, choice.tokens, others).transpose(1, 2)).double()
+            weight = weights.double().sum(-1)
         if own.lag or most == 1:
             mass = self._moved(choice.mass, expected, counts, weight)
             picked = drawn_within(mass, uniform)
             return picked, _log_picked(mass, picked)
         pairs = siblings[line[..., None], found.column[:, :, None], found.column[:, None, :]].double()  # (Q, M, M)
         pairs = pairs * found.mask[:, :, None]  # a place without a row draws nothing that counts
-        columns = torch.nn.functional.pad(alike, (0, 1)).transpose(1, 2)  # (Q, U + 1, U): the rest has no synonyms
+        columns = (
+            torch.nn.functional.pad(alike, (0, 1)).transpose(1, 2).double()
+        )  # (Q, U + 1, U): the rest has no synonyms
         each, everyone, logs = torch.arange(num, device=alike.device), [], []
         for turn in range(most):
             mass = self._moved(choice.mass[:, turn], expected[:, turn], counts[:, turn], weight[:, turn])

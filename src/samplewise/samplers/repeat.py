@@ -34,7 +34,7 @@ def repeat(
     top: bool = False,
     certainty: bool = False,
 ) -> Sampler[RepeatState]:
-    """Draw `num_samples` responses, `wave` at a time (default: all at once; fewer lets a stop rule save more).
+    """Draw `num_samples` responses, at most `wave` at a time.
 
     The seed of a draw follows from its arm and index, so neither the wave nor anything else that runs changes it, and
     the first n of 2n draws are the draws of `repeat(n)`. `top` asks for the likeliest tokens at each place too, which

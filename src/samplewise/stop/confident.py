@@ -170,8 +170,10 @@ class Trusted(NamedTuple):
 
 
 def deepconf(keep: float = 0.1, *, warm_up: int = 16, consensus: float = 0.95) -> StopRule[Trusted]:
-    """Stop once the surest draws agree (DeepConf): after `warm_up` draws, those at least as sure as the surest `keep`
-    of these vote, weighted by their confidence, until one answer has the share `consensus`.
+    """Stop once the surest draws agree (DeepConf), by votes that are weighted by confidence.
+
+    After `warm_up` draws, those at least as sure as the surest `keep` of these vote, until one answer has the share
+    `consensus`.
 
     How sure a draw is says its least sure window, which draws with their likeliest tokens have: `repeat(64, top=True)`;
     without them it never stops. As published, a draw below the bar is cut short while it is written; here it is written

@@ -245,7 +245,7 @@ def test_a_stop_rule_cancels_what_is_in_flight() -> None:
     """Two quick draws that agree decide; the six slow ones are given up, and nothing is drawn for them."""
     started = time.monotonic()
     settings = Settings(plan=("", "", *SLOW[2:]), slow_s=60.0)
-    result, tally = given_up(settings, f"repeat({NUM_DRAWS}, max_tokens=12) | until(lead(2)) | vote")
+    result, tally = given_up(settings, f"repeat({NUM_DRAWS}, max_tokens=12) | until(lead(2), ahead={NUM_DRAWS}) | vote")
     assert result.stop.reason == "settled"
     assert (result.answer, len(result.pool.candidates)) == ("x", 2)
     assert (tally.disconnects, tally.aborted, tally.draws) == (6, 6, 2)

@@ -131,6 +131,34 @@ def test_a_chain_that_redraws_its_ends_computes_no_token_twice(
     asyncio.run(engine.close())
 
 
+def test_a_row_whose_context_is_at_hand_has_no_pass_of_its_own(
+    checkpoint: Any, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It draws its first token with the rows that run, and with the same number of its stream as on an engine that has
+    never seen the response: alone, beside others, with a forbidden token or without."""
+    engine, fresh = (local(checkpoint("llama"), device="cpu") for _ in range(2))
+    begun = kit.draws(14, max_tokens=100)
+    known = kit.answers(engine, begun)
+    asks = [
+        ask._replace(
+            prefix=done.tokens[: len(done.tokens) // 2],
+            seed=77 + i,
+            forbid_first=done.tokens[len(done.tokens) // 2] if i % 2 else None,
+        )
+        for i, (ask, done) in enumerate(zip(begun, known, strict=True))
+    ]
+    asks = list({(ask.messages, ask.prefix): ask for ask in asks}.values())  # those of one context share a pass
+    wanted = kit.answers(fresh, asks)
+    extended = []
+    monkeypatch.setattr(engine._forward, "extend", lambda *given: extended.append(given))
+    assert [kit.bare(c) for c in kit.answers(engine, asks)] == [kit.bare(c) for c in wanted]
+    assert kit.bare(kit.answers(engine, asks[1:2])[0]) == kit.bare(wanted[1])
+    assert not extended
+    assert len(asks) > 7
+    for made in (engine, fresh):
+        asyncio.run(made.close())
+
+
 def test_a_prompt_is_computed_once_for_all_its_samples(checkpoint: Any, kit: SimpleNamespace) -> None:
     engine = local(checkpoint("llama"), device="cpu", max_rows=6)
     ask = Generate(kit.question(1, 30), max_tokens=1)

@@ -57,13 +57,12 @@ class Run:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings", [{}, {"cuts": "own", "temperature": 0.7}, {"move": "isir"}, {"temperatures": (0.5, 1.0)}], ids=str
-)
+@pytest.mark.parametrize("settings", [{}, {"cuts": "own", "temperature": 0.7}, {"move": "isir"}], ids=str)
 def test_chains_that_begin_in_the_law_stay_in_it(settings: dict[str, Any]) -> None:
-    """Chi-square of where 3,000 chains are after 20 steps, from exact draws of p^2. A sound sampler fails it at a fresh
-    key with odds of 1e-4; the key is fixed. One step would hide mutants that twenty show (see test_mutants)."""
-    num, alpha, horizon, key = 3000, 2.0, 3, Key(11)
+    """Chi-square of where 1,200 chains are after 20 steps, from exact draws of p^2, with dice and seeds of a key. A
+    sound sampler fails one of its four parts at a fresh key with odds of 4e-4; the key is fixed. Twenty steps show what
+    one would hide; that small defects are seen is for the exact tests."""
+    num, alpha, horizon, key = 1200, 2.0, 3, Key(11)
     logp = TOY.enumerate(MESSAGES, horizon)
     records = list(logp)
     law = np.exp(log_normalise([alpha * logp[r] for r in records]))

@@ -151,13 +151,13 @@ def test_with_a_cut_law_the_target_is_cut_too(tau: float) -> None:
 
 def test_alpha_one_at_temperature_one_always_accepts() -> None:
     model = Tree(2, seed=7)
-    found = table(model, 4, 1.0, jump=False, early=False)
+    found = table(model, 3, 1.0, jump=False, early=False)
     target = power_target(model, found.records, 1.0)
     check(found, target)
     stays = found.matrix - found.accepted
     behind = [found.matrix[i, i] - found.accepted[i, i] for i in range(len(found.records))]
     assert np.abs(stays - np.diag(behind)).max() == 0.0
-    forced = [0.95 * max(0, 2 - len(r)) / 2 + 0.05 * (4 - len(r)) / 4 for r in found.records]  # cuts behind the end
+    forced = [0.95 * max(0, 2 - len(r)) / 2 + 0.05 * (3 - len(r)) / 3 for r in found.records]  # cuts behind the end
     np.testing.assert_allclose(behind, forced, atol=1e-9)
 
 
@@ -217,7 +217,7 @@ def test_what_tokens_are_called_changes_nothing() -> None:
 def test_growing_horizons_end_in_the_law_only_with_the_last_stage() -> None:
     """Blocks only supply a start. Returning a record because it ended in an early block is the published mistake."""
     model = Tree(2, seed=2, scale=1.5)
-    early, last = table(model, 2), table(model, 4)
+    early, last = table(model, 2), table(model, 3)
     begun = early.stationary()
     place = {record: i for i, record in enumerate(last.records)}
     grown, ended = np.zeros(len(last.records)), np.zeros(len(last.records))

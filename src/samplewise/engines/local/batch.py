@@ -6,6 +6,7 @@ beside it. (Another batch shape rounds the logits differently: see engine.py.)
 
 Asks with one context, prompt and prefix, that join together are computed once, in the first of their rows, and copied.
 Contexts, and responses whose token ids were asked for, stay in `Prefixes`, where a later ask that begins so finds them.
+A row whose context is at hand but for the last token has no pass of its own: it draws with the next step.
 """
 
 from __future__ import annotations

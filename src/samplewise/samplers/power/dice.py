@@ -6,7 +6,9 @@ that the transition matrix of the very code that is shipped is known to the last
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -56,12 +58,10 @@ class KeyDice:
         return self._key.generator()
 
     def choose(self, masses: Sequence[float]) -> int:
-        at = float(self._rng.random()) * math.fsum(masses)
-        for position, mass in enumerate(masses):
-            at -= mass
-            if at < 0:
-                return position
-        return max(i for i, mass in enumerate(masses) if mass > 0)  # the sum was rounded up
+        upto = list(itertools.accumulate(masses))
+        position = bisect.bisect_right(upto, float(self._rng.random()) * upto[-1])
+        # The product may be rounded up to the whole: then it is the last one that has mass.
+        return position if position < len(upto) else bisect.bisect_left(upto, upto[-1])
 
     def happens(self, probability: float) -> bool:
         return float(self._rng.random()) < probability

@@ -21,8 +21,8 @@ def summary(trace: Sequence[Json]) -> dict[str, Json]:
     """The report of one question's trace, as plain data.
 
     `acceptance` is of redraws that differ from the record, `by_depth` the same by where they part from it, from the
-    front to the end. `r_hat` is the split R-hat of log p over chains. `saved` counts tokens: of jumps, those that were
-    kept instead of drawn; of early rejection, what an aborted redraw lacked to the record's length.
+    front to the end. `r_hat` is the split R-hat of log p over chains of one law. `saved` counts tokens: of jumps, those
+    that were kept instead of drawn; of early rejection, what an aborted redraw lacked to the record's length.
     """
     moves = [move for info in trace if isinstance(info, Mapping) for move in info.get("moves", ())]
     swaps = [swap for info in trace if isinstance(info, Mapping) for swap in info.get("swaps", ())]
@@ -32,6 +32,8 @@ def summary(trace: Sequence[Json]) -> dict[str, Json]:
     accepted = [move for move in asked if move["outcome"] == "accepted"]
     tokens = sum(move["tokens"] for move in moves)
     runs = _by_chain(final)
+    rungs = len({swap["rung"] for swap in swaps}) + 1
+    alike = [run for run in runs if run[0]["chain"] % rungs == rungs - 1]  # of a ladder the highest rung alone
     told: dict[str, Json] = {
         "steps": len(final),
         "free": sum(move["outcome"] in ("behind", "same") for move in final),
@@ -40,7 +42,7 @@ def summary(trace: Sequence[Json]) -> dict[str, Json]:
         "acceptance": _rate(len(accepted), len(asked)),
         "by_depth": _by_depth(asked),
         "tokens_per_change": _rate(tokens, len([move for move in moves if move["outcome"] == "accepted"])),
-        "r_hat": split_r_hat([[move["logp"] for move in run] for run in runs]),
+        "r_hat": split_r_hat([[move["logp"] for move in run] for run in alike]),
         "at_horizon": _rate(sum(not run[-1]["ended"] for run in runs), len(runs)),
         "saved": {
             "jump": sum(move["kept"] for move in moves),
@@ -49,13 +51,12 @@ def summary(trace: Sequence[Json]) -> dict[str, Json]:
         "frozen": [run[0]["chain"] for run in runs if _frozen(run)],
     }
     if swaps:
-        pairs = sorted({swap["rung"] for swap in swaps})
         told["swap_rates"] = [
             _rate(sum(s["swapped"] for s in swaps if s["rung"] == rung), sum(s["rung"] == rung for s in swaps))
-            for rung in pairs
+            for rung in range(rungs - 1)
         ]
         walkers = [info["walkers"] for info in trace if isinstance(info, Mapping) and "walkers" in info]
-        told["round_trips"] = _round_trips(walkers, len(pairs) + 1)
+        told["round_trips"] = _round_trips(walkers, rungs)
     return told
 
 
