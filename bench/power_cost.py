@@ -1,4 +1,4 @@
-"""What power sampling costs: `python -m bench.power_cost`, five minutes on two quiet cores.
+"""What power sampling costs: `python -m bench.power_cost`.
 
 **Tokens.** Tokens decoded for each step of a Metropolis-Hastings chain at a fixed horizon, by the plain corrected
 kernel (every proposal drawn from its cut to its end) and by the same kernel with early rejection and the divergence
@@ -9,8 +9,8 @@ Steps whose cut lies behind the record's end cost nothing on either side and are
 the plain kernel's proposals; `moved` that of proposals that differ from the record. Intervals are 95 % by bootstrap
 over questions.
 
-`prefilled` is what goes through the model for each step beside the tokens that are decoded: prompts and prefixes whose
-keys and values are not at hand, and positions whose law was looked at without a draw.
+`prefilled` is what goes through the model for each step beside prompts and the tokens that are decoded: one token of
+each prefix, prefixes whose keys and values are not at hand, and positions whose law was looked at without a draw.
 
 **Time.** The product's sampler on the local engine, all questions at once, against an implementation in the style of
 the published one, written for this bench: one chain, one question at a time, `model.generate` for every proposal with
@@ -69,7 +69,8 @@ class Spent(NamedTuple):
     changed: int  # accepted proposals that differ
     differing: int  # proposals that differ
     forwarded: int  # tokens that went through the model
-    starts: int  # tokens of the starts
+    drawn: int  # tokens, those of the starts too
+    num_draws: int
     seconds: float
 
     @property
@@ -102,6 +103,7 @@ def ours(
     engine: Any, prompts: Prompts, alpha: float, temperature: float, key: Key, jump: bool = True, early: bool = True
 ) -> Spent:
     sampler = power(alpha, STEPS, temperature=temperature, max_tokens=HORIZON, jump=jump, early=early)
+    engine._batch.prefixes.clear()  # of what ran before
     before, start = engine._forward.num_forwarded, time.perf_counter()
     ended = asyncio.run(chains(engine, sampler, prompts, key))
     seconds = time.perf_counter() - start
@@ -116,7 +118,8 @@ def ours(
         changed=outcomes.count("accepted"),
         differing=len(outcomes) - outcomes.count("same"),
         forwarded=engine._forward.num_forwarded - before,
-        starts=sum(state.tokens for state, _ in ended) - int(tokens.sum()),
+        drawn=sum(state.tokens for state, _ in ended),
+        num_draws=len(prompts) + len(outcomes) - outcomes.count("same"),
         seconds=seconds,
     )
 
@@ -208,7 +211,8 @@ def tokens_of(source: str, prompts: Prompts, key: Key) -> list[dict[str, Any]]:
             "ratio": plain.per_step / quick.per_step,
             "ratio_low": low,
             "ratio_high": high,
-            "prefilled": (quick.forwarded - quick.tokens.sum() - quick.starts - num_prompt) / len(prompts) / STEPS,
+            # A draw of n tokens decodes n - 1 of them further; all else that went through is context.
+            "prefilled": (quick.forwarded - num_prompt - (quick.drawn - quick.num_draws)) / len(prompts) / STEPS,
             "difference_se": float(plain.logp.mean() - quick.logp.mean()) / spread,
         }
         if (alpha, temperature) == (4.0, 0.25):
@@ -251,10 +255,8 @@ def times(prompts: Prompts, rounds: int, key: Key) -> dict[str, Any]:
     apart(ours, engine, prompts[:8], alpha, temperature, key.fold("warm"))
     apart(published, model, ids[:1], stops, alpha, temperature, key.fold("warm"))
     for number in range(rounds):
-        engine._batch.prefixes.clear()  # of earlier rounds
         quick = apart(ours, engine, prompts, alpha, temperature, key.fold(number, "ours"))
         took, logp = apart(published, model, ids, stops, alpha, temperature, key.fold(number, "published"))
-        engine._batch.prefixes.clear()
         plain = apart(ours, engine, prompts, alpha, temperature, key.fold(number, "plain"), False, False)
         for name, value in (("ours", quick.seconds), ("plain", plain.seconds), ("published", took)):
             seconds[name].append(value)

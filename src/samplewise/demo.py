@@ -49,6 +49,11 @@ ROWS = (
     Row("direct, best by reward model", "repeat({n})", "best(reward)"),
     Row("direct, votes weighted by reward model", "repeat({n})", "weighted(reward)"),
     Row("direct, best by checker", "repeat({n})", "best(puzzle)"),
+    Row("direct, majority vote until settled", "repeat({n}) | until(asc(0.95))", "vote"),
+    Row(
+        "direct, by reward model until sure", "repeat({n}) | until(optscale(0.95, reward, target=0.95))", "best(reward)"
+    ),
+    Row("direct, by checker until one passes", "repeat({n}) | until(passes(puzzle))", "best(puzzle)"),
     Row("temperature 0.6, best by checker", "repeat({n}, temperature=0.6)", "best(puzzle)"),
     Row("temperature ladder, best by checker", "vary(ladder) | repeat({n})", "best(puzzle)"),
     Row("numbers permuted, majority vote", "vary(permute(7)) | repeat({n})", "vote"),
@@ -97,6 +102,7 @@ def demo(folder: Path, puzzles: int, samples: int, seed: int, console: Console) 
                 "Tokens are prompt and completion tokens of every draw and what a reward model reads, without credit "
                 "for a shared prompt.",
                 "Rows of a single draw cost less than the common budget: more draws would not change them.",
+                "Rows that go on until something stop by a rule, question by question, and cost what they did.",
             ),
         )
     print_report(report, console)

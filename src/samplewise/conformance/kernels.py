@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samplewise.conformance.forking import Forks, Tree
 from samplewise.keys import Key
@@ -175,7 +174,3 @@ def power_target(model: Tree, records: Sequence[tuple[int, ...]], alpha: float, 
 
 def total_variation(one_law: Floats, other: Floats) -> float:
     return float(0.5 * np.abs(one_law - other).sum())
-
-
-def lengths(records: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
-    return np.array([len(record) for record in records], dtype=np.int64)

@@ -168,7 +168,9 @@ def _methods(measured: Sequence[_Measured], base: _Measured, tokens: float) -> t
 
 
 def _with_samples(m: _Measured, samples: int) -> str:
-    """The draws part of the line that draws `samples`, where it is a plain `repeat`."""
+    """The draws part of the line that draws `samples`, where it is a plain `repeat`. A rule stops where it does."""
+    if recipe(m.entry.run.recipe).stop is not None:
+        return m.line
     most = int(m.accuracy.ks[-1])
     return m.line.replace(f"repeat({_drawn(m.line)}", f"repeat({samples}", 1) if most > 1 or samples == 1 else m.line
 

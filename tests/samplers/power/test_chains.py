@@ -21,7 +21,6 @@ from samplewise.samplers.power.cuts import Cuts, fixed_masses
 from samplewise.samplers.power.kernel import Kernel, expected_tokens
 from samplewise.samplers.power.metropolis import _power
 from samplewise.samplers.power.record import Record, falls, part_of, spliced
-from samplewise.samplers.power.report import split_r_hat
 from samplewise.types import Completion, Generate, Message, Sampling, Usage
 
 MESSAGES = (Message("user", "spell a word"),)
@@ -366,9 +365,6 @@ def test_what_is_no_complete_record_is_refused() -> None:
     assert part_of(cut._replace(logp=(-1.0, math.nan)), (1.0,)) is None
 
 
-# --- the report -------------------------------------------------------------------------------------------------------
-
-
 def test_the_summary_tells_acceptance_savings_and_mixing() -> None:
     run = Run(power(1.5, 40, 3, max_tokens=8), Key(9))
     told = summary(run.trace)
@@ -379,30 +375,3 @@ def test_the_summary_tells_acceptance_savings_and_mixing() -> None:
     assert told["frozen"] == []
     assert json.loads(json.dumps(told)) == told
     assert not any("frozen" in note for note in notes(told))
-
-
-def test_a_frozen_chain_is_told() -> None:
-    move = {
-        "stage": 0,
-        "outcome": "rejected",
-        "at": 0,
-        "tokens": 3,
-        "kept": 0,
-        "length": 4,
-        "logp": -1.0,
-        "ended": False,
-    }
-    told = summary([{"moves": [{**move, "chain": 0, "step": step} for step in range(20)]}])
-    assert told["frozen"] == [0]
-    assert told["acceptance"] == 0.0
-    assert told["tokens_per_change"] is None
-    assert "frozen" in notes(told)[0]
-    assert "horizon" in notes(told)[1]
-
-
-def test_split_r_hat_of_known_chains() -> None:
-    assert split_r_hat([[1.0, 2.0, 3.0, 4.0]]) is None
-    assert split_r_hat([[1.0, 1.0, 1.0, 1.0]] * 2) == 1.0
-    assert split_r_hat([[0.0] * 4, [1.0] * 4]) == math.inf
-    # Halves (1,3), (1,3), (2,4), (2,4): within 2, means 2, 2, 3, 3 of variance 1/3.
-    assert split_r_hat([[1, 3, 1, 3], [2, 4, 2, 4]]) == pytest.approx(math.sqrt(0.5 + (1 / 3) / 2))

@@ -59,9 +59,10 @@ def adaptive(
     answers: Answers = "number",
     max_tokens: int = 512,
 ) -> Sampler[AdaptiveState]:
-    """Sharpen each question as far as its likely responses agree: `num_chains` plain draws, then `rounds` of `steps`
-    steps of chains whose alpha begins at `alpha` and follows the agreement of the answers, up to `cap`.
+    """Sharpen each question as far as its likely responses agree.
 
+    `num_chains` plain draws, then `rounds` of `steps` steps of chains whose alpha begins at `alpha` and follows the
+    agreement of the answers, up to `cap`.
     What counts as the answer of a response is its last number, its last line or its whole text, by `answers`.
     """
     for name, value in (("num_chains", num_chains), ("rounds", rounds), ("steps", steps), ("max_tokens", max_tokens)):
