@@ -3,14 +3,15 @@
 **Tokens.** Tokens decoded for each step of a Metropolis-Hastings chain at a fixed horizon, by the plain corrected
 kernel (every proposal drawn from its cut to its end) and by the same kernel with early rejection and the divergence
 jump. The law of the chain is the same; as a check, the mean log-probability of the last records is compared, in
-standard errors. 64 questions, one chain each, over powers and proposal temperatures, on two models: the bundled one
+standard errors. 32 questions, one chain each, over powers and proposal temperatures, on two models: the bundled one
 (Game of 24 puzzles) and one of 260,000 parameters that tells stories, which few stories end within the horizon of 64.
-Steps whose cut lies behind the record's end cost nothing on either side and are counted on both. Acceptance is that of
-the plain kernel's proposals; `moved` that of proposals that differ from the record. Intervals are 95 % by bootstrap
-over questions.
+Steps whose cut lies behind the record's end cost nothing on either side and are counted on both. Intervals are 95 % by
+bootstrap over questions.
 
-`prefilled` is what goes through the model for each step beside prompts and the tokens that are decoded: one token of
-each prefix, prefixes whose keys and values are not at hand, and positions whose law was looked at without a draw.
+`acceptance` is that of the plain kernel's proposals, those among them that repeat the record and are accepted always;
+`acceptance_of_moves` that of proposals that differ from the record, which alone change anything. `forwarded` is what
+goes through the model for each step: decoded tokens, context that is not kept, positions whose law was looked at
+without a draw, and a tenth of the chain's prompt and start.
 
 **Time.** The product's sampler on the local engine, all questions at once, against an implementation in the style of
 the published one, written for this bench: one chain, one question at a time, `model.generate` for every proposal with
@@ -53,7 +54,7 @@ from samplewise.samplers.power.cuts import Cuts, fixed_masses
 from samplewise.tasks.game24 import game24
 from samplewise.types import Completion, Message
 
-QUESTIONS, STEPS, HORIZON = 64, 10, 64
+QUESTIONS, STEPS, HORIZON = 32, 10, 64
 CURVE = ((1.5, 1 / 1.5), (2.0, 0.5), (4.0, 0.25), (8.0, 0.125), (4.0, 0.5), (4.0, 1.0))  # power, temperature
 hugging: Any = transformers
 Prompts = Sequence[tuple[Message, ...]]
@@ -68,9 +69,7 @@ class Spent(NamedTuple):
     accepted: int  # of these, with proposals that are the record itself
     changed: int  # accepted proposals that differ
     differing: int  # proposals that differ
-    forwarded: int  # tokens that went through the model
-    drawn: int  # tokens, those of the starts too
-    num_draws: int
+    forwarded: int  # tokens that went through the model, prompts and starts too
     seconds: float
 
     @property
@@ -118,8 +117,6 @@ def ours(
         changed=outcomes.count("accepted"),
         differing=len(outcomes) - outcomes.count("same"),
         forwarded=engine._forward.num_forwarded - before,
-        drawn=sum(state.tokens for state, _ in ended),
-        num_draws=len(prompts) + len(outcomes) - outcomes.count("same"),
         seconds=seconds,
     )
 
@@ -188,7 +185,6 @@ def published(
 def tokens_of(source: str, prompts: Prompts, key: Key) -> list[dict[str, Any]]:
     """A line for each power and temperature."""
     engine = local(source, device="cpu")
-    num_prompt = sum(len(engine._language.prompt(messages)) for messages in prompts)
     lines = []
     for row, (alpha, temperature) in enumerate(CURVE):
 
@@ -205,14 +201,14 @@ def tokens_of(source: str, prompts: Prompts, key: Key) -> list[dict[str, Any]]:
             "alpha": alpha,
             "temperature": temperature,
             "acceptance": plain.accepted / plain.live,
-            "moved": quick.changed / max(1, quick.differing),
+            "acceptance_of_moves": quick.changed / max(1, quick.differing),
             "plain": plain.per_step,
             "accelerated": quick.per_step,
             "ratio": plain.per_step / quick.per_step,
             "ratio_low": low,
             "ratio_high": high,
-            # A draw of n tokens decodes n - 1 of them further; all else that went through is context.
-            "prefilled": (quick.forwarded - num_prompt - (quick.drawn - quick.num_draws)) / len(prompts) / STEPS,
+            "forwarded": quick.forwarded / len(prompts) / STEPS,
+            "plain_forwarded": plain.forwarded / len(prompts) / STEPS,
             "difference_se": float(plain.logp.mean() - quick.logp.mean()) / spread,
         }
         if (alpha, temperature) == (4.0, 0.25):
@@ -222,7 +218,8 @@ def tokens_of(source: str, prompts: Prompts, key: Key) -> list[dict[str, Any]]:
         print(
             f"  alpha {alpha:4.1f} temperature {temperature:5.3f}: {line['plain']:6.2f} tokens a step,"
             f" accelerated {line['accelerated']:6.2f}, ratio {line['ratio']:5.2f} ({low:.2f} to {high:.2f});"
-            f" acceptance {line['acceptance']:.2f}, {line['difference_se']:+.1f} s.e."
+            f" acceptance {line['acceptance']:.2f}, of moves {line['acceptance_of_moves']:.2f};"
+            f" {line['difference_se']:+.1f} s.e."
         )
         sys.stdout.flush()
     asyncio.run(engine.close())
@@ -313,7 +310,10 @@ def main() -> None:
     report = {
         **about("power_cost", arguments.seed, started),
         "tokens_ratio": {model: {name: x["ratio"] for name, x in lines.items()} for model, lines in own.items()},
-        "acceptance": {model: {name: x["acceptance"] for name, x in lines.items()} for model, lines in own.items()},
+        **{
+            what: {model: {name: x[what] for name, x in lines.items()} for model, lines in own.items()}
+            for what in ("acceptance", "acceptance_of_moves")
+        },
         **found,
         "questions": len(puzzles),
         "steps": STEPS,

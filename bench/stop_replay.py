@@ -197,7 +197,7 @@ def maths(console: Console, key: Key) -> dict[str, Any]:
     """100 problems, 8 responses each, with the scores of a reward model: votes, and the best score."""
     pools = stored("math_qwen_rm_8x", scores="reward")
     scores = np.array([c.scores["score"] for pool in pools for c in pool.candidates])
-    targets = [f"passes(score, score={q:.3f})" for q in np.quantile(scores, [0.2, 0.35, 0.5, 0.65, 0.8, 0.9])]
+    targets = [f"passed(score, score={q:.3f})" for q in np.quantile(scores, [0.2, 0.35, 0.5, 0.65, 0.8, 0.9])]
     families = {name: Family(specs, VOTE) for name, specs in VOTE_RULES.items()}
     families["first pass, chosen"] = Family(targets, BEST)
     families["ucb_pandora .01"] = Family(("ucb_pandora(score, price=0.01, first=3, cap=8)",), BEST)
@@ -224,9 +224,9 @@ def humaneval(console: Console, key: Key, every: int) -> dict[str, Any]:
         answers, grades = tuple(known[t][0] for t in texts), tuple(known[t][1] for t in texts)
         pools.append(Stored(problem.question, candidates, answers, grades, costs))
     families = {
-        "first pass": Family(("passes(score, cap=64)",), BEST),
-        "first pass, futile below .1": Family(("passes(score, price=0.1, cap=64)",), BEST),
-        "first pass, futile below .05": Family(("passes(score, price=0.05, cap=64)",), BEST),
+        "first pass": Family(("passed(score, cap=64)",), BEST),
+        "first pass, futile below .1": Family(("passed(score, price=0.1, cap=64)",), BEST),
+        "first pass, futile below .05": Family(("passed(score, price=0.05, cap=64)",), BEST),
         "optscale, code, peek 5": Family(("optscale(0.95, score, target=1, mode='code', peek=5, cap=64)",), BEST),
     }
     return score(console, f"humaneval, {len(pools)} problems, cap 64", pools, families, 64, key.fold("humaneval"))

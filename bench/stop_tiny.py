@@ -7,8 +7,8 @@ puzzles: the target is a calibrated chance to be right, calibrated on puzzles of
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.stop_replay import BEST, at_equal_tokens, bootstrap, measured
-from samplewise.evaluate import load, redecide, rescore, run_task
+from bench.stop_replay import BEST, VOTE, Measured, at_equal_tokens, bootstrap, measured
+from samplewise.evaluate import load, rescore, run_task
 from samplewise.keys import Key
 from samplewise.numerics import Floats
-from samplewise.plan.replays import Replays, Stored, replay_pools, stored_pools
+from samplewise.plan.replays import Stored, replay_pools, stored_pools
 from samplewise.recipe import recipe
 from samplewise.spec import build
 from samplewise.store import Run, Store
@@ -60,68 +60,61 @@ def spent(store: Store, run: Run) -> tuple[Floats, Floats]:
 
 def _renamed(pool: Stored) -> Stored:
     """The reward's scores under the name that the benches' selectors look at."""
-    own = tuple(c._replace(scores={"score": c.scores["reward"]}) for c in pool.candidates)
+    own = tuple(c._replace(scores={"score": c.scores.get("reward", math.nan)}) for c in pool.candidates)
     return pool._replace(candidates=own)
-
-
-def _equal(line: Sequence[Replays], tokens: float) -> Floats:
-    return at_equal_tokens([measured(each) for each in line], tokens)
 
 
 def tiny(console: Console, key: Key, puzzles: int, store_at: str | None = None) -> dict[str, Any]:
     task = build("task", f"game24(limit={puzzles})")
-    lines = {"best of 64": f"repeat({CAP}) | best(reward)"}
-    lines |= {
-        name: f"repeat({CAP}) | until({rule}) | {'best(reward)' if 'reward' in rule else 'vote'}"
-        for name, rule in RULES.items()
-    }
+    choosing = {name: "best(reward)" if "reward" in rule else "vote" for name, rule in RULES.items()}
+    full = {"best(reward)": f"repeat({CAP}) | best(reward)", "vote": f"repeat({CAP}) | vote"}
+    lines = full | {name: f"repeat({CAP}) | until({rule}) | {choosing[name]}" for name, rule in RULES.items()}
     with tempfile.TemporaryDirectory() as folder, Store(Path(store_at or Path(folder) / "stop.db")) as store:
         runs = asyncio.run(drawn(store, task, lines, 0))
-        full = runs["best of 64"]
-        redecide(store, full, "vote")
-        most = chosen(store, full, "best(reward)")
-        tokens, _ = spent(store, full)
-        rescore(store, full.id, {"reward": build("verifier", "reward")})
-        pools = [_renamed(pool) for pool in stored_pools(store, full.id)]
+        rescore(store, runs["best(reward)"].id, {"reward": build("verifier", "reward")})
         never = build("stop", f"cap({CAP + 1})")
-        lines_of = {
-            name: replay_pools([never] * len(pools), selector, pools, key, caps=range(1, CAP + 1), num_orders=30)
-            for name, selector in (("best(reward)", BEST), ("vote", build("selector", "vote")))
+        fixed: dict[str, list[Measured]] = {}
+        for name, selector in (("best(reward)", BEST), ("vote", VOTE)):  # a vote does not pay for the reward model
+            pools = [_renamed(pool) for pool in stored_pools(store, runs[name].id)]
+            rows = replay_pools([never] * len(pools), selector, pools, key, caps=range(1, CAP + 1), num_orders=30)
+            fixed[name] = [measured(each) for each in rows]
+        most = {name: chosen(store, runs[name], name) for name in full}
+        cost = {name: float(spent(store, runs[name])[0].mean()) for name in full}
+        table = Table(f"{puzzles} puzzles", "accuracy", "draws", "tokens", "fixed, same tokens", "above it", box=None)
+        for name in full:
+            table.add_row(f"{name}, {CAP} draws", f"{most[name].mean():.4f}", str(CAP), f"{cost[name]:.0f}")
+        ids = list(load(store, runs["vote"].id).questions)
+        figures: dict[str, Any] = {
+            "best_of_64_accuracy": float(most["best(reward)"].mean()),
+            "majority_of_64_accuracy": float(most["vote"].mean()),
         }
-        table = Table("200 held-out puzzles", "accuracy", "draws", "tokens", "fixed, same tokens", "above it", box=None)
-        table.add_row("best of 64 by reward", f"{most.mean():.4f}", str(CAP), f"{tokens.mean():.0f}")
-        votes = chosen(store, full, "vote")
-        table.add_row("majority of 64", f"{votes.mean():.4f}", str(CAP), "")
-        figures: dict[str, Any] = {"best_of_64_accuracy": float(most.mean()), "majority_of_64": float(votes.mean())}
-        ids = list(load(store, full.id).questions)
-        for name, rule in RULES.items():
-            selector = "best(reward)" if "reward" in rule else "vote"
-            grades = chosen(store, runs[name], selector)
+        found: dict[str, Any] = {}
+        for name, selector_name in choosing.items():
+            grades = chosen(store, runs[name], selector_name)
             own, draws = spent(store, runs[name])
-            equal = _equal(lines_of[selector], float(own.mean()))
+            equal = at_equal_tokens(fixed[selector_name], float(own.mean()))
             low, high = bootstrap(grades - equal, ids, key.fold("frontier", name))
-            loss_low, loss_high = bootstrap(grades - most, ids, key.fold("loss", name))
-            found = {
+            loss = grades - most[selector_name]
+            loss_low, loss_high = bootstrap(loss, ids, key.fold("loss", name))
+            found[name] = {
                 "accuracy": float(grades.mean()),
                 "samples": float(draws.mean()),
                 "tokens": float(own.mean()),
-                "token_saving": 1 - float(own.mean() / tokens.mean()),
+                "token_saving": 1 - float(own.mean()) / cost[selector_name],
                 "over_frontier": float((grades - equal).mean()),
                 "over_frontier_low": low,
                 "over_frontier_high": high,
-                "over_best_of_64": float((grades - most).mean()),
-                "over_best_of_64_low": loss_low,
-                "over_best_of_64_high": loss_high,
+                "over_64_draws": float(loss.mean()),
+                "over_64_draws_low": loss_low,
+                "over_64_draws_high": loss_high,
             }
-            figures = {**found, **figures, "rules": {name: found}} if name == "default" else figures
-            figures["rules"][name] = found
             table.add_row(
-                name,
+                f"{name}, {selector_name}",
                 f"{grades.mean():.4f}",
                 f"{draws.mean():.1f}",
-                f"{own.mean():.0f} (-{found['token_saving']:.0%})",
+                f"{own.mean():.0f} (-{found[name]['token_saving']:.0%})",
                 f"{equal.mean():.4f}",
-                f"{found['over_frontier']:+.4f} [{low:+.4f}, {high:+.4f}]",
+                f"{found[name]['over_frontier']:+.4f} [{low:+.4f}, {high:+.4f}]",
             )
     console.print(table, "")
-    return figures
+    return {**found["default"], **figures, "rules": found}

@@ -48,7 +48,7 @@ SETTINGS = {  # what a rule needs to be built; any other is built by its name, o
     "lead": "lead(4)",
     "optscale": "optscale(0.95, v, target=0.99)",
     "pandora": "pandora(v, price=0.0001, law=(0.8, 0.1))",
-    "passes": "passes(v, score=0.99)",
+    "passes": "passed(v, score=0.99)",
     "ppr_1v1": "ppr_1v1(12)",
     "ucb_pandora": "ucb_pandora(v, price=0.0001)",
 }

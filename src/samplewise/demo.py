@@ -53,7 +53,7 @@ ROWS = (
     Row(
         "direct, by reward model until sure", "repeat({n}) | until(optscale(0.95, reward, target=0.95))", "best(reward)"
     ),
-    Row("direct, by checker until one passes", "repeat({n}) | until(passes(puzzle))", "best(puzzle)"),
+    Row("direct, by checker until one passes", "repeat({n}) | until(passed(puzzle))", "best(puzzle)"),
     Row("temperature 0.6, best by checker", "repeat({n}, temperature=0.6)", "best(puzzle)"),
     Row("temperature ladder, best by checker", "vary(ladder) | repeat({n})", "best(puzzle)"),
     Row("numbers permuted, majority vote", "vary(permute(7)) | repeat({n})", "vote"),

@@ -72,7 +72,7 @@ def test_passed_stops_at_the_first_pass() -> None:
     assert check(pool(2, [0.0, 0.5]), ("a", "b"), Usage()) is None
     assert check(pool(3, [0.0, 1.0, 0.0]), ("a",) * 3, Usage()) == Stop(
         "success",
-        {"rule": "passed", "guarantee": "exact", "about": "verifier", "score": 1.0, "needed": 1.0, "draws": 3},
+        {"rule": "passed", "guarantee": "exact", "about": "verifier", "needed": 1.0, "best": 1.0, "draws": 3},
     )
     assert passed("v", score=0.5).check(pool(1, [0.5]), ("a",), Usage())
     assert passed("w").check(pool(1, [1.0]), ("a",), Usage()) is None  # scored by another verifier

@@ -18,7 +18,7 @@ from samplewise.conformance.worlds import VERIFIER, World, exact_first_pass, fol
 from samplewise.errors import BadInput, BadSpec
 from samplewise.keys import Key
 from samplewise.recipe import recipe
-from samplewise.stop import optscale, passes
+from samplewise.stop import optscale, passed
 from samplewise.stop.futility import misses_to_give_up
 from samplewise.stop.grid import Normal
 from samplewise.stop.optscale import make_plan
@@ -88,7 +88,6 @@ def test_the_first_score_at_the_target_ends_it() -> None:
         "needed": 0.9,
         "best": 0.95,
         "draws": 1,
-        "cap": 64,
     }
     place, stop = stops(optscale(0.95, "v", target=0.9, cap=3), [0.1] * 9)
     assert (place, stop.reason, stop.evidence["guarantee"], stop.evidence["about"]) == (3, "cap", "exact", "draws")
@@ -132,21 +131,21 @@ def test_priors_by_question_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "prior.json"
     known = {"samplewise": "prior", "kind": "beta", "default": [1, 9], "questions": {"easy": [9, 1]}}
     path.write_text(json.dumps(known))
-    rule = passes("v", price=0.08, prior=str(path))
+    rule = passed("v", price=0.08, prior=str(path))
     assert rule.worth is not None
     assert rule.worth(rule.start(Question("easy", ()))) == pytest.approx(0.9)
     assert stops(rule, [0.0] * 64)[0] == 3  # 1 / 13 < .08
     path.write_text(json.dumps({**known, "health": {"kept": False, "reason": "it does not fit"}}))
-    place, stop = stops(passes("v", price=0.2, prior=str(path)), [0.0] * 64)
+    place, stop = stops(passed("v", price=0.2, prior=str(path)), [0.0] * 64)
     assert (place, stop.evidence["prior_dropped"], stop.evidence["by"]) == (14, "it does not fit", "certified")
     for bad in ({"samplewise": "plan"}, {**known, "default": [1]}, {**known, "questions": {"x": [0, 1]}}):
         path.write_text(json.dumps(bad))
         with pytest.raises(BadInput, match=r"prior\.json"):
-            passes("v", price=0.2, prior=str(path))
+            passed("v", price=0.2, prior=str(path))
 
 
 def test_worth_falls_with_misses_and_ends_with_a_pass() -> None:
-    rule = passes("v", prior=(1.0, 4.0))
+    rule = passed("v", prior=(1.0, 4.0))
     state, worths = rule.start(QUESTION), []
     assert rule.worth is not None
     for value in (0.0, 0.0, math.nan, 1.0):
@@ -252,7 +251,7 @@ def test_first_pass_attains_what_it_should(world: World) -> None:
     fresh key would fail one of these with odds of 1e-4."""
     cap = 24
     drawn = world.play(Key(11), ROUNDS, cap)
-    found = follow(passes(VERIFIER, score=world.target, cap=cap), drawn.scores)
+    found = follow(passed(VERIFIER, score=world.target, cap=cap), drawn.scores)
     exact = [exact_first_pass(chance, cap) for chance in drawn.chance.tolist()]
     attained, draws = np.mean([each.attained for each in exact]), np.mean([each.draws for each in exact])
     error = math.sqrt(max(attained * (1 - attained), 1e-4) / ROUNDS)
@@ -271,7 +270,7 @@ def test_a_certificate_is_wrong_no_more_often_than_it_says(confidence: float) ->
             continue
         num = misses_to_give_up(chance, 1 - confidence)
         scores = world.play(Key(13), 1000, num).scores
-        rule = passes(VERIFIER, score=world.target, price=chance, confidence=confidence, cap=10_000)
+        rule = passed(VERIFIER, score=world.target, price=chance, confidence=confidence, cap=10_000)
         wrong = follow(rule, scores).reasons.count("futile") / 1000
         assert wrong <= 1 - confidence + 3 * math.sqrt(confidence * (1 - confidence) / 1000), world.name
 

@@ -14,7 +14,7 @@ from scipy.special import expit
 from samplewise.conformance.worlds import VERIFIER, follow
 from samplewise.keys import Key
 from samplewise.recorded.load import load
-from samplewise.stop import passes
+from samplewise.stop import passed
 from samplewise.stop.empirical import fit_beta, fit_scores, place_of
 from samplewise.stop.prior import BetaPrior, ScorePrior, beliefs, draws_for, gains, log_below, plan, prior_from
 from samplewise.stop.truncated import Tally, moments
@@ -59,7 +59,7 @@ def test_one_draw_ahead_is_optimal(a: float, b: float, price: float) -> None:
     for misses in range(horizon, -1, -1):
         value(misses)
     optimal = next(misses for misses in range(horizon) if value(misses) <= 1e-15)
-    rule = passes(VERIFIER, price=price, prior=(a, b), cap=horizon)
+    rule = passed(VERIFIER, price=price, prior=(a, b), cap=horizon)
     assert rule.worth is not None
     stopped = int(follow(rule, np.zeros((1, 500))).draws[0])
     assert stopped == max(1, optimal)
@@ -148,9 +148,9 @@ def test_the_law_of_scores_is_found_again() -> None:
 def test_recorded_draws_of_a_real_model() -> None:
     """GPT-4 on 100 Game of 24 puzzles, 100 draws each, chain of thought, by an exact checker."""
     grades = np.array([[draw.grade for draw in row] for row in load("game24_gpt4_100x").draws])
-    passed = grades.sum(axis=1)
+    right = grades.sum(axis=1)
     misses = np.array(
-        [np.concatenate([[1.0], np.cumprod((100 - c - np.arange(100)) / (100 - np.arange(100)))]) for c in passed]
+        [np.concatenate([[1.0], np.cumprod((100 - c - np.arange(100)) / (100 - np.arange(100)))]) for c in right]
     )
     misses = misses.clip(0)  # (100, 101): no pass among the first k, over all orders
     for cap, solved, draws in (
@@ -163,9 +163,9 @@ def test_recorded_draws_of_a_real_model() -> None:
     ):
         assert 1 - misses[:, cap].mean() == pytest.approx(solved, abs=6e-4)
         assert misses[:, :cap].sum(axis=1).mean() == pytest.approx(draws, abs=6e-3)
-    prior = fit_beta(passed, np.full(100, 100))
+    prior = fit_beta(right, np.full(100, 100))
     assert prior == pytest.approx((0.2155, 5.1283), abs=2e-4)
     assert [1 - prior.none_in(n) for n in (10, 50, 100)] == pytest.approx([0.217, 0.410, 0.487], abs=6e-4)
     for value, gives_up in ((50, 6), (100, 17), (200, 38), (500, 103)):
-        rule = passes(VERIFIER, price=1 / value, prior=tuple(prior), cap=1000)
+        rule = passed(VERIFIER, price=1 / value, prior=tuple(prior), cap=1000)
         assert int(follow(rule, np.zeros((1, 200))).draws[0]) == gives_up

@@ -56,6 +56,7 @@ def ask(
     """Ask one question and print the answer."""
     from samplewise.api import asolve
     from samplewise.progress import Bar
+    from samplewise.report.trace import chains_in_words
 
     budget = Budget(max_requests, None, None, max_tokens, max_usd, max_seconds)
     with Bar("ask") as bar:
@@ -69,6 +70,8 @@ def ask(
     say(f"{len(result.pool.candidates)} draws, {len(set(votes))} different answers, {result.spent.tokens:,} tokens")
     draws = len(result.pool.candidates) + result.pool.num_failed
     say(in_words(result.stop, draws, parse_recipe(recipe).most))
+    for line in chains_in_words(result.trace):
+        say(line)
     if as_json:
         print_json(
             answer=result.answer,

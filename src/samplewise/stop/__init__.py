@@ -7,8 +7,8 @@ from samplewise.stop.confident import cges, deepconf, ias, reasc
 from samplewise.stop.consistency import asc, entropy, esc, share
 from samplewise.stop.dirichlet import asc_dirichlet, bayes_factor
 from samplewise.stop.either import either, first_of
-from samplewise.stop.first_pass import passes
-from samplewise.stop.fixed import cap, lead, passed
+from samplewise.stop.first_pass import passed
+from samplewise.stop.fixed import cap, lead
 from samplewise.stop.optscale import optscale
 from samplewise.stop.reward import beacon, pandora, ucb_pandora
 from samplewise.stop.sequential import sprt
@@ -37,7 +37,6 @@ __all__ = [
     "optscale",
     "pandora",
     "passed",
-    "passes",
     "ppr_1v1",
     "reasc",
     "share",

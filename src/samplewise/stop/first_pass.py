@@ -31,6 +31,7 @@ from samplewise.stop.truncated import Tally
 from samplewise.types import Candidate, Json, Question, Stop, Usage
 
 Futility = Literal["certified", "value"]
+CAP = 64  # of what is planned, where none is given
 
 
 class Seen(NamedTuple):
@@ -41,10 +42,10 @@ class Seen(NamedTuple):
     tally: Tally = Tally()
     clipped: int = 0  # scores outside of [0, 1], which a prior of scores takes as the nearest end
     prior: Prior | None = None
-    cap: int = 0
+    cap: int | None = None
 
 
-def passes(
+def passed(
     verifier: str,
     *,
     score: float = 1.0,
@@ -52,17 +53,18 @@ def passes(
     prior: tuple[float, ...] | str | None = None,
     futility: Futility | None = None,
     confidence: float = 0.95,
-    cap: int = 64,
+    cap: int | None = None,
     attain: bool = False,
 ) -> StopRule[Seen]:
     """Stop at the first candidate that `verifier` gives at least `score`; give up when one more is not worth its price.
 
-    `price` is the cost of a draw over the worth of a solved question; without it the rule never gives up before `cap`.
+    `price` is the cost of a draw over the worth of a solved question; without it the rule never gives up before `cap`,
+    and without a cap the sampler's own number of draws is one.
     `prior` is (a, b) of the chance of a draw to pass, four numbers of its scores, or a file of them. `futility` is
     "value" where there is a prior and "certified" elsewhere. With `attain` the cap of a question is what its prior says
     `confidence` needs, at most `cap`.
     """
-    return first_pass("passes", verifier, score, price, prior, futility, confidence, cap, attain)
+    return first_pass("passed", verifier, score, price, prior, futility, confidence, cap, attain)
 
 
 def first_pass(
@@ -73,10 +75,10 @@ def first_pass(
     prior: tuple[float, ...] | str | None,
     futility: Futility | None,
     confidence: float,
-    cap: int,
+    cap: int | None,
     attain: bool,
 ) -> StopRule[Seen]:
-    """The rule behind `passes` and `optscale`. ValueError where the settings do not fit together."""
+    """The rule behind `passed` and `optscale`. ValueError where the settings do not fit together."""
     check_settings(target, confidence, cap)
     source = read_prior(prior)
     if price is not None and not 0 < price < 1:
@@ -85,13 +87,15 @@ def first_pass(
         raise ValueError(f"futility must be 'certified' or 'value', got {futility!r}")
     if futility is not None and price is None:
         raise ValueError(f"futility={futility!r} needs price=, the cost of a draw over the worth of a solved question")
+    if attain and cap is None:
+        cap = CAP
     if (futility == "value" or attain) and prior is None:
         raise ValueError(f"{'attain' if attain else 'futility by value'} needs prior=(a, b), or a file of priors")
     limit = math.inf if price is None else misses_to_give_up(price, 1 - confidence)
 
     def start(question: Question) -> Seen:
         own = source.of(question)
-        return Seen(prior=own, cap=_cap_of(own, target, confidence, cap) if attain else cap)
+        return Seen(prior=own, cap=_cap_of(own, target, confidence, cap) if attain and cap is not None else cap)
 
     def see(state: Seen, candidate: Candidate, answer: str | None) -> Seen:
         value = candidate.scores.get(verifier, math.nan)
@@ -111,8 +115,9 @@ def first_pass(
             "needed": target,
             "best": None if best == -math.inf else best,
             "draws": draws,
-            "cap": state.cap,
         }
+        if state.cap is not None:
+            said["cap"] = state.cap
         if source.dropped:
             said["prior_dropped"] = source.dropped
         if state.clipped:
@@ -129,7 +134,7 @@ def first_pass(
         elif draws >= limit:
             certificate = {"below": price, "error": 1 - confidence, "by": "certified"}
             return Stop("futile", {**said, **certificate, "guarantee": "anytime-valid"})
-        if draws >= state.cap:
+        if state.cap is not None and draws >= state.cap:
             planned = attain and state.prior is not None
             return Stop("cap", {**said, "guarantee": "model-based" if planned else "exact", "about": "draws"})
         return None
@@ -140,13 +145,13 @@ def first_pass(
     return StopRule(name, start, see, decide, (verifier,), "exact", "verifier", worth=None if prior is None else worth)
 
 
-def check_settings(target: float, confidence: float, cap: int) -> None:
+def check_settings(target: float, confidence: float, cap: int | None) -> None:
     """ValueError where one of them means nothing."""
     if isinstance(target, bool) or not isinstance(target, int | float) or math.isnan(target):
         raise ValueError(f"the score that is good enough must be a number, got {target!r}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    if cap < 1:
+    if cap is not None and cap < 1:
         raise ValueError(f"cap must be at least 1 draw, got {cap}")
 
 

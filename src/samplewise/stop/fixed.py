@@ -1,35 +1,10 @@
-"""Stop rules without a model: after so many draws, at the first pass of a verifier, or once a vote leads by enough."""
+"""Stop rules without a model: after so many draws, or once a vote leads by enough."""
 
 from __future__ import annotations
-
-import math
-from typing import NamedTuple
 
 from samplewise.stop.base import StopRule
 from samplewise.stop.votes import Votes, count_vote, no_votes
 from samplewise.types import Candidate, Question, Stop, Usage
-
-
-class Best(NamedTuple):
-    """Draws seen, and the best score among them; -inf where none has one."""
-
-    draws: int = 0
-    score: float = -math.inf
-
-
-def passed(verifier: str, *, score: float = 1.0) -> StopRule[Best]:
-    """Stop at the first candidate that `verifier` gives at least `score`. Exact where the verifier is."""
-
-    def see(state: Best, candidate: Candidate, answer: str | None) -> Best:
-        own = candidate.scores.get(verifier, math.nan)
-        return Best(state.draws + 1, own if own > state.score else state.score)
-
-    def decide(state: Best, spent: Usage) -> Stop | None:
-        if state.draws == 0 or state.score < score:
-            return None
-        return Stop("success", {"score": state.score, "needed": score, "draws": state.draws})
-
-    return StopRule("passed", lambda question: Best(), see, decide, (verifier,), "exact", "verifier")
 
 
 def lead(margin: int) -> StopRule[Votes]:

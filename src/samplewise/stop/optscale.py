@@ -23,7 +23,7 @@ import math
 from typing import Literal, NamedTuple
 
 from samplewise.stop.base import StopRule
-from samplewise.stop.first_pass import Futility, Seen, check_settings, first_pass
+from samplewise.stop.first_pass import CAP, Futility, Seen, check_settings, first_pass
 from samplewise.stop.grid import Normal, fit_released, grid_count
 from samplewise.stop.prior import BetaPrior, draws_for
 from samplewise.stop.truncated import Law, Tally, draws_needed, fit, log_cdf, normal
@@ -58,7 +58,7 @@ def optscale(
     *,
     target: float | None = None,
     mode: Mode = "better",
-    cap: int = 64,
+    cap: int | None = None,
     peek: int = 4,
     prior: tuple[float, ...] | str | None = None,
     price: float | None = None,
@@ -68,7 +68,7 @@ def optscale(
     """Draw until the best score by `verifier` is at least `target`, with chance `confidence`, and not for longer.
 
     There is no default target: what score is good enough is the verifier's affair, best a calibrated chance to be
-    right. `price`, `prior`, `futility` and `attain` are those of `passes`; in the modes "paper" and "code" `prior` is
+    right. `price`, `prior`, `futility` and `attain` are those of `passed`; in the modes "paper" and "code" `prior` is
     the (mu, sg) that the fit is drawn to, and `peek` the draws before the one look of "code".
     """
     if verifier is None or target is None:
@@ -79,6 +79,7 @@ def optscale(
         raise ValueError(f"mode must be 'better', 'paper' or 'code', got {mode!r}")
     if price is not None or futility is not None or attain:
         raise ValueError(f"mode {mode!r} knows neither price, futility nor attain; mode='better' does")
+    cap = CAP if cap is None else cap
     check_settings(target, confidence, cap)
     if mode == "code" and not 1 <= peek <= cap:
         raise ValueError(f"peek must be in 1..cap, got {peek}")
@@ -102,7 +103,7 @@ def make_plan(
     prior: Normal | None = None,
     start: Law | None = None,
 ) -> Plan:
-    """The draws that a tally of scores, `passes` of them at the target, asks for in all. `start` is an earlier fit."""
+    """The draws that a tally of scores, `passed` of them at the target, asks for in all. `start` is an earlier fit."""
     if tally.num == 0:
         return Plan(cap, None)
     law = fit(tally, start) if prior is None else _posterior(tally, prior)
