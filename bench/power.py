@@ -58,15 +58,15 @@ def lines(low: float, alpha: float) -> dict[str, str]:
         "plain": f"repeat(64, max_tokens={HORIZON})",
         "low_temperature": f"repeat(64, temperature={low:g}, max_tokens={HORIZON})",
         "power": f"power({alpha:g}, {STEPS}, {CHAINS}, max_tokens={HORIZON})",
-        "power_entropy": f"power({alpha:g}, {STEPS}, {CHAINS // 2}, max_tokens={HORIZON}, cuts='entropy')",
+        "power_entropy": f"power({alpha:g}, {STEPS}, 4, max_tokens={HORIZON}, cuts='entropy')",
         "power_started": f"power({alpha:g}, {STEPS}, 1, max_tokens={HORIZON}, cuts='entropy', starts=16)",
         "sir": f"sir(64, {alpha:g}, max_tokens={HORIZON})",
         "smc": f"smc(16, {alpha:g}, block=8, max_tokens={HORIZON})",
-        "ladder": f"tempering({RUNGS[alpha]}, {STEPS}, 4, max_tokens={HORIZON})",
+        "ladder": f"tempering({RUNGS[alpha]}, {STEPS}, 2, max_tokens={HORIZON})",
     }
 
 
-SHARED = ("plain", "low_temperature", "power", "power_entropy")  # whose responses are of one law
+SHARED = ("plain", "low_temperature", "power")  # what is compared at equal tokens
 
 
 class Drawn(NamedTuple):
@@ -162,8 +162,6 @@ WAYS = {
     "power": ("power", "vote"),
     "power_best_loglik": ("power", "best(likelihood)"),
     "power_best_checker": ("power", "checker"),
-    "power_entropy": ("power_entropy", "vote"),
-    "power_entropy_best_loglik": ("power_entropy", "best(likelihood)"),
 }
 
 
@@ -236,7 +234,7 @@ def show_equal(console: Console, drawn: dict[str, Drawn], decoded: bool) -> dict
 def show_passes(console: Console, drawn: dict[str, Drawn]) -> dict[str, list[float]]:
     table = Table("pass@k", *map(str, KS), box=None)
     found = {}
-    for name in ("plain", "low_temperature", "power"):
+    for name in SHARED:
         found[name] = [float(row.mean()) for row in pass_at(drawn[name].grades, KS)]
         table.add_row(name, *(f"{value:.3f}" for value in found[name]))
     console.print(table)

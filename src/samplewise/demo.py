@@ -1,7 +1,7 @@
 """The main job, shown: held-out puzzles, the embedded model, every method at equal tokens.
 
 Each row is a way to draw and a way to choose. Rows that draw alike share their draws, so the whole table costs five
-pools of draws and one greedy answer per puzzle. Later parts add their rows to `ROWS`.
+pools of draws, two power samplers and one greedy answer per puzzle. Later parts add their rows to `ROWS`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ ROWS = (
     Row("greedy", "repeat(1, temperature=0)", "first"),
     Row("temperature 0.6, one draw", "repeat({n}, temperature=0.6)", "first"),
     Row("temperature 0.25, one draw", "repeat({n}, temperature=0.25)", "first"),
+    Row("power sampling, one trace", "power(4, 20)", "first"),
+    Row("power by 16 weighted draws, one trace", "sir(16, 4)", "first"),
     Row("direct, majority vote", "repeat({n})", "vote"),
     Row("temperature 0.6, majority vote", "repeat({n}, temperature=0.6)", "vote"),
     Row("temperature 0.25, majority vote", "repeat({n}, temperature=0.25)", "vote"),
@@ -67,7 +69,7 @@ BASELINE = "direct, majority vote"
 def demo(folder: Path, puzzles: int, samples: int, seed: int, console: Console) -> dict[str, Json]:
     """Draw, choose, compare, and write `folder`/report.html. Gives the figures as plain JSON.
 
-    Cost: about 5 x `puzzles` x `samples` draws of 25 tokens; nothing where the store has them already.
+    Cost: about 5 x `puzzles` x `samples` draws of 25 tokens and 400 tokens a puzzle for power sampling; nothing where the store has them already.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,8 @@ def demo(folder: Path, puzzles: int, samples: int, seed: int, console: Console) 
                 "Tokens are prompt and completion tokens of every draw and what a reward model reads, without credit "
                 "for a shared prompt.",
                 "Rows of a single draw cost less than the common budget: more draws would not change them.",
-                "Rows that go on until something stop by a rule, question by question, and cost what they did.",
+                "Rows that go on until something stop by a rule, question by question, and cost what they did; so do "
+                "power samplers, whose draws depend on each other and end in one answer.",
             ),
         )
     print_report(report, console)

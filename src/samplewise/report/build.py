@@ -2,7 +2,7 @@
 
 A method is a stored run and a selector. What k of a run's draws are worth is the mean over all subsets of k of them;
 what they cost is k times the mean cost of a draw, everything counted. A run that stops by a rule is one point: what it
-chose, for what it spent.
+chose, for what it spent; and so is one whose draws depend on each other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from samplewise.measure import (
     pass_at,
 )
 from samplewise.numerics import Floats
-from samplewise.recipe import recipe, selector_of
+from samplewise.recipe import Recipe, recipe, selector_of
 from samplewise.report.data import Draws, Method, Point, Report, Sample, Series, View
 from samplewise.store import Run, Store
 
@@ -106,7 +106,7 @@ def _curves(store: Store, entry: Entry, outcomes: Outcomes, key: Key) -> _Measur
     scored = ~np.isnan(outcomes.graded.grades)
     per_draw = float(np.nanmean(outcomes.tokens_per_draw)) if len(outcomes.questions) else math.nan
     per_draw += verifier_tokens(store, entry.run, verifiers)
-    if parsed.stop is not None:
+    if _is_whole(parsed):
         return _one_point(store, entry, outcomes, parsed.draws)
     most = int(scored.sum(axis=1)[scored.any(axis=1)].min(initial=outcomes.graded.grades.shape[1]))
     ks = np.array([1]) if selector.name == "first" else _grid(most)
@@ -167,9 +167,14 @@ def _methods(measured: Sequence[_Measured], base: _Measured, tokens: float) -> t
     return tuple(rows)
 
 
+def _is_whole(parsed: Recipe) -> bool:
+    """Whether a part of the draws would be no run of this recipe."""
+    return parsed.stop is not None or not parsed.sampler.exchangeable
+
+
 def _with_samples(m: _Measured, samples: int) -> str:
-    """The draws part of the line that draws `samples`, where it is a plain `repeat`. A rule stops where it does."""
-    if recipe(m.entry.run.recipe).stop is not None:
+    """The draws part of the line that draws `samples`, where it is a plain `repeat`. What is whole stays as it is."""
+    if _is_whole(recipe(m.entry.run.recipe)):
         return m.line
     most = int(m.accuracy.ks[-1])
     return m.line.replace(f"repeat({_drawn(m.line)}", f"repeat({samples}", 1) if most > 1 or samples == 1 else m.line
