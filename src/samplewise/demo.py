@@ -69,7 +69,8 @@ BASELINE = "direct, majority vote"
 def demo(folder: Path, puzzles: int, samples: int, seed: int, console: Console) -> dict[str, Json]:
     """Draw, choose, compare, and write `folder`/report.html. Gives the figures as plain JSON.
 
-    Cost: about 5 x `puzzles` x `samples` draws of 25 tokens and 400 tokens a puzzle for power sampling; nothing where the store has them already.
+    Cost: about 5 x `puzzles` x `samples` draws of 25 tokens, and 400 tokens a puzzle for power sampling; nothing where
+    the store has them already.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
