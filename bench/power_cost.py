@@ -3,7 +3,7 @@
 **Tokens.** Tokens decoded for each step of a Metropolis-Hastings chain at a fixed horizon, by the plain corrected
 kernel (every proposal drawn from its cut to its end) and by the same kernel with early rejection and the divergence
 jump. The law of the chain is the same; as a check, the mean log-probability of the last records is compared, in
-standard errors. 32 questions, one chain each, over powers and proposal temperatures, on two models: the bundled one
+standard errors. 24 questions, one chain each, over powers and proposal temperatures, on two models: the bundled one
 (Game of 24 puzzles) and one of 260,000 parameters that tells stories, which few stories end within the horizon of 64.
 Steps whose cut lies behind the record's end cost nothing on either side and are counted on both. Intervals are 95 % by
 bootstrap over questions.
@@ -13,7 +13,7 @@ bootstrap over questions.
 goes through the model for each step: decoded tokens, context that is not kept, positions whose law was looked at
 without a draw, and a tenth of the chain's prompt and start.
 
-**Time.** The product's sampler on the local engine, all questions at once, against an implementation in the style of
+**Time.** The product's sampler on the local engine, 48 questions at once, against an implementation in the style of
 the published one, written for this bench: one chain, one question at a time, `model.generate` for every proposal with
 all scores and logits stacked, nothing kept from one call to the next (within a call, generate has its cache). Same
 model, questions, number of steps, cut law and target. Sides take turns; the ratio is the median over rounds, with the
@@ -54,7 +54,7 @@ from samplewise.samplers.power.cuts import Cuts, fixed_masses
 from samplewise.tasks.game24 import game24
 from samplewise.types import Completion, Message
 
-QUESTIONS, STEPS, HORIZON = 32, 10, 64
+QUESTIONS, TIMED, STEPS, HORIZON = 24, 48, 10, 64
 CURVE = ((1.5, 1 / 1.5), (2.0, 0.5), (4.0, 0.25), (8.0, 0.125), (4.0, 0.5), (4.0, 1.0))  # power, temperature
 hugging: Any = transformers
 Prompts = Sequence[tuple[Message, ...]]
@@ -289,13 +289,15 @@ def apart(work: Callable[..., Any], *given: Any, **named: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison by time")
-    parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="of the comparison by tokens")
+    parser.add_argument("--timed", type=int, default=TIMED, help="questions of the comparison by time")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     started, key = time.monotonic(), Key(arguments.seed).fold("power_cost")
-    puzzles = [problem.question.messages for problem in game24("all").problems[: arguments.questions]]
-    print(f"time: tiny, alpha 4, {STEPS} steps, {len(puzzles)} questions")
-    found = times(puzzles, arguments.rounds, key.fold("times"))
+    every = [problem.question.messages for problem in game24("all").problems]
+    puzzles, timed = every[: arguments.questions], every[: arguments.timed]
+    print(f"time: tiny, alpha 4, {STEPS} steps, {len(timed)} questions")
+    found = times(timed, arguments.rounds, key.fold("times"))
     print("tokens: tiny")
     curves = {"tiny": tokens_of("tiny", puzzles, key.fold("tiny"))}
     if (source := stories.folder()) is None:
@@ -316,6 +318,7 @@ def main() -> None:
         },
         **found,
         "questions": len(puzzles),
+        "timed": len(timed),
         "steps": STEPS,
         "horizon": HORIZON,
         "rounds": arguments.rounds,

@@ -206,16 +206,22 @@ def maths(console: Console, key: Key) -> dict[str, Any]:
 
 
 def humaneval(console: Console, key: Key, every: int) -> dict[str, Any]:
-    """Every `every`-th problem, 100 programs each; the verifier runs the examples in the problem's own text."""
+    """Every `every`-th problem, 100 programs each; the verifier runs the examples of the official problem's text, which
+    the model was not shown. Problems without any are left out."""
     name = "humaneval_codegen16b_100x"
     recording, task = load(name), recorded(name)
     verify, pools = build("verifier", "public_tests"), []
+    shown = {each.question.id.rpartition("/")[2]: each.question.facts for each in build("task", "humaneval").problems}
     for problem, draws in list(zip(recording.problems, recording.draws, strict=True))[::every]:
+        facts = shown[problem.question.id.rpartition("/")[2]]
+        if not facts.get("tests"):
+            continue
+        question = problem.question._replace(facts={**problem.question.facts, "tests": facts["tests"]})
         texts = [draw.completion.text for draw in draws]
         known: dict[str, tuple[str | None, float, float]] = {}
         for text in dict.fromkeys(texts):
             answer = task.read(problem.question, text)
-            passed = verify(problem.question, Candidate(text)).value
+            passed = verify(question, Candidate(text)).value
             known[text] = (answer, task.grade(problem, answer).value, passed)
         candidates = tuple(
             Candidate(text, scores={} if math.isnan(known[text][2]) else {"score": known[text][2]}) for text in texts

@@ -41,7 +41,7 @@ ROWS = (
     Row("greedy", "repeat(1, temperature=0)", "first"),
     Row("temperature 0.6, one draw", "repeat({n}, temperature=0.6)", "first"),
     Row("temperature 0.25, one draw", "repeat({n}, temperature=0.25)", "first"),
-    Row("power sampling, one trace", "power(4, 20)", "first"),
+    Row("power sampling, one trace", "power(4, 20, cuts='entropy')", "first"),
     Row("power by 16 weighted draws, one trace", "sir(16, 4)", "first"),
     Row("direct, majority vote", "repeat({n})", "vote"),
     Row("temperature 0.6, majority vote", "repeat({n}, temperature=0.6)", "vote"),
