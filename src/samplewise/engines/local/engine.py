@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import threading
 from collections import deque
@@ -26,8 +27,8 @@ from typing import NamedTuple
 import torch
 
 from samplewise.engines.base import Arrival, failed
-from samplewise.errors import EngineError, EngineUnavailable
-from samplewise.types import Ask, Capability, Completion, Generate, Usage
+from samplewise.errors import BadRequest, EngineError, EngineUnavailable
+from samplewise.types import Ask, Capability, Completion, Generate, Usage, explores
 
 from .batch import Batch
 from .check import choose
@@ -35,6 +36,7 @@ from .forward import Forward
 from .jobs import Done, Job, engine_error, given, num_new, prepare
 from .language import Language, checked
 from .model import Checkpoint, load
+from .taps import can_explore
 
 MAX_ROWS = 1024
 LINGER_S = 0.1  # that the worker waits for asks to come
@@ -60,8 +62,6 @@ class _Tag(NamedTuple):
 class Local:
     """A causal model of `transformers` in this process. Made by `local(...)`."""
 
-    can = frozenset(Capability) - {Capability.ENUMERATE, Capability.TOP}
-
     def __init__(
         self,
         source: str,
@@ -74,7 +74,7 @@ class Local:
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
         with ThreadPoolExecutor(1) as apart:  # see _work
-            self.checkpoint, self._forward = apart.submit(_open, source, device, dtype).result()
+            self.checkpoint, self._forward, has_taps = apart.submit(_open, source, device, dtype).result()
         model = self.checkpoint.model
         kind = str(model.dtype).removeprefix("torch.")
         self.name = f"local({self.checkpoint.name})"
@@ -91,6 +91,9 @@ class Local:
             chunk=MAX_ROWS,
             prefix_bytes=total // 4,
         )
+        self.can = frozenset(Capability) - {Capability.ENUMERATE, Capability.TOP}
+        if not has_taps:
+            self.can -= {Capability.EXPLORE}
         self._lock = threading.Condition()
         self._calls: deque[_Call] = deque()  # with asks that have not joined, in order
         self._open: set[_Tag] = set()  # asks that have begun and are not delivered; the worker's alone
@@ -181,7 +184,7 @@ class Local:
             return False
 
     def _admit(self) -> None:
-        """Asks that fit join, in order."""
+        """Asks that fit join, in order; those that explore together join together."""
         joining: list[Job] = []
         scoring: list[Job] = []
         done: list[Done] = []
@@ -191,25 +194,40 @@ class Local:
             call = self._head() if num_rows < self._batch.max_rows else None
             if call is None:
                 break
-            tag = _Tag(call, call.next)
-            self._open.add(tag)
-            call.next += 1
-            job = prepare(call.asks[tag.position], tag, self._language, self.checkpoint.max_context)
-            if isinstance(job, Completion):
-                done.append(Done(tag, job))
-                continue
-            needed = (num_rows + 1) * max(longest, _need(job)) * self._forward.bytes_per_token
-            if needed > self._row_bytes and num_rows:
-                call.next -= 1
-                self._open.discard(tag)
+            tags = [_Tag(call, call.next + i) for i in range(_together(call))]
+            self._open.update(tags)
+            call.next += len(tags)
+            made = [prepare(call.asks[tag.position], tag, self._language, self.checkpoint.max_context) for tag in tags]
+            jobs = [job for job in made if isinstance(job, Job)]
+            if why := self._refusal(jobs, joining):
+                made = [failed(BadRequest(why)) if isinstance(job, Job) else job for job in made]
+                jobs = []
+            most = max([longest, *map(_need, jobs)])
+            needed = (num_rows + len(jobs)) * most * self._forward.bytes_per_token
+            if num_rows and jobs and (num_rows + len(jobs) > self._batch.max_rows or needed > self._row_bytes):
+                call.next -= len(tags)
+                self._open.difference_update(tags)
                 break
-            num_rows, longest = num_rows + 1, max(longest, _need(job))
-            (joining if isinstance(job.ask, Generate) else scoring).append(job)
+            num_rows, longest = num_rows + len(jobs), most
+            done += [Done(tag, job) for tag, job in zip(tags, made, strict=True) if isinstance(job, Completion)]
+            for job in jobs:
+                (joining if isinstance(job.ask, Generate) else scoring).append(job)
         self._deliver(done)
         if joining:
             self._deliver(self._batch.join(joining))
         if scoring:
             self._deliver(self._batch.score(scoring))
+
+    def _refusal(self, jobs: Sequence[Job], before: Sequence[Job]) -> str:
+        """Why jobs that would join together, beside those `before`, cannot; or ""."""
+        waves = [[job.ask for job in some if explores(job.ask)] for some in (before, jobs)]
+        if not waves[1]:
+            return ""
+        if len(jobs) > self._batch.max_rows:
+            return f"{len(jobs)} samples explore together, and max_rows={self._batch.max_rows} of them fit; raise it"
+        if Capability.EXPLORE not in self.can:
+            return f"{self.name} cannot explore: it does not show the states that enter its head"
+        return self._batch.exploring.refusal([ask for wave in waves for ask in wave if isinstance(ask, Generate)])
 
     def _head(self) -> _Call | None:
         """The first call that has asks waiting."""
@@ -237,9 +255,23 @@ class Local:
         self._deliver([Done(tag, failed(error)) for tag in tags])
 
 
-def _open(source: str, device: str | None, dtype: str | None) -> tuple[Checkpoint, Forward]:
+class _Opened(NamedTuple):
+    checkpoint: Checkpoint
+    forward: Forward
+    explores: bool
+
+
+def _open(source: str, device: str | None, dtype: str | None) -> _Opened:
     checkpoint = load(source, device, dtype)
-    return checkpoint, choose(checkpoint.model, checkpoint.name, checkpoint.vocab_size)
+    forward = choose(checkpoint.model, checkpoint.name, checkpoint.vocab_size)
+    return _Opened(checkpoint, forward, can_explore(forward))
+
+
+def _together(call: _Call) -> int:
+    """How many of a call's asks join at once: as many as explore, else one."""
+    waiting = (call.asks[position] for position in range(call.next, len(call.asks)))
+    exploring = itertools.takewhile(explores, waiting)
+    return max(1, sum(1 for _ in exploring))
 
 
 def _need(job: Job) -> int:
