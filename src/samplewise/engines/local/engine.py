@@ -50,6 +50,7 @@ class _Call:
     asks: Sequence[Ask]
     loop: asyncio.AbstractEventLoop
     next: int = 0
+    waves: dict[int, int] = field(default_factory=dict)  # first position of asks that explore -> how many join together
     cancelled: bool = False
     arrivals: asyncio.Queue[list[Arrival]] = field(default_factory=asyncio.Queue)
 
@@ -268,10 +269,20 @@ def _open(source: str, device: str | None, dtype: str | None) -> _Opened:
 
 
 def _together(call: _Call) -> int:
-    """How many of a call's asks join at once: as many as explore, else one."""
-    waiting = (call.asks[position] for position in range(call.next, len(call.asks)))
-    exploring = itertools.takewhile(explores, waiting)
-    return max(1, sum(1 for _ in exploring))
+    """How many of a call's next asks join at once: one, or so many that no group is cut in two."""
+    if not explores(call.asks[call.next]):
+        return 1
+    if call.next not in call.waves:
+        waiting = (call.asks[position] for position in range(call.next, len(call.asks)))
+        run = [ask.group for ask in itertools.takewhile(explores, waiting) if isinstance(ask, Generate)]
+        last = {group: at for at, group in enumerate(run)}
+        start = end = 0
+        for at, group in enumerate(run):
+            end = max(end, last[group] + 1)
+            if at + 1 == end:
+                call.waves[call.next + start] = end - start
+                start = end
+    return call.waves[call.next]
 
 
 def _need(job: Job) -> int:

@@ -38,9 +38,7 @@ class Filters(NamedTuple):
     cut: bool = True  # min-p
 
     @classmethod
-    def of(
-        cls, kinds: Iterable[Sampling], temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor
-    ) -> Filters:
+    def of(cls, kinds: Iterable[Sampling], temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Filters:
         """The columns, and what at least one of `kinds` needs."""
         some = list(kinds)
         return cls(
