@@ -3,8 +3,9 @@
 A group is one puzzle and K samples. Scored per puzzle: `solved` (some sample is right), `ways` (different right
 solutions), `vendi` (effective number of different responses, by character n-grams) and `tokens` a sample. Pass@K is
 that of groups of K, drawn as such, never k out of a larger group: samples of a group are not independent. `at equal
-tokens` gives every method the tokens of the thriftiest one on that puzzle, in the order of its samples. Intervals are
-over puzzles, differences from plain draws paired.
+tokens` gives every way the tokens of K plain draws, in the mean over puzzles: of one that takes more tokens a sample so
+many fewer samples are counted (between two whole numbers by interpolation), and one that takes fewer gets no more.
+Intervals are over puzzles, differences from plain draws paired.
 
 `matched` is plain draws at the one temperature that has the entropy a token of the policy before it: what heat alone
 would do. Settings are chosen on `dev` puzzles (`--choose`) and scored on `test` ones; `CHOSEN` holds them.
@@ -150,12 +151,15 @@ async def row_of(engine: Engine, line: str, problems: Sequence[Problem], size: i
 
 
 def equal(rows: Mapping[str, Row]) -> dict[str, Floats]:
-    """Whether each puzzle (P,) is solved within the tokens of the thriftiest way on it."""
-    least = np.min([row.lengths.sum(1) for row in rows.values()], axis=0)
-    return {
-        name: ((row.right > 0) & (row.lengths.cumsum(1) <= least[:, None])).any(1).astype(float)
-        for name, row in rows.items()
-    }
+    """The share (P,) of each puzzle that is solved with the tokens of as many plain draws."""
+    found = {}
+    for name, row in rows.items():
+        size = row.right.shape[1]
+        num = size * min(1.0, float(rows["plain"].tokens.mean() / row.tokens.mean()))
+        low = int(num)
+        fewer, more = ((row.right[:, :upto] > 0).any(1).astype(float) for upto in (low, min(size, low + 1)))
+        found[name] = fewer + (num - low) * (more - fewer)
+    return found
 
 
 async def compare(

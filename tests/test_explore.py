@@ -19,6 +19,7 @@ from samplewise.samplers.base import Variant, direct
 from samplewise.samplers.repeat import repeat
 from samplewise.store import Store
 from samplewise.types import Capability, Completion, Generate, Message, Question, Usage, explores
+from samplewise.verify.puzzle import check, read_puzzle
 
 QUESTION = Question("q", (Message("user", "hello"),))
 
@@ -189,3 +190,58 @@ def test_one_of_a_group_is_not_tried_again_alone() -> None:
         assert engine.batches == [[0, 1, 2, 3, 4, 5]]
         assert result.pool.num_failed == 1
         assert drawn(engine, store, "repeat(6, explore=css)").pool.num_failed == 0
+
+
+# --- the bundled model ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    pytest.importorskip("torch", reason="the local engine's extra is not installed")
+    from samplewise.engines.local import tiny
+
+    return tiny(device="cpu")
+
+
+PUZZLE = Question("p", (Message("user", "make 24 from 4 6 7 8"),), {"numbers": [4, 6, 7, 8], "target": 24})
+
+
+def made(engine: Any, line: str, store: Store | None = None) -> Result:
+    return asyncio.run(run(PUZZLE, recipe(line), engine, Key(3), read=read_puzzle, store=store))
+
+
+@pytest.mark.parametrize("num", [8, pytest.param(64, marks=pytest.mark.slow)])
+def test_the_bundled_model_explores(num: int, tiny: Any) -> None:
+    found = made(tiny, f"repeat({num}, explore=esamp(beta=0.25), max_tokens=60) | best(puzzle)")
+    assert found.answer is not None
+    assert check([4, 6, 7, 8], 24, found.answer)
+    assert len(found.pool.candidates) == num
+    plain, css = (made(tiny, f"repeat({num}, max_tokens=60{more}) | vote") for more in ("", ", explore=css"))
+    assert [c.text for c in plain.pool.candidates] != [c.text for c in css.pool.candidates]
+    assert css.pool.num_failed == 0
+    for report in list(tiny._batch.exploring.reports)[-2:]:
+        assert report.problem == ""
+        assert report.numbers["seen"] in (found.spent.completion_tokens, css.spent.completion_tokens)
+
+
+def test_no_strength_is_plain_draws(tiny: Any) -> None:
+    """By the whole way: the same seeds, the same tokens."""
+    lines = [f"repeat(8, max_tokens=60{more}) | vote" for more in ("", ", explore=esamp(beta=0)")]
+    plain, none = (made(tiny, line) for line in lines)
+    assert [c.text for c in none.pool.candidates] == [c.text for c in plain.pool.candidates]
+    assert none.spent == plain.spent
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["repeat(8, explore=lss, max_tokens=40)", "vary(permute(2)) | repeat(9, explore=lss, wave=3, max_tokens=40)"],
+)
+def test_a_run_that_was_cut_off_ends_as_it_would_have(line: str, tiny: Any) -> None:
+    with Store(":memory:") as store:
+        whole = made(tiny, line, store)
+        store._db.execute("DELETE FROM draws WHERE digest IN (SELECT digest FROM draws LIMIT 3)")
+        again = made(tiny, line, store)
+        assert [c.text for c in again.pool.candidates] == [c.text for c in whole.pool.candidates]
+        assert again.spent == whole.spent
+        assert again.paid.requests > 3
+        assert made(tiny, line, store).paid == Usage()
