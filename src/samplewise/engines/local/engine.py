@@ -19,7 +19,7 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -189,26 +189,31 @@ class Local:
         joining: list[Job] = []
         scoring: list[Job] = []
         done: list[Done] = []
+        taken: set[str] = set()  # groups of those that join
         running = [_need(job) for job in self._batch.jobs] if self._calls else []
         num_rows, longest = len(running), max(running, default=0)
         for _ in range(JOIN_ROWS):
             call = self._head() if num_rows < self._batch.max_rows else None
             if call is None:
                 break
-            tags = [_Tag(call, call.next + i) for i in range(_together(call))]
+            size = _together(call)
+            if num_rows and num_rows + size > self._batch.max_rows:
+                break
+            tags = [_Tag(call, call.next + i) for i in range(size)]
             self._open.update(tags)
             call.next += len(tags)
             made = [prepare(call.asks[tag.position], tag, self._language, self.checkpoint.max_context) for tag in tags]
             jobs = [job for job in made if isinstance(job, Job)]
-            if why := self._refusal(jobs, joining):
+            if why := self._refusal(jobs, taken):
                 made = [failed(BadRequest(why)) if isinstance(job, Job) else job for job in made]
                 jobs = []
             most = max([longest, *map(_need, jobs)])
             needed = (num_rows + len(jobs)) * most * self._forward.bytes_per_token
-            if num_rows and jobs and (num_rows + len(jobs) > self._batch.max_rows or needed > self._row_bytes):
+            if num_rows and jobs and needed > self._row_bytes:
                 call.next -= len(tags)
                 self._open.difference_update(tags)
                 break
+            taken.update(job.ask.group for job in jobs if isinstance(job.ask, Generate) and explores(job.ask))
             num_rows, longest = num_rows + len(jobs), most
             done += [Done(tag, job) for tag, job in zip(tags, made, strict=True) if isinstance(job, Completion)]
             for job in jobs:
@@ -219,16 +224,18 @@ class Local:
         if scoring:
             self._deliver(self._batch.score(scoring))
 
-    def _refusal(self, jobs: Sequence[Job], before: Sequence[Job]) -> str:
-        """Why jobs that would join together, beside those `before`, cannot; or ""."""
-        waves = [[job.ask for job in some if explores(job.ask)] for some in (before, jobs)]
-        if not waves[1]:
+    def _refusal(self, jobs: Sequence[Job], taken: Collection[str]) -> str:
+        """Why jobs that would join together, where groups `taken` join already, cannot; or ""."""
+        wave = [job.ask for job in jobs if isinstance(job.ask, Generate) and explores(job.ask)]
+        if not wave:
             return ""
         if len(jobs) > self._batch.max_rows:
             return f"{len(jobs)} samples explore together, and max_rows={self._batch.max_rows} of them fit; raise it"
         if Capability.EXPLORE not in self.can:
             return f"{self.name} cannot explore: it does not show the states that enter its head"
-        return self._batch.exploring.refusal([ask for wave in waves for ask in wave if isinstance(ask, Generate)])
+        if twice := next((ask.group for ask in wave if ask.group in taken), None):
+            return f"group {twice!r} is drawn already; ask for a group once at a time"
+        return self._batch.exploring.refusal(wave)
 
     def _head(self) -> _Call | None:
         """The first call that has asks waiting."""

@@ -20,11 +20,10 @@ from samplewise.errors import BadRequest, EngineError
 from samplewise.explore.base import Advice, Step
 from samplewise.explore.explorer import Explorer, Report
 from samplewise.keys import Key
-from samplewise.spec import build
 from samplewise.types import Generate, explores
 
 from .forward import Cached, Forward, Ints
-from .jobs import Done, Job
+from .jobs import Done, Job, settings_of
 from .sample import Drawn, Filters, draw
 from .taps import Taps, head_of
 
@@ -110,8 +109,7 @@ class Exploring:
     def _begin(self, row: int, ask: Generate) -> None:
         if self._explorer is None:
             self._explorer = Explorer(head_of(cast(Cached, self._forward).model), max_groups=self._max_groups)
-        settings = build("explore", ask.sampling.explore)
-        number = self._explorer.open(ask.group, settings, Key(0).fold(ask.group).seed())
+        number = self._explorer.open(ask.group, settings_of(ask.sampling.explore), Key(0).fold(ask.group).seed())
         group = self._groups.get(ask.group)
         if group is None:
             group = self._groups[ask.group] = self._by_number[number] = _Group(ask, number)

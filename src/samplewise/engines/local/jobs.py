@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import torch
 from samplewise.engines.base import failed
 from samplewise.engines.law import check_exponents
 from samplewise.errors import BadRequest, ContextOverflow, EngineError, EngineUnavailable, SamplewiseError
+from samplewise.explore.settings import Settings
 from samplewise.spec import build
 from samplewise.types import Ask, Completion, Finish, Generate, Likelihood, Sampling, Usage
 
@@ -87,6 +89,13 @@ def num_new(ask: Generate, num_prompt: int, max_context: int | None) -> int:
     return ask.max_tokens if max_context is None else max(0, min(ask.max_tokens, max_context - num_prompt))
 
 
+@functools.lru_cache(maxsize=256)
+def settings_of(explore: str) -> Settings:
+    """What an ask's words for exploring name."""
+    settings: Settings = build("explore", explore)
+    return settings
+
+
 def check_explore(ask: Generate) -> None:
     """Raises BadRequest where an ask explores and cannot."""
     how = ask.sampling.explore
@@ -97,7 +106,7 @@ def check_explore(ask: Generate) -> None:
     if not ask.group or ask.group_size < 1:
         raise BadRequest(f"explore={how} needs the name of a group and how many samples it has")
     try:
-        settings = build("explore", how)
+        settings = settings_of(how)
     except SamplewiseError as error:
         raise BadRequest(str(error)) from error
     if getattr(settings, "warm_start", False):
