@@ -299,6 +299,7 @@ def test_a_wave_joins_together(checkpoint: Any, kit: SimpleNamespace, monkeypatc
     done = kit.answers(engine, [*kit.draws(9), *group(kit, 1, 6, max_tokens=5)])
     assert all(c.finish != "error" for c in done)
     assert int((steps[0].group >= 0).sum()) == 6
+    assert int((steps[1].group >= 0).sum()) > 3
     refused = kit.answers(engine, [*group(kit, 1, 9), *kit.draws(2)])
     assert all(c.failure is not None and "max_rows=8" in c.failure.message for c in refused[:9])
     assert all(c.finish != "error" for c in refused[9:])
