@@ -8,7 +8,8 @@ groups of a prompt kept together. `matched` is the plain law at the one temperat
 as the policy had: what heat alone would do.
 
 Limits: twelve steps, a memorised world, one model size. It tests mechanisms; it is no evidence about language models.
-Samples of one group are not independent: coverage at K is that of groups of K, not of K out of more.
+Samples of one group are not independent: coverage at K is that of groups of K, not of K out of more. What exploring is
+worth to a language model of puzzles is in bench/explore_game24.py.
 """
 
 from __future__ import annotations
@@ -257,14 +258,6 @@ def choose(places: list[Place], console: Console) -> dict[str, Any]:
         told[family] = {str(way.settings): float(row.coverage.mean()) for way, row in rows}
         console.print(table)
     return told
-
-
-def game24(policies: Mapping[str, Settings], sizes: tuple[int, ...] = (4, 16, 64)) -> dict[str, Any]:
-    """Pass@K of the bundled model on the Game of 24 in groups of K, plain, hot, cold and matched beside the policies.
-
-    Each is a recipe `repeat(K, explore=...) | best(puzzle)` over the same puzzles at equal tokens, through `run_task`.
-    """
-    raise NotImplementedError("waits for the local engine's `explore` capability")
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from samplewise.types import (
 
 HI = (Message("user", "hi"),)
 FULL = Generate(HI, (1, 2), Sampling(0.5, top_k=3), 16, ("\n",), 12345, ("tokens", "logp"), "g", Floor(4.0, -2.5), 3)
-LATER = ("exponents",)  # fields that came after the first stores: at their default they are in no digest
+LATER = ("exponents", "group_size")  # fields that came after the first stores: at their default they are in no digest
 
 # Digests that stored draws are filed under: should one of these change, every store out there would be paid for again.
 GOLDEN: list[tuple[Ask, str, str]] = [
@@ -65,7 +65,11 @@ def test_every_field_and_the_engine_tell_draws_apart() -> None:
     """But for `draw` and `engine`, which say no more than the seed and the identity do."""
     fields = [name for name in FULL._fields if name not in ("messages", "draw", "engine", *LATER)]
     others = [FULL._replace(**{name: Generate(HI)._asdict()[name]}) for name in fields]
-    others += [FULL._replace(messages=(Message("system", "hi"),)), FULL._replace(exponents=(4.0,))]
+    others += [
+        FULL._replace(messages=(Message("system", "hi"),)),
+        FULL._replace(exponents=(4.0,)),
+        FULL._replace(group_size=4),
+    ]
     digests = [digest_of("toy", ask) for ask in (FULL, *others)] + [digest_of("other", FULL)]
     assert len(set(digests)) == len(FULL._fields)
     assert digest_of("toy", FULL._replace(draw=3, engine="two")) == digest_of("toy", FULL)

@@ -18,7 +18,7 @@ from samplewise.engines.base import Arrival, Engine, failed, identity_of
 from samplewise.errors import EngineError, EngineUnavailable, SamplewiseError
 from samplewise.events import Arrived, Dispatched, OnEvent, Retried
 from samplewise.store import Store, digest_of
-from samplewise.types import Ask, Completion, Stop, Usage
+from samplewise.types import Ask, Completion, Generate, Stop, Usage, explores
 
 MAX_RETRIES = 4  # of a failed ask, when its failure is retryable
 BACKOFF_S = 0.25  # before the first retry; doubles with each
@@ -86,6 +86,7 @@ class Purse:
         self.thought = Usage()  # the part of `spent` that came before the first draw
         self.num_draws = 0  # handed over one at a time, failed ones too
         self._heard: dict[Ask, Completion] = {}  # what judges asked
+        self._waves: dict[str, list[list[Ask]]] = {}  # group -> what of it the store has answered, by wave
         if pot is not None:
             pot.join(self)
 
@@ -192,6 +193,7 @@ class Purse:
         identities = [identity_of(self._engine, ask) for ask in asks]
         digests = [digest_of(*each) for each in zip(identities, asks, strict=True)] if self._store else []
         stored = self._store.draws(digests) if self._store else {}
+        halves = self._halves(asks, digests, stored)
         todo = [position for position in range(len(asks)) if not digests or digests[position] not in stored]
         self.on_event(Dispatched(self.question_id, len(todo), len(asks) - len(todo)))
         for position, digest in enumerate(digests):
@@ -199,6 +201,10 @@ class Purse:
                 self._landed(tickets[position], stored[digest])
                 self.on_event(Arrived(self.question_id, stored[digest].usage, "store"))
                 yield Arrival(position, stored[digest])
+        for wave in halves:
+            async with contextlib.aclosing(self._engine_arrivals(wave)) as redrawn:
+                async for _, completion in redrawn:
+                    self.paid = self.paid.plus(completion.usage)
         for attempt in range(MAX_RETRIES + 1):
             broken: dict[int, Completion] = {}
             async with contextlib.aclosing(self._engine_arrivals([asks[i] for i in todo])) as arrivals:
@@ -226,8 +232,30 @@ class Purse:
                 return
             todo = again
 
+    def _halves(
+        self, asks: Sequence[Ask], digests: Sequence[bytes], stored: dict[bytes, Completion]
+    ) -> list[list[Ask]]:
+        """Samples of a group depend on one another, so the store answers a step of a group whole or not at all: takes
+        from `stored` what is half there, and gives the group's earlier waves, which must be drawn again before it."""
+        waves: dict[str, list[int]] = {}
+        for position, ask in enumerate(asks):
+            if isinstance(ask, Generate) and explores(ask) and digests:
+                waves.setdefault(ask.group, []).append(position)
+        again: list[list[Ask]] = []
+        for group, wave in waves.items():
+            if all(digests[position] in stored for position in wave):
+                self._waves.setdefault(group, []).append([asks[position] for position in wave])
+            else:
+                again += self._waves.pop(group, [])
+                for position in wave:
+                    stored.pop(digests[position], None)
+        return again
+
     def _worth_retrying(self, broken: dict[int, Completion], asks: Sequence[Ask]) -> list[int]:
-        retryable = sorted(i for i, c in broken.items() if c.failure is not None and c.failure.retryable)
+        # A sample that explores cannot be drawn again without the others of its group.
+        retryable = sorted(
+            i for i, c in broken.items() if c.failure is not None and c.failure.retryable and not explores(asks[i])
+        )
         return retryable[: self.fitting(self.cost_of([asks[i] for i in retryable]))]
 
     async def _engine_arrivals(self, asks: Sequence[Ask]) -> AsyncGenerator[Arrival]:

@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from samplewise.errors import BadSpec, SamplewiseError, SetupError, UnknownName
 from samplewise.types import Json
 
-Kind = Literal["engine", "arm", "share", "sampler", "stop", "selector", "verifier", "task"]
+Kind = Literal["engine", "arm", "share", "sampler", "explore", "stop", "selector", "verifier", "task"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_DEPTH = 16  # of parts within parts; Python's own limit is a RecursionError
 
@@ -75,6 +75,20 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "sir": "samplewise.samplers.power.importance:sir",
         "smc": "samplewise.samplers.power.particles:smc",
         "tempering": "samplewise.samplers.power.ladder:tempering",
+    },
+    "explore": {
+        "arithmetic": "samplewise.explore.settings:arithmetic",
+        "cold": "samplewise.explore.settings:cold",
+        "css": "samplewise.explore.settings:css",
+        "esamp": "samplewise.explore.settings:esamp",
+        "frozen": "samplewise.explore.settings:frozen",
+        "hot": "samplewise.explore.settings:hot",
+        "lss": "samplewise.explore.settings:lss",
+        "noise": "samplewise.explore.settings:noise",
+        "reshape": "samplewise.explore.settings:reshape",
+        "top_entropy": "samplewise.explore.settings:top_entropy",
+        "top_sigma": "samplewise.explore.settings:top_sigma",
+        "zero": "samplewise.explore.settings:zero",
     },
     "stop": {
         "asc": "samplewise.stop.consistency:asc",

@@ -240,10 +240,8 @@ class Store:
     # --- draws --------------------------------------------------------------------------------------------------------
 
     def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
-        """Keep a completion. It is on disk when this returns; a digest that is there already is left as it is."""
+        """Keep a completion. It is on disk when this returns; what is there stays, but for what explores."""
         row = (
-            digest,
-            identity,
             _text(ask_json(ask)),
             _text(completion.text),
             completion.finish,
@@ -257,8 +255,9 @@ class Store:
             _table(completion.logz),
             _blob("d", completion.certainty),
         )
+        verb = "REPLACE" if isinstance(ask, Generate) and ask.group_size else "IGNORE"
         with self._plainly("written (everything paid for so far is safe)"):
-            self._db.execute("INSERT OR IGNORE INTO draws VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", row)
+            self._db.execute(f"INSERT OR {verb} INTO draws VALUES (?,?{',?' * len(row)})", (digest, identity, *row))
 
     def draws(self, digests: Sequence[bytes]) -> dict[bytes, Completion]:
         """The completions that are there, by digest."""

@@ -47,6 +47,7 @@ class Capability(StrEnum):
     FLOOR = "floor"  # give up early, and forbid a first token
     LOGZ = "logz"  # per-token log of the sum of the law's powers, at any exponents
     CERTAINTY = "certainty"  # per-token distance of the model's law from the uniform one
+    EXPLORE = "explore"  # let the samples of a group keep out of each other's way
     TOP = "top"  # the likeliest tokens at each place, with their log-probs
     LIKELIHOOD = "likelihood"  # log-probs of a given text
     ENUMERATE = "enumerate"  # list every response with its probability
@@ -55,13 +56,15 @@ class Capability(StrEnum):
 class Sampling(NamedTuple):
     """How a token is drawn: temperature first, then top-k, top-p and min-p cut the law, then it is renormalised.
 
-    `temperature` 0 is greedy, ties to the lowest id. `top_k` 0, `top_p` 1 and `min_p` 0 are off.
+    `temperature` 0 is greedy, ties to the lowest id. `top_k` 0, `top_p` 1 and `min_p` 0 are off. `explore` is the
+    canonical text of how the samples of a group explore, "css" or "esamp(beta=0.5)"; "" is not at all.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    explore: str = ""
 
 
 class Floor(NamedTuple):
@@ -95,6 +98,7 @@ class Generate(NamedTuple):
     engine: str = ""  # who answers, where several engines work together: the solver, or a thinker or judge by name
     draw: int = 0  # which of its question's draws this is, from 0: recorded draws are dealt out by it
     exponents: tuple[float, ...] = ()  # (E,) each above 0: what "logz" is wanted at
+    group_size: int = 0  # samples of its group, where it explores: the group ends when so many have ended
 
 
 class Likelihood(NamedTuple):
@@ -105,6 +109,11 @@ class Likelihood(NamedTuple):
 
 
 Ask = Generate | Likelihood
+
+
+def explores(ask: Ask) -> bool:
+    """Whether it is one of a group's samples, which depend on one another."""
+    return isinstance(ask, Generate) and bool(ask.sampling.explore)
 
 
 class Usage(NamedTuple):

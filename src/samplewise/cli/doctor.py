@@ -114,6 +114,7 @@ ABOUT: Mapping[Capability, str] = {
     Capability.CERTAINTY: "gives how far every place's law is from the uniform one",
     Capability.PREFIX: "continues a given beginning of a response",
     Capability.FLOOR: "gives up early on an unlikely response",
+    Capability.EXPLORE: "lets the samples of a group keep out of each other's way",
     Capability.LIKELIHOOD: "scores a given response",
     Capability.ENUMERATE: "lists every response with its probability",
 }

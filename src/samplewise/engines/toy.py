@@ -25,7 +25,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 class Toy:
     """`vocab` letters (1 to 26) and an end token, id `vocab`. `scale` spreads the logits, `seed` picks them."""
 
-    can = frozenset(Capability) - {Capability.TOP}
+    can = frozenset(Capability) - {Capability.TOP, Capability.EXPLORE}
 
     def __init__(self, vocab: int = 3, *, seed: int = 0, scale: float = 1.0) -> None:
         if not 1 <= vocab <= len(LETTERS):
@@ -110,6 +110,8 @@ class Toy:
             logp = tuple(float(self.next_logp(ask.messages, given[:i])[t]) for i, t in enumerate(given))
             usage = Usage(1, self._num_prompt_tokens(ask))
             return Completion(self.text(given), "stop", usage, given, logp, logp, math.fsum(logp))
+        if ask.sampling.explore:
+            return failed(BadRequest(f"{self.name} has no states to explore by"))
         try:
             check_exponents(ask)
         except BadRequest as error:

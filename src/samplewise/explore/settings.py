@@ -197,7 +197,7 @@ class Reshape(_Text):
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic(_Text):
-    """Arithmetic sampling (Vilnis et al. 2023): samples spread evenly over the law of whole responses."""
+    """Arithmetic sampling (Vilnis and others, 2023): samples spread evenly over the law of whole responses."""
 
     word: ClassVar[str] = "arithmetic"
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from samplewise.keys import Key
 from samplewise.samplers.base import Sampler, Step, Variant, candidate, deal
+from samplewise.spec import build
 from samplewise.types import Candidate, Capability, Completion, Generate, Pool, Sampling
 
 
@@ -33,6 +34,7 @@ def repeat(
     wave: int | None = None,
     top: bool = False,
     certainty: bool = False,
+    explore: object = "",
 ) -> Sampler[RepeatState]:
     """Draw `num_samples` responses, at most `wave` at a time.
 
@@ -40,16 +42,24 @@ def repeat(
     the first n of 2n draws are the draws of `repeat(n)`. `top` asks for the likeliest tokens at each place too, which
     `deepconf` needs, and `certainty` for how far each token's law was from uniform, which `self_certainty` needs; not
     every engine shows them.
+
+    `explore` makes the draws of an arm one group, whose samples keep out of each other's way: css, lss,
+    esamp(beta=0.5) ... They depend on one another, so a wave is drawn whole, and neither the first n of 2n draws nor k
+    of n are what a group of that size would have drawn.
     """
     count("num_samples", num_samples)
     count("max_tokens", max_tokens)
     size = num_samples if wave is None else count("wave", wave)
     sampling = checked(Sampling(float(temperature), top_k, float(top_p), float(min_p)))
+    if explore:
+        sampling = sampling._replace(explore=str(build("explore", str(explore))))
+        if temperature == 0:
+            raise ValueError(f"explore={sampling.explore} needs a temperature above 0: there is nothing to vary at 0")
     endings = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(s, str) and s for s in endings):
         raise ValueError(f"stop must be strings that are not empty, got {stop!r}")
 
-    wants = {Capability.TOP: top, Capability.CERTAINTY: certainty}
+    wants = {Capability.TOP: top, Capability.CERTAINTY: certainty, Capability.LOGQ: bool(explore)}
     shown = frozenset(capability for capability, wanted in wants.items() if wanted)
 
     def init(variants: tuple[Variant, ...]) -> RepeatState:
@@ -57,15 +67,21 @@ def repeat(
 
     def ask(key: Key, state: RepeatState, index: int) -> Generate:
         variant = deal(state.variants, index)
+        law = variant.sampled(sampling)
+        name = variant.group
+        if explore:  # equal names are equal groups, so all that makes a difference to one is in it
+            own = key.fold("group", variant.arm, num_samples, size, max_tokens, *endings, *map(str, law)).seed()
+            name = f"{variant.arm}/{num_samples}/{own:x}"
         return Generate(
             messages=variant.messages,
-            sampling=variant.sampled(sampling),
+            sampling=law,
             max_tokens=max_tokens,
             stop=endings,
             seed=key.fold(variant.arm, index).seed(),
             draw=index,
             want=tuple(capability.value for capability in wants if capability in shown),
-            group=variant.group,
+            group=name,
+            group_size=len(range(index % len(state.variants), num_samples, len(state.variants))) if explore else 0,
         )
 
     def step(key: Key, state: RepeatState, completions: Sequence[Completion]) -> tuple[RepeatState, Step]:
@@ -80,14 +96,14 @@ def repeat(
             num_failed=state.num_failed + len(completions) - len(drawn),
         )
         if state.num_done < state.num_asked:  # a part of the wave is still in flight
-            return state, Step(splittable=True)
+            return state, Step(splittable=not explore)
         upto = min(num_samples, state.num_asked + size)
         asks = tuple(ask(key, state, i) for i in range(state.num_asked, upto))
-        return state._replace(num_asked=upto), Step(asks, splittable=True)
+        return state._replace(num_asked=upto), Step(asks, splittable=not explore)
 
     return Sampler(
         name="repeat",
-        needs=shown | {Capability.GENERATE},
+        needs=shown | {Capability.GENERATE} | ({Capability.EXPLORE} if explore else set()),
         init=init,
         step=step,
         pool=lambda state: Pool(state.candidates, state.num_failed),

@@ -25,7 +25,7 @@ SAMPLINGS = [
 
 
 def filters(samplings: list[Sampling], **flags: bool) -> Any:
-    lines = torch.tensor(samplings, dtype=torch.float64)
+    lines = torch.tensor([sampling[:4] for sampling in samplings], dtype=torch.float64)
     return sample.Filters(lines[:, 0], lines[:, 1].long(), lines[:, 2], lines[:, 3], **flags)
 
 

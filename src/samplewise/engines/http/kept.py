@@ -37,7 +37,7 @@ def unsupported(ask: Generate, profile: Profile) -> str:
     most = (profile.top_logprobs or 0) - 1
     if profile.logprobs is not True or most < 1:
         return "give logq of a law that is not the model's own: it is not known to list the likeliest tokens"
-    temperature, top_k, top_p, min_p = ask.sampling
+    temperature, top_k, top_p, min_p = ask.sampling[:4]
     if temperature > 0 and top_p == 1 and min_p == 0 and 1 <= top_k <= most:
         return ""
     return f"give logq for {ask.sampling}: it takes a temperature above 0, top_k from 1 to {most}, and no other cut"

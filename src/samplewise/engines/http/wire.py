@@ -117,7 +117,7 @@ def generate(
         body["prompt"] = plain(ask.messages) if prompt_ids is None else [*prompt_ids, *ask.prefix]
     field = profile.max_tokens_field if chat else "max_tokens"
     body[field or "max_tokens"] = ask.max_tokens if max_tokens is None else max_tokens
-    temperature, top_k, top_p, min_p = ask.sampling
+    temperature, top_k, top_p, min_p = ask.sampling[:4]
     refused = profile.refused
     if profile.temperature is not False:
         body["temperature"] = temperature
@@ -172,6 +172,8 @@ def unsupported(ask: Generate, profile: Profile) -> str:
     """Why the endpoint cannot draw from the law that is asked for, or ""."""
     if ask.floor is not None or ask.forbid_first is not None:
         return "give up early, or forbid a first token"
+    if ask.sampling.explore:
+        return f"explore by {ask.sampling.explore}: that takes the model's own states"
     if ask.sampling == PLAIN and not ask.want:
         return ""
     for name, value in zip(ask.sampling._fields, ask.sampling, strict=True):

@@ -28,11 +28,12 @@ from samplewise.keys import Key
 from samplewise.types import Completion, Finish, Floor, Generate, Likelihood, Sampling, Usage
 
 from .cache import Prefixes
+from .exploring import Exploring
 from .forward import Forward, Ints
 from .jobs import Done, Drawn, Job, completion, fail, num_marks
 from .language import Language
 from .plans import Plan, parts
-from .sample import Filters, draw, log_probs
+from .sample import Filters, log_probs
 
 BLOCK = 64  # uniforms of a row that are drawn ahead
 EOS, FLOOR, WATCH, STUCK, BROKEN, DOOMED = 1, 2, 4, 8, 16, 32  # what a draw can say of its row
@@ -75,6 +76,7 @@ class Batch:
         self.forward, self.language, self.device = forward, language, device
         self.max_rows, self.chunk = max_rows, chunk
         self.prefixes = Prefixes(prefix_bytes if forward.reuses else 0)
+        self.exploring = Exploring(forward, max_rows)
         self.num_rows = 0
         self._banning = False  # whether some row may not draw some token first
         self._rows: list[_Row] = []
@@ -117,6 +119,7 @@ class Batch:
         first, end = self.num_rows, self.num_rows + len(jobs)
         lengths = np.array([len(plan.ids) for plan in part], dtype=np.int64)
         ready = part[0].is_ready
+        self.exploring.listen(jobs)
         try:
             self.forward.reserve(end, int(lengths.max()), first)
             if ready:  # no pass of their own: they draw with the next step, beside the rows that run
@@ -137,6 +140,7 @@ class Batch:
                 self._draw(slice(first, end), logits, pick)
         except Exception as error:
             self._kinds.subtract(_kind(row.ask) for row in self._rows[first:])
+            self.exploring.lose(range(first, end), self._count)
             del self._rows[first:]
             return fail(jobs, error)
         self.num_rows = end
@@ -160,13 +164,14 @@ class Batch:
         asks = [job.ask for job in jobs if isinstance(job.ask, Generate)]
         self._grow(end)
         self._widen(asks)
+        self.exploring.enter(first, asks)
         self._rows += [_Row(job, ask, Key(ask.seed).generator()) for job, ask in zip(jobs, asks, strict=True)]
         self._kinds.update(map(_kind, asks))
         self._held[first:end], self._count[first:end] = lengths, 0
         self._limit[first:end] = [ask.max_tokens for ask in asks]
         reals, wholes = [], []
         for ask in asks:
-            temperature, top_k, top_p, min_p = ask.sampling
+            temperature, top_k, top_p, min_p, _ = ask.sampling
             floor = ask.floor or Floor(0.0, -math.inf)
             power = 1 / temperature if falls(floor.alpha, temperature) else math.nan
             reals.append((temperature, top_p, min_p, *floor, 0.0, power))
@@ -227,8 +232,9 @@ class Batch:
         self.forward.reserve(num_rows, int(held.max(initial=0)) + 1, num_rows)
         done: list[Done] = []
         lost: set[int] = set()
-        for start in range(0, num_rows, self.chunk):
-            part = slice(start, min(num_rows, start + self.chunk))
+        chunk = max(1, num_rows) if self.exploring.num_rows else self.chunk
+        for start in range(0, num_rows, chunk):
+            part = slice(start, min(num_rows, start + chunk))
             try:
                 logits = self.forward.decode(start, held[part], self._wholes[part, TOKEN])
                 held[part] += 1
@@ -245,20 +251,12 @@ class Batch:
         count = torch.from_numpy(self._count[part].copy()).to(self.device)
         uniforms = self._uniforms[part].gather(1, (count % BLOCK)[:, None])[:, 0]
         running = [kind for kind, num in self._kinds.items() if num > 0]
-        kinds, wide = [kind for kind, _ in running], max(width for _, width in running)
-        filters = Filters(
-            reals[:, TEMPERATURE],
-            wholes[:, TOP_K],
-            reals[:, TOP_P],
-            reals[:, MIN_P],
-            tempered=any(kind.temperature != 1 for kind in kinds),
-            greedy=any(kind.temperature == 0 for kind in kinds),
-            ranked=any(kind.top_k > 0 or kind.top_p < 1 for kind in kinds),
-            cut=any(kind.min_p > 0 for kind in kinds),
-        )
+        wide = max(width for _, width in running)
+        cuts = wholes[:, TOP_K], reals[:, TOP_P], reals[:, MIN_P]
+        filters = Filters.of((kind for kind, _ in running), reals[:, TEMPERATURE], *cuts)
         exponents = self._exponents[part, : wide - 1] if wide else None
         banned = torch.where(count == 0, wholes[:, BANNED], -1) if self._banning else None
-        drawn = draw(logits, filters, uniforms, pick, banned, exponents)
+        drawn = self.exploring.draw(part, self._count, logits, filters, uniforms, pick, banned, exponents)
         # Of any token that the law keeps, logp / temperature - logq is its log Z: see types.Floor.
         most = reals[:, RUNNING] + reals[:, POWER] * drawn.logp - drawn.logq
         reals[:, RUNNING] += reals[:, ALPHA] * drawn.logp - drawn.logq
@@ -299,7 +297,7 @@ class Batch:
                 end = self._end(row, int(codes[at]), drawn, bool(full[at]))
                 if end is not None:
                     ended.append(end)
-        done = self._completions(ended)
+        done = self.exploring.end([end.row for end in ended], self._count, self._completions(ended))
         self.drop([*lost, *(end.row for end in ended)])
         return done
 
@@ -350,6 +348,7 @@ class Batch:
         left = self.num_rows - len(out)
         holes = sorted(row for row in out if row < left)
         movers = [row for row in range(left, self.num_rows) if row not in out]
+        self.exploring.lose(out, self._count)
         for row in out:
             self._kinds[_kind(self._rows[row].ask)] -= 1
         if holes:
@@ -357,6 +356,7 @@ class Batch:
             self.forward.copy(to, source, int(self._held[movers].max()))
             for host in (self._held, self._count, self._limit):
                 host[holes] = host[movers]
+            self.exploring.move(holes, movers)
             for device in (self._reals, self._wholes, self._uniforms, self._drawn, self._exponents):
                 device[to] = device[source]
             for hole, mover in zip(holes, movers, strict=True):

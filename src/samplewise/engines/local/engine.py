@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -26,8 +27,8 @@ from typing import NamedTuple
 import torch
 
 from samplewise.engines.base import Arrival, failed
-from samplewise.errors import EngineError, EngineUnavailable
-from samplewise.types import Ask, Capability, Completion, Generate, Usage
+from samplewise.errors import BadRequest, EngineError, EngineUnavailable
+from samplewise.types import Ask, Capability, Completion, Generate, Usage, explores
 
 from .batch import Batch
 from .check import choose
@@ -35,6 +36,7 @@ from .forward import Forward
 from .jobs import Done, Job, engine_error, given, num_new, prepare
 from .language import Language, checked
 from .model import Checkpoint, load
+from .taps import can_explore
 
 MAX_ROWS = 1024
 LINGER_S = 0.1  # that the worker waits for asks to come
@@ -48,6 +50,7 @@ class _Call:
     asks: Sequence[Ask]
     loop: asyncio.AbstractEventLoop
     next: int = 0
+    waves: dict[int, int] = field(default_factory=dict)  # first position of asks that explore -> how many join together
     cancelled: bool = False
     arrivals: asyncio.Queue[list[Arrival]] = field(default_factory=asyncio.Queue)
 
@@ -59,8 +62,6 @@ class _Tag(NamedTuple):
 
 class Local:
     """A causal model of `transformers` in this process. Made by `local(...)`."""
-
-    can = frozenset(Capability) - {Capability.ENUMERATE, Capability.TOP}
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class Local:
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
         with ThreadPoolExecutor(1) as apart:  # see _work
-            self.checkpoint, self._forward = apart.submit(_open, source, device, dtype).result()
+            self.checkpoint, self._forward, has_taps = apart.submit(_open, source, device, dtype).result()
         model = self.checkpoint.model
         kind = str(model.dtype).removeprefix("torch.")
         self.name = f"local({self.checkpoint.name})"
@@ -91,6 +92,9 @@ class Local:
             chunk=MAX_ROWS,
             prefix_bytes=total // 4,
         )
+        self.can = frozenset(Capability) - {Capability.ENUMERATE, Capability.TOP}
+        if not has_taps:
+            self.can -= {Capability.EXPLORE}
         self._lock = threading.Condition()
         self._calls: deque[_Call] = deque()  # with asks that have not joined, in order
         self._open: set[_Tag] = set()  # asks that have begun and are not delivered; the worker's alone
@@ -181,35 +185,57 @@ class Local:
             return False
 
     def _admit(self) -> None:
-        """Asks that fit join, in order."""
+        """Asks that fit join, in order; those that explore together join together."""
         joining: list[Job] = []
         scoring: list[Job] = []
         done: list[Done] = []
+        taken: set[str] = set()  # groups of those that join
         running = [_need(job) for job in self._batch.jobs] if self._calls else []
         num_rows, longest = len(running), max(running, default=0)
         for _ in range(JOIN_ROWS):
             call = self._head() if num_rows < self._batch.max_rows else None
             if call is None:
                 break
-            tag = _Tag(call, call.next)
-            self._open.add(tag)
-            call.next += 1
-            job = prepare(call.asks[tag.position], tag, self._language, self.checkpoint.max_context)
-            if isinstance(job, Completion):
-                done.append(Done(tag, job))
-                continue
-            needed = (num_rows + 1) * max(longest, _need(job)) * self._forward.bytes_per_token
-            if needed > self._row_bytes and num_rows:
-                call.next -= 1
-                self._open.discard(tag)
+            size = _together(call)
+            if num_rows and num_rows + size > self._batch.max_rows:
                 break
-            num_rows, longest = num_rows + 1, max(longest, _need(job))
-            (joining if isinstance(job.ask, Generate) else scoring).append(job)
+            tags = [_Tag(call, call.next + i) for i in range(size)]
+            self._open.update(tags)
+            call.next += len(tags)
+            made = [prepare(call.asks[tag.position], tag, self._language, self.checkpoint.max_context) for tag in tags]
+            jobs = [job for job in made if isinstance(job, Job)]
+            if why := self._refusal(jobs, taken):
+                made = [failed(BadRequest(why)) if isinstance(job, Job) else job for job in made]
+                jobs = []
+            most = max([longest, *map(_need, jobs)])
+            needed = (num_rows + len(jobs)) * most * self._forward.bytes_per_token
+            if num_rows and jobs and needed > self._row_bytes:
+                call.next -= len(tags)
+                self._open.difference_update(tags)
+                break
+            taken.update(job.ask.group for job in jobs if isinstance(job.ask, Generate) and explores(job.ask))
+            num_rows, longest = num_rows + len(jobs), most
+            done += [Done(tag, job) for tag, job in zip(tags, made, strict=True) if isinstance(job, Completion)]
+            for job in jobs:
+                (joining if isinstance(job.ask, Generate) else scoring).append(job)
         self._deliver(done)
         if joining:
             self._deliver(self._batch.join(joining))
         if scoring:
             self._deliver(self._batch.score(scoring))
+
+    def _refusal(self, jobs: Sequence[Job], taken: Collection[str]) -> str:
+        """Why jobs that would join together, where groups `taken` join already, cannot; or ""."""
+        wave = [job.ask for job in jobs if isinstance(job.ask, Generate) and explores(job.ask)]
+        if not wave:
+            return ""
+        if len(jobs) > self._batch.max_rows:
+            return f"{len(jobs)} samples explore together, and max_rows={self._batch.max_rows} of them fit; raise it"
+        if Capability.EXPLORE not in self.can:
+            return f"{self.name} cannot explore: it does not show the states that enter its head"
+        if twice := next((ask.group for ask in wave if ask.group in taken), None):
+            return f"group {twice!r} is drawn already; ask for a group once at a time"
+        return self._batch.exploring.refusal(wave)
 
     def _head(self) -> _Call | None:
         """The first call that has asks waiting."""
@@ -237,9 +263,33 @@ class Local:
         self._deliver([Done(tag, failed(error)) for tag in tags])
 
 
-def _open(source: str, device: str | None, dtype: str | None) -> tuple[Checkpoint, Forward]:
+class _Opened(NamedTuple):
+    checkpoint: Checkpoint
+    forward: Forward
+    explores: bool
+
+
+def _open(source: str, device: str | None, dtype: str | None) -> _Opened:
     checkpoint = load(source, device, dtype)
-    return checkpoint, choose(checkpoint.model, checkpoint.name, checkpoint.vocab_size)
+    forward = choose(checkpoint.model, checkpoint.name, checkpoint.vocab_size)
+    return _Opened(checkpoint, forward, can_explore(forward))
+
+
+def _together(call: _Call) -> int:
+    """How many of a call's next asks join at once: one, or so many that no group is cut in two."""
+    if not explores(call.asks[call.next]):
+        return 1
+    if call.next not in call.waves:
+        waiting = (call.asks[position] for position in range(call.next, len(call.asks)))
+        run = [ask.group for ask in itertools.takewhile(explores, waiting) if isinstance(ask, Generate)]
+        last = {group: at for at, group in enumerate(run)}
+        start = end = 0
+        for at, group in enumerate(run):
+            end = max(end, last[group] + 1)
+            if at + 1 == end:
+                call.waves[call.next + start] = end - start
+                start = end
+    return call.waves[call.next]
 
 
 def _need(job: Job) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,9 @@ import torch
 
 from samplewise.engines.base import failed
 from samplewise.engines.law import check_exponents
-from samplewise.errors import BadRequest, ContextOverflow, EngineError, EngineUnavailable
+from samplewise.errors import BadRequest, ContextOverflow, EngineError, EngineUnavailable, SamplewiseError
+from samplewise.explore.settings import Settings
+from samplewise.spec import build
 from samplewise.types import Ask, Completion, Finish, Generate, Likelihood, Sampling, Usage
 
 from .language import Language
@@ -75,6 +78,7 @@ def _check(ask: Ask, num_tokens: int, vocab_size: int, max_context: int | None) 
             raise BadRequest(f"forbid_first must be 0 to {vocab_size - 1}, got {ask.forbid_first}")
         check_exponents(ask)
         _check_sampling(ask.sampling)
+        check_explore(ask)
     full = num_tokens + (isinstance(ask, Generate) and ask.max_tokens > 0)
     if max_context is not None and full > max_context:
         raise ContextOverflow(f"{num_tokens} tokens of prompt do not fit into the model's context of {max_context}")
@@ -85,8 +89,32 @@ def num_new(ask: Generate, num_prompt: int, max_context: int | None) -> int:
     return ask.max_tokens if max_context is None else max(0, min(ask.max_tokens, max_context - num_prompt))
 
 
+@functools.lru_cache(maxsize=256)
+def settings_of(explore: str) -> Settings:
+    """What an ask's words for exploring name."""
+    settings: Settings = build("explore", explore)
+    return settings
+
+
+def check_explore(ask: Generate) -> None:
+    """Raises BadRequest where an ask explores and cannot."""
+    how = ask.sampling.explore
+    if not how:
+        return
+    if ask.sampling.temperature == 0 or ask.floor or ask.forbid_first is not None or ask.exponents or ask.prefix:
+        raise BadRequest(f"explore={how} goes with no temperature of 0, prefix, floor, forbid_first or exponents")
+    if not ask.group or ask.group_size < 1:
+        raise BadRequest(f"explore={how} needs the name of a group and how many samples it has")
+    try:
+        settings = settings_of(how)
+    except SamplewiseError as error:
+        raise BadRequest(str(error)) from error
+    if getattr(settings, "warm_start", False):
+        raise BadRequest(f"explore={how}: this engine does not learn from prompts")
+
+
 def _check_sampling(sampling: Sampling) -> None:
-    temperature, top_k, top_p, min_p = sampling
+    temperature, top_k, top_p, min_p, _ = sampling
     if not (0 <= temperature < math.inf and top_k >= 0 and 0 < top_p <= 1 and 0 <= min_p < 1):
         raise BadRequest(f"no law is drawn from with {sampling}")
 
@@ -115,6 +143,8 @@ def engine_error(error: Exception) -> EngineError:
     """An exception from inside the model as one of ours. Memory may be there the next time; a fault stays a fault."""
     if isinstance(error, EngineError):
         return error
+    if isinstance(error, SamplewiseError):
+        return EngineError(str(error))
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
         return EngineUnavailable(
             "the model ran out of memory", hint="fewer rows at once need less: local(..., max_rows=...)"

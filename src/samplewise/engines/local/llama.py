@@ -63,6 +63,7 @@ class Lean(Cached):
         self._shared: int = config.num_key_value_heads
         self._layers = [self._merged(layer) for layer in model.model.layers]
         self._width = self._layers[0].query.shape[1] // self._heads
+        self.tapped, self.shallow = False, torch.zeros(0)  # whether to keep the first block's output (N, E), and that
         self._turns = torch.zeros(0, self._width // 2, dtype=torch.complex64)  # (P, D/2) rotation at each position
 
     def _merged(self, layer: Any) -> _Layer:
@@ -104,6 +105,8 @@ class Lean(Cached):
             x.addmm_(self._attend(query, keys, values, mask), layer.output)
             gate, up = (self._scaled(x) @ layer.gate_up).chunk(2, dim=1)
             x.addmm_(F.silu(gate, inplace=True).mul_(up), layer.down)
+            if self.tapped and index == 0:
+                self.shallow = x.view(rows, num, -1)[:, -1].clone()  # what follows writes over it
         last = x.view(rows, num, -1)[:, num - min(keep, num) :]
         logits: Tensor = self.model.lm_head(self._inner.norm(last))
         return logits

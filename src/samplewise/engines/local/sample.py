@@ -9,10 +9,17 @@ by rank or by mass.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from samplewise.explore.base import Advice
+from samplewise.types import Sampling
+
+# Logits and laws (N, V) of all rows to what to do with some of them.
+Advise = Callable[[Tensor, Tensor], Sequence[Advice]]
 
 SCRATCH_BYTES = 1 << 28  # float64 laws held at once
 LAWS = 5  # of a row that are held together
@@ -29,6 +36,21 @@ class Filters(NamedTuple):
     greedy: bool = True
     ranked: bool = True  # top-k or top-p
     cut: bool = True  # min-p
+
+    @classmethod
+    def of(cls, kinds: Iterable[Sampling], temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Filters:
+        """The columns, and what at least one of `kinds` needs."""
+        some = list(kinds)
+        return cls(
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            tempered=any(kind.temperature != 1 for kind in some),
+            greedy=any(kind.temperature == 0 for kind in some),
+            ranked=any(kind.top_k > 0 or kind.top_p < 1 for kind in some),
+            cut=any(kind.min_p > 0 for kind in some),
+        )
 
     def rows(self, part: slice) -> Filters:
         return self._replace(
@@ -54,26 +76,40 @@ def draw(
     pick: Tensor | None = None,
     banned: Tensor | None = None,
     exponents: Tensor | None = None,
+    advise: Advise | None = None,
 ) -> Drawn:
     """One token for each of N rows.
 
     `logits` (M, V); row n reads line `pick[n]`, or line n. `uniforms` (N,) in [0, 1). `banned` (N,) is a token that is
     not drawn, or -1; it leaves `logq` as it was (engines/toy.py). `exponents` (N, E): what `marks` are wanted at, for
-    the price of another pass over the vocabulary each.
+    the price of another pass over the vocabulary each. `advise` is asked once, about all rows, as those that explore
+    must not be looked at in parts: the others draw as they would without it.
     """
     num = len(uniforms)
-    size = max(1, SCRATCH_BYTES // (8 * LAWS * logits.shape[-1]))
+    size = num if advise else max(1, SCRATCH_BYTES // (8 * LAWS * logits.shape[-1]))
     parts = []
     for start in range(0, num, size):
         part = slice(start, min(num, start + size))
         lines = logits[part] if pick is None else logits.index_select(0, pick[part])
         logp = log_probs(lines)
         law = log_law(logp, filters.rows(part))
+        given: list[Advice] = []
+        for advice in advise(lines, law) if advise else ():
+            if advice.law is None:
+                given.append(advice)
+            else:  # not in place: the law may be the very tensor that holds the log-probabilities
+                law = law.index_copy(0, advice.rows, advice.law)
         allowed = law if banned is None else _without(law, banned[part])
         tokens, stuck = draw_tokens(allowed, uniforms[part])
+        logq = law.gather(1, tokens[:, None])[:, 0]
+        for advice in given:
+            assert advice.tokens is not None
+            assert advice.logq is not None
+            tokens = tokens.index_copy(0, advice.rows, advice.tokens)
+            logq = logq.index_copy(0, advice.rows, advice.logq)
         index = tokens[:, None]
         noted = logp.new_zeros(len(logp), 0) if exponents is None else marks(logp, exponents[part])
-        parts.append(Drawn(tokens, logp.gather(1, index)[:, 0], law.gather(1, index)[:, 0], stuck, noted))
+        parts.append(Drawn(tokens, logp.gather(1, index)[:, 0], logq, stuck, noted))
     return parts[0] if len(parts) == 1 else Drawn(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

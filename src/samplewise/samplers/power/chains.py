@@ -24,7 +24,7 @@ from samplewise.samplers.power.dice import KeyDice, Roll
 from samplewise.samplers.power.kernel import Kernel, Moved, Planned, asks, decide, expected_tokens, plan
 from samplewise.samplers.power.record import Record, candidate_of, gains, part_of, spliced
 from samplewise.samplers.power.settings import started, whole
-from samplewise.types import Capability, Completion, Generate, Json, Pool
+from samplewise.types import Capability, Completion, Generate, Json, Pool, Sampling
 
 MAX_STEPS = 100_000  # of a forecast
 
@@ -272,7 +272,7 @@ class _Turn:
 
     def _target(self) -> Json:
         kernel, shift = self.plan.kernel, self.state.length_preference
-        cut = kernel.sampling[1:] != (0, 1.0, 0.0)
+        cut = kernel.sampling[1:] != Sampling()[1:]
         return {
             "alpha": kernel.alpha if math.isfinite(kernel.alpha) else None,
             "length_preference": None if math.isnan(shift) else shift,

@@ -1,0 +1,277 @@
+"""What exploring is worth on the Game of 24: the bundled model, groups of K samples, at equal tokens.
+
+A group is one puzzle and K samples. Scored per puzzle: `solved` (some sample is right), `ways` (different right
+solutions), `vendi` (effective number of different responses, by character n-grams) and `tokens` a sample. Pass@K is
+that of groups of K, drawn as such, never k out of a larger group: samples of a group are not independent. `at equal
+tokens` gives every way the tokens of K plain draws, in the mean over puzzles: of one that takes more tokens a sample so
+many fewer samples are counted (between two whole numbers by interpolation), and one that takes fewer gets no more.
+Intervals are over puzzles, differences from plain draws paired.
+
+`matched` is plain draws at the one temperature that has the entropy a token of the policy before it: what heat alone
+would do. Settings are chosen on `dev` puzzles (`--choose`) and scored on `test` ones; `CHOSEN` holds them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bench.about import about, rounded
+from samplewise.engines.base import Engine
+from samplewise.keys import Key
+from samplewise.measure import mean_interval, paired_difference, vendi
+from samplewise.measure.texts import cosines
+from samplewise.numerics import Floats
+from samplewise.recipe import recipe
+from samplewise.spec import build
+from samplewise.types import Completion, Generate, Problem
+from samplewise.verify.puzzle import grade_puzzle, read_puzzle
+
+SEED = 0
+KS = (4, 16, 64)
+MAX_TOKENS = 96  # a solution of the bundled model has some 25
+HEATS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)  # at which the plain law's entropy is measured
+GAUGED = 40  # puzzles that it is measured on
+
+# How each way draws K samples. Defaults, but where `--choose` had something better to say.
+CHOSEN: dict[str, str] = {
+    "plain": "repeat({k})",
+    "min-p": "repeat({k}, min_p=0.05)",
+    "ladder": "vary(ladder) | repeat({k})",
+    "hot": "repeat({k}, temperature=1.25)",
+    "cold": "repeat({k}, temperature=0.8)",
+    "arithmetic": "repeat({k}, explore=arithmetic)",
+    "frozen": "repeat({k}, explore=frozen)",
+    "esamp": "repeat({k}, explore=esamp)",
+    "esamp, 4 waves": "repeat({k}, wave={quarter}, explore=esamp)",
+    "css": "repeat({k}, explore=css)",
+    "css, hot": "repeat({k}, explore=css, temperature=1.25)",
+    "lss": "repeat({k}, explore=lss)",
+}
+MATCHED = ("frozen", "esamp", "esamp, 4 waves", "lss")
+CANDIDATES: Mapping[str, Sequence[str]] = {
+    "min-p": [f"repeat({{k}}, min_p={p}, temperature={t})" for p in (0.02, 0.05, 0.1) for t in (1.0, 1.5)],
+    "hot": [f"repeat({{k}}, temperature={t})" for t in (0.7, 0.85, 1.15, 1.3, 1.5)],
+    "esamp": [
+        f"repeat({{k}}, wave={wave}, explore=esamp(beta={beta}, rate={rate}, steps={steps}, compensate='{how}'))"
+        for wave in ("{k}", "{quarter}")
+        for beta in (0.25, 1.0)
+        for rate, steps in ((4e-4, 1), (4e-3, 4))
+        for how in ("none", "entropy")
+    ],
+    "css": [
+        f"repeat({{k}}, temperature={t}, explore=css(min_cosine={cosine}))"
+        for t in (1.0, 1.25)
+        for cosine in (0.8, 0.9, 0.98)
+    ],
+    "lss": [
+        f"repeat({{k}}, explore=lss(strength={strength}, sigma={sigma}))"
+        for strength in (2.0, 4.0, 8.0)
+        for sigma in (0.02, 0.05, 0.1)
+    ],
+}
+
+
+class Row(NamedTuple):
+    """A way's groups: (P,) each but for the samples' (P, K)."""
+
+    solved: Floats
+    ways: Floats
+    vendi: Floats
+    tokens: Floats  # a sample
+    entropy: float  # nats a token, minus the mean of logq
+    right: Floats  # (P, K) 0 or 1
+    lengths: Floats  # (P, K) tokens
+
+
+def asks_of(line: str, problem: Problem, seed: int, wave: int) -> list[Generate]:
+    """The asks of a wave of a group: its draws do not hang on what came before, its exploration does."""
+    made = recipe(line)
+    key = Key(seed).fold("run").fold("question", problem.question.id)
+    thinking, step = made.vary.step(key.fold("vary"), made.vary.init(problem.question), ())
+    assert not step.asks, f"{line} asks a thinker, which is not counted here"
+    state = made.sampler.init(made.vary.variants(thinking))
+    completions: tuple[Completion, ...] = ()
+    for _ in range(wave + 1):
+        state, step = made.sampler.step(key.fold("draw"), state, completions)
+        completions = (Completion("", "error"),) * len(step.asks)
+    return [ask._replace(want=("logq",)) for ask in step.asks if isinstance(ask, Generate)]
+
+
+async def drawn(engine: Engine, line: str, problems: Sequence[Problem], size: int, seed: int) -> list[list[Completion]]:
+    """The groups (P, K): wave after wave, all puzzles beside each other."""
+    line = line.format(k=size, quarter=max(1, size // 4)).replace(
+        "repeat(", f"repeat(max_tokens={MAX_TOKENS}, num_samples="
+    )
+    groups: list[list[Completion]] = [[] for _ in problems]
+    wave = 0
+    while len(groups[0]) < size:
+        asks, owner = [], []
+        for number, problem in enumerate(problems):
+            own = asks_of(line, problem, seed, wave)
+            asks += own
+            owner += [number] * len(own)
+        found: dict[int, Completion] = {}
+        async for position, completion in engine.answer(asks):
+            assert completion.finish != "error", completion.failure
+            found[position] = completion
+        for position, number in enumerate(owner):
+            groups[number].append(found[position])
+        wave += 1
+    return groups
+
+
+def scored(problems: Sequence[Problem], groups: Sequence[Sequence[Completion]]) -> Row:
+    """The scores of a way's groups."""
+    right, lengths = np.zeros((len(groups), len(groups[0]))), np.zeros((len(groups), len(groups[0])))
+    ways, spread = np.zeros(len(groups)), np.zeros(len(groups))
+    surprise = 0.0
+    for number, (problem, group) in enumerate(zip(problems, groups, strict=True)):
+        answers = [read_puzzle(problem.question, completion.text) for completion in group]
+        right[number] = [grade_puzzle(problem, answer).value for answer in answers]
+        lengths[number] = [completion.usage.completion_tokens for completion in group]
+        ways[number] = len({answer for answer, fine in zip(answers, right[number], strict=True) if fine})
+        texts = [completion.text for completion in group if completion.text.strip()]
+        spread[number] = vendi(cosines(texts)) if texts else 0.0
+        surprise -= sum(sum(completion.logq or ()) for completion in group)
+    solved = (right > 0).any(1).astype(float)
+    return Row(solved, ways, spread, lengths.mean(1), surprise / float(lengths.sum()), right, lengths)
+
+
+async def row_of(engine: Engine, line: str, problems: Sequence[Problem], size: int, seed: int) -> Row:
+    return scored(problems, await drawn(engine, line, problems, size, seed))
+
+
+def equal(rows: Mapping[str, Row]) -> dict[str, Floats]:
+    """The share (P,) of each puzzle that is solved with the tokens of as many plain draws."""
+    found = {}
+    for name, row in rows.items():
+        size = row.right.shape[1]
+        num = size * min(1.0, float(rows["plain"].tokens.mean() / row.tokens.mean()))
+        low = int(num)
+        fewer, more = ((row.right[:, :upto] > 0).any(1).astype(float) for upto in (low, min(size, low + 1)))
+        found[name] = fewer + (num - low) * (more - fewer)
+    return found
+
+
+async def compare(
+    engine: Engine, problems: Sequence[Problem], size: int, seed: int, console: Console
+) -> dict[str, Any]:
+    """The table at one K, and its figures."""
+    rows: dict[str, Row] = {}
+    gauge = [
+        (await row_of(engine, f"repeat({{k}}, temperature={heat})", problems[:GAUGED], 4, seed)).entropy
+        for heat in HEATS
+    ]
+    for name, line in CHOSEN.items():
+        rows[name] = await row_of(engine, line, problems, size, seed)
+        if name in MATCHED and gauge[0] <= rows[name].entropy <= gauge[-1]:
+            heat = float(np.interp(rows[name].entropy, gauge, HEATS))
+            plain = f"repeat({{k}}, temperature={heat:.3f})"
+            rows[f"{name}, matched: T {heat:.2f}"] = await row_of(engine, plain, problems, size, seed)
+    within = equal(rows)
+    table = Table(title=f"Game of 24, groups of {size}, {len(problems)} puzzles")
+    for column in (
+        "way",
+        f"pass@{size}",
+        "at equal tokens",
+        "difference from plain",
+        "ways",
+        "Vendi",
+        "tokens",
+        "entropy",
+    ):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    found = {}
+    for name, row in rows.items():
+        apart = paired_difference(within[name], within["plain"])
+        spread = mean_interval(within[name])
+        more = paired_difference(row.ways, rows["plain"].ways, support=None)
+        figures = {
+            "pass": row.solved.mean(),
+            "equal": spread.value,
+            "equal_low": spread.low,
+            "equal_high": spread.high,
+            "difference": apart.value,
+            "low": apart.low,
+            "high": apart.high,
+            "ways": row.ways.mean(),
+            "more_ways": more.value,
+            "more_ways_low": more.low,
+            "more_ways_high": more.high,
+            "vendi": row.vendi.mean(),
+            "tokens": row.tokens.mean(),
+            "pass1": row.right.mean(),
+            "entropy": row.entropy,
+        }
+        found[name] = {key: float(value) for key, value in figures.items()}
+        table.add_row(
+            name,
+            f"{row.solved.mean():.3f}",
+            f"{spread.value:.3f}",
+            "" if name == "plain" else f"{apart.value:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}]",
+            f"{row.ways.mean():.2f}",
+            f"{row.vendi.mean():.2f}",
+            f"{row.tokens.mean():.1f}",
+            f"{row.entropy:.3f}",
+        )
+    console.print(table)
+    return found
+
+
+async def choose(engine: Engine, problems: Sequence[Problem], size: int, seed: int, console: Console) -> dict[str, Any]:
+    """What CANDIDATES are worth at one K, the best of each family first: by puzzles solved, then by ways."""
+    told: dict[str, Any] = {}
+    for family, lines in CANDIDATES.items():
+        rows = [(line, await row_of(engine, line, problems, size, seed)) for line in lines]
+        rows.sort(key=lambda pair: (-pair[1].solved.mean(), -pair[1].ways.mean()))
+        table = Table("line", f"pass@{size}", "ways", "tokens", title=f"{family}, {len(problems)} dev puzzles")
+        for line, row in rows:
+            table.add_row(line, f"{row.solved.mean():.3f}", f"{row.ways.mean():.2f}", f"{row.tokens.mean():.1f}")
+        console.print(table)
+        told[family] = [{"line": line, "pass": row.solved.mean(), "ways": row.ways.mean()} for line, row in rows]
+    return told
+
+
+async def made(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    engine: Engine = build("engine", args.engine)
+    split = "dev" if args.choose else "test"
+    problems = build("task", f"game24(split='{split}', limit={args.puzzles})").problems
+    sizes = [int(size) for size in args.sizes.split(",")]
+    try:
+        if args.choose:
+            return await choose(engine, problems, sizes[-1], args.seed, console)
+        return {str(size): await compare(engine, problems, size, args.seed, console) for size in sizes}
+    finally:
+        await engine.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--choose", action="store_true", help="try the candidates instead, on dev puzzles, at the last K"
+    )
+    parser.add_argument("--puzzles", type=int, default=200)
+    parser.add_argument("--sizes", default=",".join(map(str, KS)))
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--engine", default="tiny")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    started, console = time.monotonic(), Console(width=140)
+    import torch
+
+    torch.set_num_threads(args.threads)
+    found = asyncio.run(made(args, console))
+    print(json.dumps(rounded({**about("explore_game24", args.seed, started), "puzzles": args.puzzles, "found": found})))
+
+
+if __name__ == "__main__":
+    main()

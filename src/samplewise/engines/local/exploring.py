@@ -1,0 +1,217 @@
+"""The rows of a batch that explore: which group each is of, what their policies advise, and when a group ends.
+
+Rows of one group draw together, step by step; a group ends when as many samples have ended as its asks say it has. A
+group may come in waves: between them it has no rows and is kept, the longest idle of them out when there are too many.
+What a group learnt hangs on all of its rows, so when one is lost (cancelled, or its step failed) the group is lost, and
+can only be asked for from its first sample on. Of an ended group nothing is kept but its report.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterable, Sequence
+from typing import cast
+
+import numpy as np
+from torch import Tensor
+
+from samplewise.engines.base import failed
+from samplewise.errors import BadRequest, EngineError
+from samplewise.explore.base import Advice, Step
+from samplewise.explore.explorer import Explorer, Report
+from samplewise.keys import Key
+from samplewise.types import Generate, explores
+
+from .forward import Cached, Forward, Ints
+from .jobs import Done, Job, settings_of
+from .sample import Drawn, Filters, draw
+from .taps import Taps, head_of
+
+IDLE = 64  # groups that wait for their next wave
+REPORTS = 1024  # of ended groups that are kept for people
+LOST = 4096  # names of groups that are remembered as lost
+
+
+class _Group:
+    __slots__ = ("drawn", "ended", "first", "in_flight", "lost", "name", "number", "samples", "size")
+
+    def __init__(self, ask: Generate, number: int) -> None:
+        self.name, self.number, self.size, self.first = ask.group, number, ask.group_size, ask.draw
+        self.samples: set[int] = set()
+        self.in_flight = self.ended = self.drawn = 0
+        self.lost = False
+
+
+class Exploring:
+    """Host columns for R rows, beside those of the batch."""
+
+    def __init__(self, forward: Forward, max_rows: int) -> None:
+        self._forward, self._max_groups = forward, max_rows + IDLE
+        self._taps = Taps(forward)
+        self._explorer: Explorer | None = None
+        self._numbers = np.zeros(0, dtype=np.int64)  # (R,) -1: draws plainly
+        self._samples = np.zeros(0, dtype=np.int64)  # (R,)
+        self._groups: OrderedDict[str, _Group] = OrderedDict()  # the longest unused first
+        self._by_number: dict[int, _Group] = {}
+        self._lost: OrderedDict[str, int] = OrderedDict()  # name -> its first sample
+        self.num_rows = 0
+        self.reports: deque[Report] = deque(maxlen=REPORTS)
+
+    def __len__(self) -> int:
+        """Groups that are held."""
+        return len(self._groups)
+
+    # ------------------------------------------------------------------------------------------------- joining, leaving
+
+    def refusal(self, asks: Iterable[Generate]) -> str:
+        """Why asks that would join together cannot, or ""."""
+        begun: dict[str, set[int]] = {}
+        for ask in asks:
+            held, first = self._groups.get(ask.group), self._lost.get(ask.group, ask.draw)
+            if ask.group not in begun:
+                if held is not None and ask.draw == held.first and not held.in_flight:
+                    held = None  # it begins anew
+                elif held is None and ask.draw != first:
+                    return f"what group {ask.group!r} learnt is not held any more; ask for its first samples again"
+                begun[ask.group] = set() if held is None else set(held.samples)
+            if ask.draw in begun[ask.group]:
+                return f"sample {ask.draw} of group {ask.group!r} is drawn already; ask for a group once at a time"
+            begun[ask.group].add(ask.draw)
+            if len(begun[ask.group]) > ask.group_size:
+                return f"group {ask.group!r} has {ask.group_size} samples, and more of them are asked for"
+        return ""
+
+    def listen(self, jobs: Iterable[Job]) -> None:
+        """Jobs are about to join: where one explores, the next pass is listened to."""
+        if any(explores(job.ask) for job in jobs):
+            self._taps.open()
+
+    def enter(self, first: int, asks: Sequence[Generate]) -> None:
+        """Rows `first` ... join. Raises what `refusal` would say, BadRequest or SetupError."""
+        end = first + len(asks)
+        if end > len(self._numbers):
+            more = np.full(end - len(self._numbers), -1)
+            self._numbers, self._samples = (np.concatenate([old, more]) for old in (self._numbers, self._samples))
+        self._numbers[first:end] = -1
+        exploring = [(row, ask) for row, ask in enumerate(asks, first) if ask.sampling.explore]
+        if not exploring:
+            return
+        if why := self.refusal(ask for _, ask in exploring):
+            raise BadRequest(why)
+        begun: set[str] = set()
+        for row, ask in exploring:
+            held = self._groups.get(ask.group)
+            if held is not None and ask.group not in begun and ask.draw == held.first:
+                self._forget(held)
+            begun.add(ask.group)
+            self._begin(row, ask)
+
+    def _begin(self, row: int, ask: Generate) -> None:
+        if self._explorer is None:
+            self._explorer = Explorer(head_of(cast(Cached, self._forward).model), max_groups=self._max_groups)
+        number = self._explorer.open(ask.group, settings_of(ask.sampling.explore), Key(0).fold(ask.group).seed())
+        group = self._groups.get(ask.group)
+        if group is None:
+            group = self._groups[ask.group] = self._by_number[number] = _Group(ask, number)
+            self._lost.pop(ask.group, None)
+        self._groups.move_to_end(ask.group)
+        group.samples.add(ask.draw)
+        group.in_flight += 1
+        self._numbers[row], self._samples[row] = number, ask.draw
+        self.num_rows += 1
+
+    def end(self, rows: Sequence[int], count: Ints, done: list[Done]) -> list[Done]:
+        """Rows that have ended: their completions, where a group's last one is an error if the group went wrong."""
+        for place, row in enumerate(rows):
+            if (group := self._leave(row, count)) is None:
+                continue
+            group.ended += 1
+            if group.ended == group.size and not group.lost:
+                assert self._explorer is not None
+                report = self._explorer.close(group.number, group.drawn)
+                self.reports.append(report)
+                self._drop(group)
+                if report.problem:
+                    done[place] = done[place]._replace(completion=failed(EngineError(report.problem)))
+        self._tidy()
+        return done
+
+    def lose(self, rows: Collection[int], count: Ints) -> None:
+        """Rows that leave before their end, and take their groups with them. Rows that have ended are passed over."""
+        for row in rows:
+            if row < len(self._numbers) and (group := self._leave(row, count)) is not None:
+                group.lost = True
+        self._tidy()
+
+    def move(self, holes: Sequence[int], movers: Sequence[int]) -> None:
+        """Rows take the places of others that have left."""
+        for column in (self._numbers, self._samples):
+            column[holes] = column[movers]
+        self._numbers[movers] = -1
+
+    def _leave(self, row: int, count: Ints) -> _Group | None:
+        number, self._numbers[row] = int(self._numbers[row]), -1
+        if number < 0:
+            return None
+        assert self._explorer is not None
+        self._explorer.leave(number)
+        group = self._by_number[number]
+        group.in_flight -= 1
+        group.drawn += int(count[row])
+        self.num_rows -= 1
+        return group
+
+    def _tidy(self) -> None:
+        """Groups that were lost go when their last row has gone, and of those that are idle the oldest."""
+        idle = [group for group in self._groups.values() if not group.in_flight]
+        whole = [group for group in idle if not group.lost]
+        for group in [*(group for group in idle if group.lost), *whole[: max(0, len(whole) - IDLE)]]:
+            self._lost[group.name] = group.first
+            self._forget(group)
+        while len(self._lost) > LOST:
+            self._lost.popitem(last=False)
+        if not self.num_rows:
+            self._taps.close()
+
+    def _forget(self, group: _Group) -> None:
+        assert self._explorer is not None
+        self._explorer.close(group.number)
+        self._drop(group)
+
+    def _drop(self, group: _Group) -> None:
+        del self._groups[group.name], self._by_number[group.number]
+
+    # ---------------------------------------------------------------------------------------------------------- drawing
+
+    def draw(
+        self,
+        part: slice,
+        count: Ints,
+        logits: Tensor,
+        filters: Filters,
+        uniforms: Tensor,
+        pick: Tensor | None,
+        banned: Tensor | None,
+        exponents: Tensor | None,
+    ) -> Drawn:
+        """A token for each row of `part`, by advice where it explores (see sample.draw)."""
+        numbers = self._numbers[part].copy()
+        if self._explorer is None or not bool((numbers >= 0).any()):
+            return draw(logits, filters, uniforms, pick, banned, exponents)
+        explorer, samples, position = self._explorer, self._samples[part].copy(), count[part].copy()
+        deep, shallow = self._taps.deep, self._taps.shallow if explorer.shallow else None
+        if pick is not None:
+            deep, shallow = deep[pick], None if shallow is None else shallow[pick]
+
+        def advise(lines: Tensor, law: Tensor) -> list[Advice]:
+            filtered = filters.ranked or filters.cut
+            heat = filters.temperature
+            return explorer.advise(Step(numbers, samples, position, heat, lines, law, deep, shallow, filtered))
+
+        try:
+            drawn = draw(logits, filters, uniforms, pick, banned, exponents, advise)
+            explorer.took(drawn.tokens)
+        except BaseException:
+            explorer.drop()
+            raise
+        return drawn
