@@ -10,7 +10,7 @@ demo: $(VENV)/.local  ## 100 held-out puzzles, every method at equal tokens: a t
 	$(BIN)/samplewise demo
 
 test: sandbox check  ## ruff, mypy --strict and every test that needs no GPU
-	$(BIN)/pytest -n 2 -m "not vllm"
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not vllm"  # two workers, one thread each
 
 test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests against a real server: vLLM on a CPU, in an environment of its own
 	$(BIN)/pytest -n 0 -m vllm tests/vllm

@@ -13,21 +13,29 @@ from samplewise.demo import BASELINE, ROWS, demo
 from samplewise.store import Store
 
 
+def num_moves(store: Store) -> int:
+    """Draws of chains that go on from a part of a response."""
+    return sum("prefix" in ask or "forbid_first" in ask for _, ask, _ in store.all_draws())
+
+
 def test_the_demo_compares_every_row_and_pays_once(tmp_path: Path) -> None:
     console = Console(record=True, width=160)
     first = demo(tmp_path, 5, 6, 0, console)
     with Store(tmp_path / "demo.db") as store:
-        paid = store.num_draws()
+        paid, moves = store.num_draws(), num_moves(store)
     again = demo(tmp_path, 5, 6, 0, console)
     with Store(tmp_path / "demo.db") as store:
         assert store.num_draws() == paid, "a second demo draws nothing"
     # Five pools and one greedy answer a puzzle. Rows that draw alike share; so do the ladder's direct draws, 0 and 5,
     # and the first of the permuted ones: of one puzzle, which has but three other orders, the fifth too.
-    assert paid == 5 * (5 * 6 + 1 - 3) - 1
+    # Each puzzle's chain has a start, and its moves; its 16 weighted draws are their own.
+    assert paid - moves == 5 * (5 * 6 + 1 - 3) - 1 + 5 * 17
+    assert moves > 5
     assert first["demo"] == again["demo"]
     methods = first["demo"]["methods"]
     assert [m["name"] for m in methods] == [row.name for row in ROWS]
-    assert all(m["tokens"] <= first["demo"]["tokens"] + 1e-9 for m in methods)
+    drawn = [m for m in methods if not m["name"].startswith("power")]
+    assert all(m["tokens"] <= first["demo"]["tokens"] + 1e-9 for m in drawn), "what is whole costs what it did"
     assert next(m for m in methods if m["name"] == BASELINE)["difference"] is None
     by_checker = {m["name"]: m for m in methods if m["name"].endswith("by checker")}
     assert all(m["accuracy"] == pytest.approx(m["coverage"]) for m in by_checker.values()), "the checker is exact"
@@ -37,9 +45,9 @@ def test_the_demo_compares_every_row_and_pays_once(tmp_path: Path) -> None:
 
 def test_another_seed_draws_others(tmp_path: Path) -> None:
     console = Console(quiet=True)
-    demo(tmp_path, 2, 2, 0, console)
-    with Store(tmp_path / "demo.db") as store:
-        before = store.num_draws()
-    demo(tmp_path, 2, 2, 1, console)
-    with Store(tmp_path / "demo.db") as store:
-        assert store.num_draws() == 2 * before
+    counts = []
+    for seed in (0, 1):
+        demo(tmp_path, 2, 2, seed, console)
+        with Store(tmp_path / "demo.db") as store:
+            counts.append(store.num_draws() - num_moves(store))
+    assert counts[1] == 2 * counts[0]

@@ -408,7 +408,7 @@ def test_on_the_command_line(
     code, said, _ = call("plan", "--usd", "0.001", "--price", "2", "--questions", "1000", "--orders", "20")
     assert code == 0
     assert "for 1,000 questions" in said
-    assert " USD (" in said
+    assert " USD (" in " ".join(said.split())
     assert call("plan", "--usd", "1", "--accuracy", "0.5")[0] == 2
     assert call("plan", "--run", "nonsense")[0] == 3
     code, said, _ = call("calibrate", "--verifier", "likelihood", "--level", "0.2", "--risk", "0.4", "--json")
