@@ -146,7 +146,9 @@ def _methods(measured: Sequence[_Measured], base: _Measured, tokens: float) -> t
     against = at_tokens(base.accuracy, tokens).per_problem
     rows: list[Method] = []
     for m in measured:
-        accuracy, coverage = at_tokens(m.accuracy, tokens), at_tokens(m.coverage, tokens)
+        # What is whole cannot be had for less: where it costs more than the others may, its row says so.
+        most = max(tokens, float(m.accuracy.tokens[0])) if _is_whole(recipe(m.entry.run.recipe)) else tokens
+        accuracy, coverage = at_tokens(m.accuracy, most), at_tokens(m.coverage, most)
         is_base = m is base
         rows.append(
             Method(

@@ -10,7 +10,8 @@ from samplewise.types import Json
 
 
 class Method(NamedTuple):
-    """One way to spend tokens: a row of the table. All rows of a report stand at (at most) the same tokens."""
+    """One way to spend tokens: a row of the table. All rows of a report stand at (at most) the same tokens, but for
+    those that cannot be had in part and cost more."""
 
     name: str  # for people: "direct, majority vote"
     recipe: str  # the line that gives it at this cost: "repeat(23) | vote"
