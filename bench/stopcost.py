@@ -48,11 +48,16 @@ SETTINGS = {  # what a rule needs to be built; any other is built by its name, o
     "lead": "lead(4)",
     "optscale": "optscale(0.95, v, target=0.99)",
     "pandora": "pandora(v, price=0.0001, law=(0.8, 0.1))",
-    "passes": "passed(v, score=0.99)",
+    "passed": "passed(v, score=0.99)",
     "ppr_1v1": "ppr_1v1(12)",
     "ucb_pandora": "ucb_pandora(v, price=0.0001)",
 }
-VARIANTS = {"sprt": "sprt(0.6)", "asc": "asc(0.99)", "bayes_factor": "bayes_factor(100)"}
+VARIANTS = {
+    "sprt": "sprt(0.6)",
+    "asc": "asc(0.99)",
+    "bayes_factor": "bayes_factor(100)",
+    "optscale": "optscale(0.95, v, target=0.99, mode='paper')",
+}
 
 
 class Pools(NamedTuple):
@@ -130,7 +135,7 @@ def main() -> None:
     table = Table("rule", "microseconds", "cold", "stops", box=None)
     figures: dict[str, dict[str, float]] = {}
     for spec, rule in chosen.items():
-        label = spec if len(spec) < 30 or rule is None else rule.name
+        label = spec if len(spec) < 60 or rule is None else rule.name
         if rule is None:
             figures[label] = dict.fromkeys(("all", "cold", "stops"), math.nan)
             table.add_row(label, "not measured: say in SETTINGS how it is built", "", "")
