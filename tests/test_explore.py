@@ -46,6 +46,9 @@ def test_the_asks_of_a_group() -> None:
         Capability.EXPLORE,
         Capability.LOGQ,
     }
+    # So that no report or plan takes the first n of a group for a group of n.
+    assert recipe("repeat(4)").sampler.exchangeable
+    assert not recipe("repeat(4, explore=css)").sampler.exchangeable
 
 
 def test_an_arm_is_a_group() -> None:

@@ -70,7 +70,7 @@ def make_plan(
     SetupError where the run cannot be a pilot, or money is asked for and no price is known.
     """
     line = recipe(run.recipe)
-    if line.stop is not None or "repeat(" not in line.line:
+    if line.stop is not None or not line.sampler.exchangeable:
         raise SetupError(f"a pilot draws a fixed number with repeat(...); run {run.id} is {run.recipe}")
     texts = tuple(dict.fromkeys(selector_of(text)[0] for text in selectors or _default_selectors(store, run)))
     verifiers = {name: v for text in texts for name, v in selector_of(text)[2].items()}

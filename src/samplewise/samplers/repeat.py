@@ -107,7 +107,7 @@ def repeat(
         init=init,
         step=step,
         pool=lambda state: Pool(state.candidates, state.num_failed),
-        exchangeable=True,
+        exchangeable=not explore,  # samples of a group depend on one another
     )
 
 
