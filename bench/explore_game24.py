@@ -8,15 +8,12 @@ many fewer samples are counted (between two whole numbers by interpolation), and
 Intervals are over puzzles, differences from plain draws paired.
 
 `matched` is plain draws at the one temperature that has the entropy a token of the policy before it: what heat alone
-would do. Settings are chosen on `dev` puzzles (`--choose`) and scored on `test` ones; `CHOSEN` holds them.
+would do. Settings are chosen on `dev` puzzles and scored on `test` ones; `CHOSEN` holds them.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +21,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.about import about, rounded
 from samplewise.engines.base import Engine
 from samplewise.keys import Key
 from samplewise.measure import mean_interval, paired_difference, vendi
@@ -35,7 +31,6 @@ from samplewise.spec import build
 from samplewise.types import Completion, Generate, Problem
 from samplewise.verify.puzzle import grade_puzzle, read_puzzle
 
-SEED = 0
 KS = (4, 16, 64)
 MAX_TOKENS = 96  # a solution of the bundled model has some 25
 HEATS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)  # at which the plain law's entropy is measured
@@ -58,8 +53,10 @@ CHOSEN: dict[str, str] = {
 }
 MATCHED = ("frozen", "esamp", "esamp, 4 waves", "lss")
 CANDIDATES: Mapping[str, Sequence[str]] = {
-    "min-p": [f"repeat({{k}}, min_p={p}, temperature={t})" for p in (0.02, 0.05, 0.1) for t in (1.0, 1.5)],
+    "plain": ["repeat({k})"],
+    "min-p": [f"repeat({{k}}, min_p={p}, temperature={t})" for p in (0.02, 0.05, 0.1) for t in (1.0, 1.25, 1.5)],
     "hot": [f"repeat({{k}}, temperature={t})" for t in (0.7, 0.85, 1.15, 1.3, 1.5)],
+    "ladder": ["vary(ladder) | repeat({k})"],
     "esamp": [
         f"repeat({{k}}, wave={wave}, explore=esamp(beta={beta}, rate={rate}, steps={steps}, compensate='{how}'))"
         for wave in ("{k}", "{quarter}")
@@ -67,14 +64,27 @@ CANDIDATES: Mapping[str, Sequence[str]] = {
         for rate, steps in ((4e-4, 1), (4e-3, 4))
         for how in ("none", "entropy")
     ],
+    "ridge": [
+        f"repeat({{k}}, wave={wave}, {heat}explore=esamp(beta={beta}, learner=ridge, compensate='{how}'{fork}))"
+        for wave in ("{k}", "{quarter}")
+        for heat, beta, how in (
+            ("", 0.25, "none"),
+            ("", 0.25, "gate"),
+            ("", 1.0, "entropy"),
+            ("min_p=0.05, ", 0.25, "full"),
+            ("min_p=0.05, ", 1.0, "full"),
+        )
+        for fork in ("", ", forking=0.25")
+    ],
     "css": [
         f"repeat({{k}}, temperature={t}, explore=css(min_cosine={cosine}))"
-        for t in (1.0, 1.25)
+        for t in (0.85, 1.0, 1.25)
         for cosine in (0.8, 0.9, 0.98)
     ],
     "lss": [
-        f"repeat({{k}}, explore=lss(strength={strength}, sigma={sigma}))"
-        for strength in (2.0, 4.0, 8.0)
+        f"repeat({{k}}, temperature={t}, explore=lss(strength={strength}, sigma={sigma}))"
+        for t in (0.85, 1.0)
+        for strength in (1.0, 2.0, 4.0, 8.0)
         for sigma in (0.02, 0.05, 0.1)
     ],
 }
@@ -241,37 +251,19 @@ async def choose(engine: Engine, problems: Sequence[Problem], size: int, seed: i
     return told
 
 
-async def made(args: argparse.Namespace, console: Console) -> dict[str, Any]:
-    engine: Engine = build("engine", args.engine)
-    split = "dev" if args.choose else "test"
-    problems = build("task", f"game24(split='{split}', limit={args.puzzles})").problems
-    sizes = [int(size) for size in args.sizes.split(",")]
+def game24(
+    console: Console, *, choosing: bool, puzzles: int, sizes: Sequence[int] = KS, seed: int = 0
+) -> dict[str, Any]:
+    """The tables, and the figures by K; with `choosing` what the candidates are worth at the last K, by family."""
+    return asyncio.run(_game24(console, choosing, puzzles, sizes, seed))
+
+
+async def _game24(console: Console, choosing: bool, puzzles: int, sizes: Sequence[int], seed: int) -> dict[str, Any]:
+    engine: Engine = build("engine", "tiny")
+    problems = build("task", f"game24(split='{'dev' if choosing else 'test'}', limit={puzzles})").problems
     try:
-        if args.choose:
-            return await choose(engine, problems, sizes[-1], args.seed, console)
-        return {str(size): await compare(engine, problems, size, args.seed, console) for size in sizes}
+        if choosing:
+            return await choose(engine, problems, sizes[-1], seed, console)
+        return {str(size): await compare(engine, problems, size, seed, console) for size in sizes}
     finally:
         await engine.close()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--choose", action="store_true", help="try the candidates instead, on dev puzzles, at the last K"
-    )
-    parser.add_argument("--puzzles", type=int, default=200)
-    parser.add_argument("--sizes", default=",".join(map(str, KS)))
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--engine", default="tiny")
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    started, console = time.monotonic(), Console(width=140)
-    import torch
-
-    torch.set_num_threads(args.threads)
-    found = asyncio.run(made(args, console))
-    print(json.dumps(rounded({**about("explore_game24", args.seed, started), "puzzles": args.puzzles, "found": found})))
-
-
-if __name__ == "__main__":
-    main()
