@@ -17,8 +17,9 @@ from samplewise.recipe import recipe
 from samplewise.run import Result, run
 from samplewise.samplers.base import Variant, direct
 from samplewise.samplers.repeat import repeat
+from samplewise.stop.base import of_dependent
 from samplewise.store import Store
-from samplewise.types import Capability, Completion, Generate, Message, Question, Usage, explores
+from samplewise.types import Capability, Completion, Generate, Message, Question, Stop, Usage, explores
 from samplewise.verify.puzzle import check, read_puzzle
 
 QUESTION = Question("q", (Message("user", "hello"),))
@@ -193,6 +194,29 @@ def test_one_of_a_group_is_not_tried_again_alone() -> None:
         assert engine.batches == [[0, 1, 2, 3, 4, 5]]
         assert result.pool.num_failed == 1
         assert drawn(engine, store, "repeat(6, explore=css)").pool.num_failed == 0
+
+
+def test_a_rule_guarantees_nothing_about_draws_that_depend_on_one_another() -> None:
+    def stop_of(more: str) -> Stop:
+        made = recipe(f"repeat(48{more}) | until(vote_e(0.05)) | vote")
+        return asyncio.run(run(QUESTION, made, Grouped(), Key(0), read=lambda q, t: "always")).stop
+
+    alone, grouped = stop_of(""), stop_of(", explore=css, wave=24")
+    assert alone.reason == grouped.reason == "settled"
+    assert alone.evidence["guarantee"] == "anytime-valid"
+    assert "dependent" not in alone.evidence
+    assert (grouped.evidence["guarantee"], grouped.evidence["dependent"]) == ("heuristic", True)
+
+
+def test_a_success_needs_no_independence() -> None:
+    for reason in ("success", "cap"):
+        stop = Stop(reason, {"guarantee": "exact"})
+        assert of_dependent(stop) == stop
+    assert of_dependent(Stop("futile", {"guarantee": "model-based", "by": "value"})).evidence == {
+        "guarantee": "heuristic",
+        "by": "value",
+        "dependent": True,
+    }
 
 
 # --- the bundled model ------------------------------------------------------------------------------------------------

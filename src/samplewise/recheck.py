@@ -15,7 +15,7 @@ import json
 from typing import Any, NamedTuple, get_args
 
 from samplewise.recipe import recipe
-from samplewise.stop.base import Reason, StopRule
+from samplewise.stop.base import Reason, StopRule, of_dependent
 from samplewise.store import Record, Run, Store
 from samplewise.types import Json, Stop, Usage
 from samplewise.verify.base import Judge
@@ -57,6 +57,7 @@ def _difference(record: Record, rule: StopRule[Any] | None, single: bool, judged
         if num < last and order == "asks" and not judged and (early := _surely(rule, state, record.spent)) is not None:
             return f"went on to {last} draws, and {rule.name} says {early.reason} after {num}"
     again = rule.verdict(state, record.spent) if last else None
+    again = again if single or again is None else of_dependent(again)
     if again is None:
         return f"stopped: {stop.reason}, and {rule.name} does not say so after {last} draws" if by_rule else ""
     if not by_rule:

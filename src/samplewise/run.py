@@ -23,7 +23,7 @@ from samplewise.keys import Key
 from samplewise.purse import MAX_RETRIES, Budget, Flight, Left, Purse, Shared
 from samplewise.recipe import Recipe
 from samplewise.samplers.base import Sampler, Step
-from samplewise.stop.base import StopRule
+from samplewise.stop.base import StopRule, of_dependent
 from samplewise.stop.votes import count_vote, no_votes
 from samplewise.store import Store
 from samplewise.types import (
@@ -237,6 +237,7 @@ class _Bench:
         self._scored: tuple[Candidate, ...] = ()
         self._answers: tuple[str | None, ...] = ()
         self._rule: StopRule[Any] | None = recipe.stop
+        self._independent = recipe.sampler.exchangeable
         self._seen: tuple[tuple[Candidate, ...], tuple[str | None, ...]] = ((), ())
         self._state: Any = recipe.stop.start(question) if recipe.stop else None
         judged = recipe.stop.verifiers if recipe.stop else ()
@@ -266,7 +267,10 @@ class _Bench:
             Weighed(self.question.id, len(pool.candidates), votes.first, votes.second, self._best, spent)
         )
         stop = self._rule.verdict(self._state, self.purse.spent) if pool.candidates else None
-        return stop and stop._replace(evidence={**stop.evidence, "order": order})
+        if stop is None:
+            return None
+        stop = stop if self._independent else of_dependent(stop)
+        return stop._replace(evidence={**stop.evidence, "order": order})
 
     def _fold(self, candidates: tuple[Candidate, ...], answers: tuple[str | None, ...]) -> None:
         assert self._rule is not None

@@ -14,7 +14,8 @@ Four reasons to stop, never mixed up:
 What a rule guarantees, and about what, is part of it and stands in the evidence of every stop. `exact`: the stated
 probability holds for every law of independent draws, at the rule's own stopping time. `anytime-valid`: also at any
 other: look as often as you like, stop for any reason. `model-based`: it holds when the named model or prior is right.
-`heuristic`: no statement. It is about the `mode` of the model's answers, the `verifier`'s score, or the `truth`.
+`heuristic`: no statement, which is what is left where draws depend on one another (`of_dependent`). It is about the
+`mode` of the model's answers, the `verifier`'s score, or the `truth`.
 """
 
 from __future__ import annotations
@@ -87,3 +88,11 @@ class StopRule(Generic[S]):
         for candidate, answer in zip(pool.candidates, answers, strict=True):
             state = self.see(state, candidate, answer)
         return self.verdict(state, spent)
+
+
+def of_dependent(stop: Stop) -> Stop:
+    """The stop where draws depend on one another, as those of a chain or a group that explores do: what holds for
+    independent draws is guaranteed no more. A success rests on a candidate, not on a law, and a cap on a count."""
+    if stop.reason in ("success", "cap") or stop.evidence.get("guarantee") == "heuristic":
+        return stop
+    return stop._replace(evidence={**stop.evidence, "guarantee": "heuristic", "dependent": True})
