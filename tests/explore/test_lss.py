@@ -51,7 +51,13 @@ class Twin:
 
 
 @pytest.mark.parametrize(
-    "settings", [lss(sigma=0.7), lss(2.0, sigma=0.4, safe=0.1), lss(8.0, sigma=1.0, limit=1.0)], ids=str
+    "settings",
+    [
+        lss(sigma=0.7, background=0.0),
+        lss(2.0, sigma=0.4, background=0.0, safe=0.1),
+        lss(8.0, sigma=1.0, background=0.0, limit=1.0),
+    ],
+    ids=str,
 )
 def test_each_draw_is_by_the_formula_given_all_before_it(settings: Lss) -> None:
     """Three rows a step over eight steps, in their random order: log-probabilities within 1e-5 of the twin's.
@@ -85,7 +91,29 @@ def test_each_draw_is_by_the_formula_given_all_before_it(settings: Lss) -> None:
         twin.memory = past + [(keys[row], int(tokens[row])) for row in range(3)]
         policy.took(tokens)
     assert num_moved > 8
-    assert policy.close(0) == {"seen": 24.0, "guided": 24.0, "remembered": 24.0}
+    assert policy.close(0) == {"seen": 24.0, "guided": 24.0, "remembered": 24.0, "sigma": settings.sigma}
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 10.0])
+def test_contexts_that_all_seem_alike_are_told_apart(offset: float) -> None:
+    """States of two rows a step over 40 steps, `offset` along one direction: the median earlier draw weighs at most a
+    hundredth, a context that comes again as much as ever; and sigma stays where states are apart anyway."""
+    wide = torch.randn(V, 64, generator=torch.Generator().manual_seed(3))
+    policy = LssPolicy(lss(width=0), Head(wide))
+    policy.open(5)
+    generator = torch.Generator().manual_seed(1)
+    law = torch.randn(2, V, generator=generator).double().log_softmax(-1)
+    deep = torch.zeros(2, 64)
+    for at in range(40):
+        deep = torch.randn(2, 64, generator=generator) + offset
+        policy.advise(rows(law, deep, at))
+        policy.took(torch.tensor([0, 1]))
+    layout, live = Layout(np.zeros(2, dtype=np.int64), np.arange(2), CPU), torch.tensor([0])
+    weights, _ = policy._past(layout, live, policy.keys.unit(live, policy.keys.raw(layout, deep)))
+    assert float(weights[0, 0, :-2].median()) < 0.015
+    assert float(weights[0, 0, -2]) == pytest.approx(1.0, abs=0.01)  # itself, remembered
+    sigma = policy.close(0)["sigma"]
+    assert sigma == 0.05 if offset == 0.0 else sigma < 0.03
 
 
 def test_the_second_sibling_avoids_what_the_first_took() -> None:

@@ -7,6 +7,10 @@ For a row with key k and law p (temperature and filters applied), over the group
     m(z) = N sum_z' S(z, z') p(z')                what they should have taken
     p'(z) in proportion to p(z) clip(((m + c) / (n + c))^strength, e^-limit, e^limit), then (1 - safe) p' + safe p
 
+Where states of a model all point much the same way, contexts that have nothing in common seem alike. So sigma is what
+the settings say or less: small enough that the median of a group's earlier draws, nearly all of them at other places,
+weighs `background`.
+
 It stratifies, it does not flatten: branches that were taken too often go down, and those taken too seldom up, towards
 the model's own proportions. A token with little p and no likely synonym has m and n near 0 and keeps its odds: junk
 is not promoted.
@@ -22,14 +26,17 @@ d), and one short loop over the rows of a cluster, all clusters at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from samplewise.numerics import Floats
+
 from . import counters
-from .base import Advice, Head, Layout, Rows
+from .base import Advice, Head, Ints, Layout, Rows
 from .clusters import Clusters, Keys, Shared, clusters, drawn_within, forks, outside, shared, similarity
 from .learn import without
 from .settings import Lss
@@ -37,6 +44,8 @@ from .settings import Lss
 NEAR = 0.01  # a weight w from which a context counts as near
 FIRST = 64  # draws that a memory has room for at first
 NEAREST = 64  # draws that a cluster looks up in the memory
+LEAST = 1e-4  # sigma, below which only equal contexts would count
+SAMPLED = 64  # draws in memory that the median distance is taken over, a step
 
 
 class LssPolicy:
@@ -48,6 +57,7 @@ class LssPolicy:
         self.seeds = np.zeros(0, dtype=np.uint64)
         self.held = np.zeros(0, dtype=np.int64)  # draws of a group that its memory was ever given
         self.tally = np.zeros((0, 2))  # rows seen, rows that acted
+        self.apart = np.zeros((0, 2))  # sum over steps of the median 1 - cosine to earlier draws, and how many steps
         device = head.weight.device
         self.memory = torch.zeros(0, min(FIRST, settings.memory), self.keys.dim, device=device)  # raw keys, a ring
         self.taken = torch.zeros(0, self.memory.shape[1], dtype=torch.int64, device=device)
@@ -57,7 +67,7 @@ class LssPolicy:
         self.keys.open()
         self.seeds = np.append(self.seeds, np.uint64(seed))
         self.held = np.append(self.held, 0)
-        self.tally = np.concatenate([self.tally, np.zeros((1, 2))])
+        self.tally, self.apart = (np.concatenate([each, np.zeros((1, 2))]) for each in (self.tally, self.apart))
         self.memory = torch.cat([self.memory, self.memory.new_zeros(1, *self.memory.shape[1:])])
         self.taken = torch.cat([self.taken, self.taken.new_zeros(1, self.taken.shape[1])])
 
@@ -66,10 +76,11 @@ class LssPolicy:
         remembered = float(min(self.held[place], self.settings.memory))
         self.keys.close(place)
         self.seeds, self.held = np.delete(self.seeds, place), np.delete(self.held, place)
-        self.tally = np.delete(self.tally, place, axis=0)
+        sigma = float(self._sigma(np.array([place]))[0])
+        self.tally, self.apart = (np.delete(each, place, axis=0) for each in (self.tally, self.apart))
         self.memory, self.taken = without(self.memory, place), without(self.taken, place)
         self._last = None
-        return {"seen": seen, "guided": guided, "remembered": remembered}
+        return {"seen": seen, "guided": guided, "remembered": remembered, "sigma": sigma}
 
     def warm(self, place: int, deep: Tensor, shallow: Tensor) -> None:
         return None
@@ -88,10 +99,10 @@ class LssPolicy:
         if not bool(taking.any()):
             return None
         unit = self.keys.unit(live, raw)
-        siblings = torch.exp((torch.bmm(unit, unit.transpose(1, 2)) - 1) / own.sigma)  # (G, K, K) w
+        past, sigma = self._past(layout, live, unit)  # (G, K, memory) w
+        siblings = torch.exp((torch.bmm(unit, unit.transpose(1, 2)) - 1) / sigma)  # (G, K, K) w
         siblings = siblings * (taking[:, :, None] & taking[:, None, :])
         siblings.diagonal(dim1=1, dim2=2).zero_()
-        past = self._past(layout, live, unit)  # (G, K, memory) w
         acting = taking & ((past.sum(-1) > NEAR) | (siblings.sum(-1) > NEAR) & (not own.lag))
         if not bool(acting.any()):
             return None
@@ -111,16 +122,31 @@ class LssPolicy:
         self.tally[:, 1] += np.bincount(layout.group[act.cpu().numpy()], minlength=len(self.tally))
         return Advice(act, tokens=tokens[found.mask], logq=logq[found.mask])
 
-    def _past(self, layout: Layout, live: Tensor, unit: Tensor) -> Tensor:
-        """Weights (G, K, J) of the draws in memory."""
+    def _past(self, layout: Layout, live: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (G, K, J) of the draws in memory, and sigma (G, 1, 1)."""
         held = np.minimum(self.held[layout.live], self.settings.memory)
         upto = int(held.max())
-        if upto == 0:
-            return unit.new_zeros(*unit.shape[:2], 0)
         memory = self.memory[:, :upto] if len(live) == len(self.memory) else self.memory[live, :upto]
-        weights = torch.exp((torch.bmm(unit, self.keys.unit(live, memory).transpose(1, 2)) - 1) / self.settings.sigma)
-        there = torch.arange(upto) < torch.from_numpy(held)[:, None]
-        return weights * there.to(weights.device)[:, None]
+        apart = 1 - torch.bmm(unit, self.keys.unit(live, memory).transpose(1, 2))
+        there = (torch.arange(upto) < torch.from_numpy(held)[:, None]).to(unit.device)[:, None]
+        if upto and self.settings.background:
+            few = slice(None, None, -(-upto // SAMPLED))
+            some = torch.where(there[..., few] & layout.mask[..., None], apart[..., few], torch.nan)
+            middle = some.flatten(1).nanmedian(dim=1).values.double().cpu().numpy()
+            known = np.isfinite(middle)
+            self.apart[layout.live[known]] += np.stack([middle[known], np.ones(int(known.sum()))], axis=1)
+        sigma = torch.from_numpy(self._sigma(layout.live)).to(unit.device, unit.dtype)[:, None, None]
+        return torch.exp(-apart / sigma) * there, sigma
+
+    def _sigma(self, places: Ints) -> Floats:
+        """Sigma (G,) of groups, by what they have seen."""
+        total, steps = self.apart[places].T
+        most = np.full(len(places), self.settings.sigma)
+        if not self.settings.background:
+            return most
+        middle = np.divide(total, steps, out=np.full(len(places), np.inf), where=steps > 0)
+        found: Floats = np.clip(middle / -math.log(self.settings.background), LEAST, most)
+        return found
 
     def _drawn(
         self, layout: Layout, found: Clusters, choice: Shared, siblings: Tensor, past: Tensor, uniform: Tensor

@@ -142,7 +142,7 @@ class Lss(_Text):
 
     word: ClassVar[str] = "lss"
     strength: float = 4.0
-    sigma: float = 0.05  # how far contexts may be apart
+    sigma: float = 0.05  # how far contexts may be apart; at most, see `background`
     count: float = 0.5  # what every token is taken to have been drawn beforehand
     limit: float = 3.0  # nats that a token's odds may move
     safe: float = 0.0  # share of draws from the plain law
@@ -151,12 +151,14 @@ class Lss(_Text):
     width: int = 32
     centre: bool = False
     lag: bool = False  # control: rows of one step do not see each other
+    background: float = 0.01  # at most so much the median earlier draw weighs: sigma shrinks till then; 0: it does not
 
     def __post_init__(self) -> None:
         _within("strength", self.strength, 0.0)
         for name in ("sigma", "count", "limit"):
             _within(name, getattr(self, name), 0.0, above=True)
         _within("safe", self.safe, 0.0, 1.0)
+        _within("background", self.background, 0.0, 0.5)
         for name in ("candidates", "memory"):
             _whole(name, getattr(self, name), 1)
         _whole("width", self.width, 0)
