@@ -65,27 +65,25 @@ CANDIDATES: Mapping[str, Sequence[str]] = {
         for how in ("none", "entropy")
     ],
     "ridge": [
-        f"repeat({{k}}, wave={wave}, {heat}explore=esamp(beta={beta}, learner=ridge, compensate='{how}'{fork}))"
-        for wave in ("{k}", "{quarter}")
-        for heat, beta, how in (
-            ("", 0.25, "none"),
-            ("", 0.25, "gate"),
-            ("", 1.0, "entropy"),
-            ("min_p=0.05, ", 0.25, "full"),
-            ("min_p=0.05, ", 1.0, "full"),
+        f"repeat({{k}}, wave={{quarter}}, {heat}explore=esamp(beta={beta}, learner=ridge, compensate='{how}'{fork}))"
+        for heat, beta, how, fork in (
+            ("", 0.25, "none", ""),
+            ("", 0.25, "gate", ""),
+            ("", 1.0, "entropy", ""),
+            ("", 1.0, "entropy", ", forking=0.25"),
+            ("min_p=0.05, ", 0.25, "full", ""),
+            ("min_p=0.05, ", 1.0, "full", ""),
         )
-        for fork in ("", ", forking=0.25")
     ],
     "css": [
         f"repeat({{k}}, temperature={t}, explore=css(min_cosine={cosine}))"
-        for t in (0.85, 1.0, 1.25)
+        for t in (0.7, 0.85, 1.0, 1.25)
         for cosine in (0.8, 0.9, 0.98)
     ],
     "lss": [
         f"repeat({{k}}, temperature={t}, explore=lss(strength={strength}, sigma={sigma}))"
-        for t in (0.85, 1.0)
-        for strength in (1.0, 2.0, 4.0, 8.0)
-        for sigma in (0.02, 0.05, 0.1)
+        for t in (0.7, 0.85, 1.0)
+        for strength, sigma in ((2.0, 0.05), (4.0, 0.05), (8.0, 0.05), (4.0, 0.02))
     ],
 }
 
