@@ -34,6 +34,7 @@ from samplewise.verify.puzzle import grade_puzzle, read_puzzle
 KS = (4, 16, 64)
 MAX_TOKENS = 96  # a solution of the bundled model has some 25
 HEATS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)  # at which the plain law's entropy is measured
+BESIDE = 50  # puzzles drawn for at once
 GAUGED = 40  # puzzles that it is measured on
 
 # How each way draws K samples. Defaults, but where `--choose` had something better to say.
@@ -60,9 +61,12 @@ CANDIDATES: Mapping[str, Sequence[str]] = {
     "esamp": [
         f"repeat({{k}}, wave={wave}, explore=esamp(beta={beta}, rate={rate}, steps={steps}, compensate='{how}'))"
         for wave in ("{k}", "{quarter}")
-        for beta in (0.25, 1.0)
-        for rate, steps in ((4e-4, 1), (4e-3, 4))
-        for how in ("none", "entropy")
+        for beta, rate, steps, how in (
+            (0.25, 4e-4, 1, "none"),
+            (0.25, 4e-3, 4, "none"),
+            (0.25, 4e-3, 4, "entropy"),
+            (1.0, 4e-3, 4, "entropy"),
+        )
     ],
     "ridge": [
         f"repeat({{k}}, wave={{quarter}}, {heat}explore=esamp(beta={beta}, learner=ridge, compensate='{how}'{fork}))"
@@ -115,7 +119,15 @@ def asks_of(line: str, problem: Problem, seed: int, wave: int) -> list[Generate]
 
 
 async def drawn(engine: Engine, line: str, problems: Sequence[Problem], size: int, seed: int) -> list[list[Completion]]:
-    """The groups (P, K): wave after wave, all puzzles beside each other."""
+    """The groups (P, K), some puzzles beside each other: an engine holds so many groups between two waves."""
+    parts = [problems[first : first + BESIDE] for first in range(0, len(problems), BESIDE)]
+    return [group for part in parts for group in await _beside(engine, line, part, size, seed)]
+
+
+async def _beside(
+    engine: Engine, line: str, problems: Sequence[Problem], size: int, seed: int
+) -> list[list[Completion]]:
+    """The groups of puzzles beside each other, wave after wave."""
     line = line.format(k=size, quarter=max(1, size // 4)).replace(
         "repeat(", f"repeat(max_tokens={MAX_TOKENS}, num_samples="
     )
