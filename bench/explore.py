@@ -29,9 +29,10 @@ def fields(part: str, found: dict[str, Any]) -> dict[str, Any]:
     """A part's figures as the bench prints them: for the toy by K and policy, for puzzles pass@K by policy and K."""
     if part == "toy":
         return {"toy": {size: each["rows"] for size, each in found.items()}}
+    options = found.pop("options")
     names = dict.fromkeys(name for each in found.values() for name in each)
     by_way = {name: {k: each[name]["equal"] for k, each in found.items() if name in each} for name in names}
-    return {"game24": by_way, "game24_more": found}
+    return {"game24": by_way, "game24_more": found, "game24_options": options}
 
 
 def main() -> None:

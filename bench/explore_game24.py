@@ -37,22 +37,56 @@ HEATS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)  # at which the plain law's entropy
 BESIDE = 50  # puzzles drawn for at once
 GAUGED = 40  # puzzles that it is measured on
 
-# How each way draws K samples. Defaults, but where `--choose` had something better to say.
+# How each way draws K samples: as published or by default, and `chosen` as on the dev puzzles.
 CHOSEN: dict[str, str] = {
     "plain": "repeat({k})",
-    "min-p": "repeat({k}, min_p=0.05)",
-    "ladder": "vary(ladder) | repeat({k})",
+    "temperature, chosen": "repeat({k}, temperature=0.7)",
+    "temperature .85": "repeat({k}, temperature=0.85)",
     "hot": "repeat({k}, temperature=1.25)",
-    "cold": "repeat({k}, temperature=0.8)",
+    "min-p, chosen": "repeat({k}, min_p=0.1, temperature=1.25)",
+    "top-n-sigma": "repeat({k}, explore=top_sigma(1.5))",
+    "top-H": "repeat({k}, explore=top_entropy(0.8))",
+    "ladder": "vary(ladder) | repeat({k})",
     "arithmetic": "repeat({k}, explore=arithmetic)",
+    "zero": "repeat({k}, explore=zero)",
     "frozen": "repeat({k}, explore=frozen)",
+    "noise": "repeat({k}, explore=noise)",
     "esamp": "repeat({k}, explore=esamp)",
-    "esamp, 4 waves": "repeat({k}, wave={quarter}, explore=esamp)",
+    "esamp, chosen": "ESAMP",
+    "esamp, ridge, chosen": "RIDGE",
     "css": "repeat({k}, explore=css)",
-    "css, hot": "repeat({k}, explore=css, temperature=1.25)",
+    "css, chosen": "repeat({k}, temperature=0.85, explore=css(min_cosine=0.8))",
     "lss": "repeat({k}, explore=lss)",
+    "lss, chosen": "repeat({k}, temperature=0.85, explore=lss(sigma=0.02))",
 }
-MATCHED = ("frozen", "esamp", "esamp, 4 waves", "lss")
+MATCHED = ("esamp", "esamp, chosen", "lss")
+# What a way must beat: the same without what it is about, or at the same temperature.
+AGAINST = (
+    ("css", "plain"),
+    ("lss", "css"),
+    ("css, chosen", "temperature .85"),
+    ("lss, chosen", "temperature .85"),
+    ("lss, chosen", "css, chosen"),
+    ("css, chosen", "temperature, chosen"),
+    ("lss, chosen", "temperature, chosen"),
+    ("esamp", "zero"),
+    ("esamp", "frozen"),
+    ("esamp", "noise"),
+    ("esamp, chosen", "temperature, chosen"),
+    ("lss, chosen", "esamp, chosen"),
+)
+# Options of ESamp one by one, at one K.
+ABLATED = 16
+ABLATIONS: dict[str, str] = {
+    "esamp": "repeat({k}, explore=esamp)",
+    "4 waves": "repeat({k}, wave={quarter}, explore=esamp)",
+    "4 waves, gate": "repeat({k}, wave={quarter}, explore=esamp(compensate=gate))",
+    "entropy": "repeat({k}, explore=esamp(compensate=entropy))",
+    "forks only": "repeat({k}, explore=esamp(forking=0.25))",
+    "ridge": "repeat({k}, explore=esamp(learner=ridge))",
+    "warm start": "repeat({k}, explore=esamp(warm_start=True))",
+    "ridge, warm start": "repeat({k}, explore=esamp(learner=ridge, warm_start=True))",
+}
 CANDIDATES: Mapping[str, Sequence[str]] = {
     "plain": ["repeat({k})"],
     "min-p": [f"repeat({{k}}, min_p={p}, temperature={t})" for p in (0.02, 0.05, 0.1) for t in (1.0, 1.25, 1.5)],
@@ -170,12 +204,12 @@ async def row_of(engine: Engine, line: str, problems: Sequence[Problem], size: i
     return scored(problems, await drawn(engine, line, problems, size, seed))
 
 
-def equal(rows: Mapping[str, Row]) -> dict[str, Floats]:
-    """The share (P,) of each puzzle that is solved with the tokens of as many plain draws."""
+def equal(rows: Mapping[str, Row], base: str) -> dict[str, Floats]:
+    """The share (P,) of each puzzle that is solved with the tokens of as many draws of `base`."""
     found = {}
     for name, row in rows.items():
         size = row.right.shape[1]
-        num = size * min(1.0, float(rows["plain"].tokens.mean() / row.tokens.mean()))
+        num = size * min(1.0, float(rows[base].tokens.mean() / row.tokens.mean()))
         low = int(num)
         fewer, more = ((row.right[:, :upto] > 0).any(1).astype(float) for upto in (low, min(size, low + 1)))
         found[name] = fewer + (num - low) * (more - fewer)
@@ -183,38 +217,45 @@ def equal(rows: Mapping[str, Row]) -> dict[str, Floats]:
 
 
 async def compare(
-    engine: Engine, problems: Sequence[Problem], size: int, seed: int, console: Console
+    engine: Engine,
+    problems: Sequence[Problem],
+    size: int,
+    seed: int,
+    console: Console,
+    ways: Mapping[str, str] = CHOSEN,
+    against: Sequence[tuple[str, str]] = AGAINST,
 ) -> dict[str, Any]:
-    """The table at one K, and its figures."""
+    """The table at one K, and its figures. The first way is what others are compared with."""
+    base = next(iter(ways))
     rows: dict[str, Row] = {}
     gauge = [
         (await row_of(engine, f"repeat({{k}}, temperature={heat})", problems[:GAUGED], 4, seed)).entropy
         for heat in HEATS
     ]
-    for name, line in CHOSEN.items():
+    for name, line in ways.items():
         rows[name] = await row_of(engine, line, problems, size, seed)
         if name in MATCHED and gauge[0] <= rows[name].entropy <= gauge[-1]:
             heat = float(np.interp(rows[name].entropy, gauge, HEATS))
             plain = f"repeat({{k}}, temperature={heat:.3f})"
             rows[f"{name}, matched: T {heat:.2f}"] = await row_of(engine, plain, problems, size, seed)
-    within = equal(rows)
+    within = equal(rows, base)
     table = Table(title=f"Game of 24, groups of {size}, {len(problems)} puzzles")
     for column in (
         "way",
         f"pass@{size}",
         "at equal tokens",
-        "difference from plain",
+        f"difference from {base}",
         "ways",
         "Vendi",
         "tokens",
         "entropy",
     ):
         table.add_column(column, justify="left" if column == "way" else "right")
-    found = {}
+    found: dict[str, Any] = {}
     for name, row in rows.items():
-        apart = paired_difference(within[name], within["plain"])
+        apart = paired_difference(within[name], within[base])
         spread = mean_interval(within[name])
-        more = paired_difference(row.ways, rows["plain"].ways, support=None)
+        more = paired_difference(row.ways, rows[base].ways, support=None)
         figures = {
             "pass": row.solved.mean(),
             "equal": spread.value,
@@ -237,13 +278,17 @@ async def compare(
             name,
             f"{row.solved.mean():.3f}",
             f"{spread.value:.3f}",
-            "" if name == "plain" else f"{apart.value:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}]",
+            "" if name == base else f"{apart.value:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}]",
             f"{row.ways.mean():.2f}",
             f"{row.vendi.mean():.2f}",
             f"{row.tokens.mean():.1f}",
             f"{row.entropy:.3f}",
         )
     console.print(table)
+    for name, other in against:
+        apart = paired_difference(within[name], within[other])
+        found[name][f"over {other}"] = [apart.value, apart.low, apart.high]
+        console.print(f"{name} over {other}: {apart.value:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}]")
     return found
 
 
@@ -274,6 +319,8 @@ async def _game24(console: Console, choosing: bool, puzzles: int, sizes: Sequenc
     try:
         if choosing:
             return await choose(engine, problems, sizes[-1], seed, console)
-        return {str(size): await compare(engine, problems, size, seed, console) for size in sizes}
+        found = {str(size): await compare(engine, problems, size, seed, console) for size in sizes}
+        console.print("options of esamp, one by one:")
+        return {**found, "options": await compare(engine, problems, ABLATED, seed, console, ABLATIONS, ())}
     finally:
         await engine.close()

@@ -133,6 +133,58 @@ def test_other_engines_show_what_they_can(call: Call) -> None:
     assert (fresh.code, fresh.err.count("\n")) == (2, 1)
 
 
+def test_a_local_model_is_tried_out_for_exploring(call: Call) -> None:
+    pytest.importorskip("torch", reason="the local engine's extra is not installed")
+    done = call("--engine", "tiny", "--json")
+    assert done.code == 0
+    said = squeezed(done.out)
+    assert "taps after block 1 of 6 (LlamaDecoderLayer), and before the head the states that policies look at" in said
+    assert "states 128 numbers of a token" in said
+    assert "head linear from a state to logits" in said
+    assert "beta = 0 changes nothing no strength is the plain draw" in said
+    assert "beta = 5 moves the law by" in said
+    assert done.json["exploration"]["apart"] < 1e-4
+    assert done.json["exploration"]["moved_nats"] > 0.1
+
+
+class Lame(Toy):
+    """An engine that was tried out, and `found` this."""
+
+    found: dict[str, Any]
+
+    def exploration(self) -> dict[str, Any]:
+        return self.found
+
+
+TRIED = {"why": "", "dim": 8, "vocab": 40, "blocks": 2, "block": "Block", "head": ("linear", "soft-cap 30")}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"why": "it has no [head]"}, "cannot explore: it has no [head]"),
+        ({"apart": 1e-6, "unmoved": False, "moved_nats": 0.5}, "beta = 0 changes the draw: do not explore"),
+        ({"apart": 1e-6, "unmoved": True, "moved_nats": 0.0}, "beta = 5 changes nothing: do not explore"),
+        ({"apart": 1.23e-6, "unmoved": True, "moved_nats": 0.5}, "= logits to 1e-06 relative error"),
+        ({"apart": 1e-6, "unmoved": True, "moved_nats": 0.5}, "head linear, soft-cap 30 from a state"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_was_tried_is_told(found: dict[str, Any], words: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    lame = Lame()
+    lame.found = {**TRIED, **found}
+    monkeypatch.setattr("samplewise.cli.doctor.specs.build", lambda kind, spec: lame)
+    done = call("--engine", "toy")
+    assert done.code == 0
+    assert words in squeezed(done.out)
+
+
+def test_an_engine_that_cannot_be_tried_is_not_spoken_of(call: Call) -> None:
+    done = call("--engine", "toy", "--json")
+    assert "exploring" not in done.out
+    assert done.json["exploration"] is None
+
+
 def test_nobody_there_is_one_line_and_code_4(call: Call) -> None:
     with serving() as endpoint:
         gone = endpoint.url

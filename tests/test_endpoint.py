@@ -372,9 +372,11 @@ def test_it_says_where_it_is_and_what_it_did(tmp_path: Path) -> None:
 
 
 def test_a_wrong_word_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--fault", "nonsense=0.5"], ["--ignores", "nonsense"], ["--fault", "500=2"]):
+    said = {"--fault nonsense=0.5": "nonsense", "--ignores nonsense": "nonsense", "--fault 500=2": "sum to at most 1"}
+    said["--vocab 40"] = "vocab must be 1 to 26"
+    for words, told in said.items():
         with pytest.raises(SystemExit):
-            main(words)
-        assert "nonsense" in (said := capsys.readouterr().err) or "sum to at most 1" in said
+            main(words.split())
+        assert told in capsys.readouterr().err
     with pytest.raises(ValueError, match="no such fault"):
         Settings(plan=("nonsense",))

@@ -119,7 +119,12 @@ class Grouped(Toy):
                 continue
             assert self.seen[ask.group] == ask.draw, "a group is drawn from its start, in order"
             self.seen[ask.group] += 1
-            yield Arrival(position, Completion(f"{ask.draw}", "stop", Usage(1, 2, 3), logp_sum=-1.0))
+            completion = Completion(f"{ask.draw}", "stop", Usage(1, 2, 3), logq=(-0.25, -0.5), logp_sum=-1.0)
+            if self.seen[ask.group] == ask.group_size:
+                numbers = {"seen": 3.0 * ask.group_size, "guided": 1.5}
+                told = {"policy": "css", "samples": ask.group_size, "numbers": numbers, "problem": ""}
+                completion = completion._replace(explored=told)
+            yield Arrival(position, completion)
 
 
 def drawn(engine: Grouped, store: Store, line: str, budget: Budget = Budget()) -> Result:
@@ -141,6 +146,38 @@ def test_a_whole_group_comes_from_the_store() -> None:
         assert again.pool == first.pool
         assert again.paid == Usage()
         assert again.spent == first.spent
+
+
+def test_what_a_group_says_of_itself_is_in_the_trace_and_comes_from_the_store() -> None:
+    with Store(":memory:") as store:
+        first = drawn(Grouped(), store, "repeat(4, explore=css)")
+        told = {"policy": "css", "samples": 4, "numbers": {"seen": 12.0, "guided": 1.5}, "problem": ""}
+        assert first.trace == ({"explored": [{"arm": "direct", **told}], "logp": [-1.0] * 4, "logq": [-0.75] * 4},)
+        assert drawn(Grouped(), store, "repeat(4, explore=css)").trace == first.trace
+        waves = drawn(Grouped(), store, "repeat(4, explore=css, wave=3)").trace
+        assert [(len(info["explored"]), len(info["logq"])) for info in waves] == [(0, 3), (1, 1)]
+        forget(store, "1")  # of a run that was cut off
+        assert drawn(Grouped(), store, "repeat(4, explore=css)").trace == first.trace
+
+
+def test_every_arm_tells_of_its_own_group() -> None:
+    arms = tuple(Variant(name, QUESTION.messages, {}, "idea") for name in ("a", "b"))
+    sampler = recipe("repeat(3, explore=css)").sampler
+    state, _ = sampler.step(Key(1), sampler.init(arms), ())
+    said = [Completion("", "error"), Completion("", "stop", explored={"policy": "css"})]
+    state, step = sampler.step(Key(1), state, [*said, Completion("", "stop", logq=(-2.0,), explored={"policy": "lss"})])
+    assert step.info == {
+        "explored": [{"arm": "b", "policy": "css"}, {"arm": "a", "policy": "lss"}],
+        "logp": [None, None],
+        "logq": [None, -2.0],
+    }
+
+
+def test_failures_and_plain_draws_say_nothing() -> None:
+    with Store(":memory:") as store:
+        (info,) = drawn(Grouped(broken=1), store, "repeat(2, explore=css)").trace
+        assert info == {"explored": [], "logp": [-1.0], "logq": [-0.75]}
+    assert asyncio.run(run(QUESTION, recipe("repeat(2)"), toy(), Key(0), read=lambda q, t: t)).trace == ()
 
 
 def test_half_a_group_is_drawn_again_whole() -> None:

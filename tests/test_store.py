@@ -101,14 +101,17 @@ floats = st.floats(allow_nan=True, allow_infinity=True)
     floats,
     st.builds(Usage, *[st.integers(0, 10**9)] * 5, st.floats(0, 100), st.floats(0, 100)),
     st.none() | st.integers(1, 3).flatmap(lambda e: st.lists(st.tuples(*[floats] * e), max_size=4)).map(tuple),
+    st.none() | st.fixed_dictionaries({"policy": text, "numbers": st.dictionaries(text, floats, max_size=3)}),
 )
-@example("half \ud83d", "stop", (), (math.nan, -math.inf), math.nan, Usage(1), ())
-@example("x", "floor", (5,), (-1.0,), -1.0, Usage(1), ((-0.5, -0.25),))
+@example("half \ud83d", "stop", (), (math.nan, -math.inf), math.nan, Usage(1), (), {"policy": "half \ud83d"})
+@example("x", "floor", (5,), (-1.0,), -1.0, Usage(1), ((-0.5, -0.25),), {"numbers": {"heat": math.nan}})
 def test_a_completion_comes_back_as_it_was(
-    said: str, finish: Any, tokens: Any, logp: Any, logp_sum: float, usage: Usage, logz: Any
+    said: str, finish: Any, tokens: Any, logp: Any, logp_sum: float, usage: Usage, logz: Any, explored: Any
 ) -> None:
     """Half a surrogate pair, as in a response cut inside an emoji, was a UnicodeEncodeError that ended the run."""
-    completion = Completion(said, finish, usage, tokens, logp, logp, logp_sum, logz=logz, certainty=logp)
+    completion = Completion(
+        said, finish, usage, tokens, logp, logp, logp_sum, logz=logz, certainty=logp, explored=explored
+    )
     ask = Generate((Message("user", said),), stop=(said,))
     digest = digest_of("toy", ask)
     with Store(":memory:") as store:

@@ -6,14 +6,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import pytest
 
 from samplewise import store as store_module
 from samplewise.errors import StoreConflict, StoreError, StoreVersion
-from samplewise.store import MIGRATIONS, Store
-from samplewise.types import Completion, Generate, Message
+from samplewise.store import MIGRATIONS, Store, ask_json
+from samplewise.types import Completion, Generate, Message, Usage
 
 ASK = Generate((Message("user", "hi"),))
 
@@ -48,6 +49,46 @@ def test_every_older_version_is_brought_up_to_date(tmp_path: Path, version: int)
             assert store.num_draws() == 1
     Store(tmp_path / "new.db").close()
     assert schema(tmp_path / "old.db") == schema(tmp_path / "new.db")
+
+
+def test_draws_from_before_groups_told_of_themselves(tmp_path: Path) -> None:
+    """A store of version 3, with a draw in it as that version wrote it: it reads as it was, and says nothing."""
+    make(tmp_path / "old.db", 3)
+    db = sqlite3.connect(tmp_path / "old.db")
+    usage, numbers = "[1, 2, 3, 0, 0, 0.0, 0.0]", array("d", [-0.5]).tobytes()
+    row = (
+        b"x" * 16,
+        "toy",
+        ask_json(ASK),
+        "said",
+        "stop",
+        None,
+        numbers,
+        numbers,
+        -0.5,
+        usage,
+        1.0,
+        None,
+        None,
+        numbers,
+    )
+    db.execute(f"INSERT INTO draws VALUES (?{',?' * 13})", row)
+    db.commit()
+    db.close()
+    with Store(tmp_path / "old.db") as store:
+        told = Completion("told", "stop", explored={"policy": "css", "samples": 2, "numbers": {}, "problem": ""})
+        store.put_draw(b"y" * 16, "toy", ASK, told)
+        store.put_draw(b"z" * 16, "toy", ASK, Completion("plain", "stop"))
+        found = store.draws([b"x" * 16, b"y" * 16])
+        assert found[b"x" * 16] == Completion(
+            "said", "stop", Usage(1, 2, 3), None, (-0.5,), (-0.5,), -0.5, certainty=(-0.5,)
+        )
+        assert found[b"y" * 16].explored == told.explored
+        assert store._db.execute("SELECT text, explored IS NULL FROM draws ORDER BY digest").fetchall() == [
+            ("said", 1),
+            ("told", 0),
+            ("plain", 1),
+        ]
 
 
 def test_a_later_migration_keeps_the_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,10 +64,11 @@ MIGRATIONS = (
     """,
     "ALTER TABLE draws ADD COLUMN top TEXT;",
     "ALTER TABLE draws ADD COLUMN logz BLOB; ALTER TABLE draws ADD COLUMN certainty BLOB;",
+    "ALTER TABLE draws ADD COLUMN explored TEXT;",
 )
 
 TIMEOUT_S = 30.0  # that a writer waits for another
-DRAWN = "text, finish, usage, tokens, logp, logq, logp_sum, top, logz, certainty"  # what `_completion` reads
+DRAWN = "text, finish, usage, tokens, logp, logq, logp_sum, top, logz, certainty, explored"  # what `_completion` reads
 GRADE = "grade"  # the scorer under which the grader's verdicts are kept
 
 
@@ -122,9 +123,8 @@ def ask_json(ask: Ask) -> str:
 def _canonical(value: Any) -> Any:
     """Equal values in equal words: a named tuple as those of its fields that are not at their default, 2.0 as 2."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        defaults = getattr(value, "_field_defaults", {})
-        fields = zip(value._fields, value, strict=True)
-        return {name: _canonical(v) for name, v in fields if name not in defaults or defaults[name] != v}
+        known = getattr(value, "_field_defaults", {})
+        return {k: _canonical(v) for k, v in zip(value._fields, value, strict=True) if k not in known or known[k] != v}
     if isinstance(value, tuple | list):
         return [v if type(v) is int else _canonical(v) for v in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -254,6 +254,7 @@ class Store:
             None if completion.top is None else json.dumps(completion.top),
             _table(completion.logz),
             _blob("d", completion.certainty),
+            None if completion.explored is None else json.dumps(completion.explored),
         )
         verb = "REPLACE" if isinstance(ask, Generate) and ask.group_size else "IGNORE"
         with self._plainly("written (everything paid for so far is safe)"):
@@ -369,10 +370,9 @@ class Store:
         fields = json.loads(columns)
         num_failed = fields.pop("num_failed")
         by_candidate = [dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True)]
-        rows = zip(*fields.values(), strict=True)
         candidates = tuple(
             Candidate(**dict(zip(fields, values, strict=True)), scores=by_candidate[i] if by_candidate else {})
-            for i, values in enumerate(rows)
+            for i, values in enumerate(zip(*fields.values(), strict=True))
         )
         return Record(
             Problem(question, reference),
@@ -454,7 +454,7 @@ def _str(stored: str | bytes) -> str:
 
 
 def _completion(row: Sequence[Any]) -> Completion:
-    text, finish, usage, tokens, logp, logq, logp_sum, top, logz, certainty = row
+    text, finish, usage, tokens, logp, logq, logp_sum, top, logz, certainty, explored = row
     return Completion(
         text=_str(text),
         finish=finish,
@@ -466,4 +466,5 @@ def _completion(row: Sequence[Any]) -> Completion:
         top=None if top is None else tuple(tuple((text, logp) for text, logp in place) for place in json.loads(top)),
         logz=None if logz is None else _rows(logz),
         certainty=None if certainty is None else tuple(array("d", certainty)),
+        explored=None if explored is None else json.loads(explored),
     )

@@ -160,6 +160,9 @@ class Completion(NamedTuple):
     top: tuple[tuple[tuple[str, float], ...], ...] | None = None  # (T, k) likeliest tokens' texts and log-probs (nats)
     logz: tuple[tuple[float, ...], ...] | None = None  # (T, E) nats, log sum_v p(v)**e over the whole vocabulary
     certainty: tuple[float, ...] | None = None  # (T,) nats, KL(uniform || p) = -mean_v log p(v) - log V; inf: p(v) = 0
+    # Where it ended a group that explores, what the group has to say of itself: "policy", "samples", "numbers" (known
+    # ones, by name), "problem" ("": none).
+    explored: Mapping[str, Json] | None = None
 
 
 class Candidate(NamedTuple):

@@ -88,6 +88,30 @@ def test_nothing_is_made_up(asked: Generate, said: str) -> None:
     assert not completion.failure.retryable
 
 
+def test_what_was_asked_for_in_vain_is_told_most_often_first() -> None:
+    engine = Replay(recording(2, WARM))
+    assert engine.notes == ()
+    engine.one(ask())
+    assert engine.notes == (), "it was served"
+    for wanted in (
+        ask(2),
+        ask(2),
+        ask(sampling=Sampling(0.5)),
+        Likelihood(HI, (1,)),
+        ask(2),
+        ask(sampling=Sampling(0.5)),
+    ):
+        engine.one(wanted)
+    beyond, colder, other = engine.notes
+    assert beyond.startswith("3 requests in vain: mine has 2 draws of this prompt, and draw 3 was asked for")
+    assert colder == "2 requests in vain: mine was recorded at temperature=0.8, not at temperature=0.5"
+    assert other.startswith("1 request in vain: a replay serves whole responses only")
+    for name in ("ha", "he", "he"):
+        engine.one(ask(messages=(Message("user", name),)))
+    assert len(engine.notes) == 4
+    assert engine.notes[-1] == "2 more in vain, for 2 other reasons"
+
+
 def test_the_recorded_temperature_and_none_at_all_are_served() -> None:
     engine = Replay(recording(sampling=WARM))
     assert engine.one(ask(sampling=WARM)).finish == engine.one(ask()).finish == "stop"

@@ -140,6 +140,40 @@ def test_ridge_forgets() -> None:
     torch.testing.assert_close(made.solution[0].double(), torch.linalg.solve(gram, right), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("forget", [1.0, 0.7])
+def test_more_rows_than_ridge_takes_at_once_come_to_the_same(monkeypatch: pytest.MonkeyPatch, forget: float) -> None:
+    """A prompt's rows, in parts of 4 and at once, in groups of different size; a step forgets once."""
+    layout = groups(11, 6)
+    found = []
+    for most in (4, 256):
+        monkeypatch.setattr("samplewise.explore.learn.MOST", most)
+        made = Ridge(esamp(learner="ridge", penalty=0.5, forget=forget), 5, CPU)
+        made.open(0)
+        made.open(1)
+        for at in range(3):
+            x, y = layout.pad(normal(17, 5, seed=at)), layout.pad(normal(17, 5, seed=100 + at))
+            (told,) = made.learn(layout, x, y, made.predict(layout.live, x))
+            assert (told.layout, told.clipped, told.end) == (layout, None, "learnt")
+        found.append((made.solution, made.spread))
+    for parts, whole in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_group_that_rounding_has_ruined_is_no_number_and_the_others_go_on() -> None:
+    one, other = (Ridge(esamp(learner="ridge"), 5, CPU) for _ in range(2))
+    layout = groups(3, 3)
+    for made in (one, other):
+        made.open(0)
+        made.open(1)
+        made.spread[0] *= -1.0 if made is one else 1.0
+        for at in range(2):
+            x, y = layout.pad(normal(6, 5, seed=at)), layout.pad(normal(6, 5, seed=100 + at))
+            made.learn(layout, x, y, made.predict(layout.live, x))
+    assert one.solution[0].isnan().all()
+    assert torch.equal(one.solution[1], other.solution[1])
+    assert torch.isfinite(other.solution).all()
+
+
 def relative(made: Any, layout: Layout, x: Tensor, y: Tensor) -> float:
     return float((made.predict(layout.live, x) - y).square().sum() / y.square().sum())
 

@@ -67,7 +67,7 @@ def test_each_draw_is_by_the_formula_given_all_before_it(settings: Lss) -> None:
     policy, twin = LssPolicy(settings, HEAD), Twin(settings)
     policy.open(77)
     generator = torch.Generator().manual_seed(0)
-    num_moved = 0
+    num_moved, gained = 0, 0.0
     for at in range(8):
         deep = torch.randn(3, D, generator=generator)
         deep[1] = deep[0]
@@ -86,12 +86,19 @@ def test_each_draw_is_by_the_formula_given_all_before_it(settings: Lss) -> None:
             if row in logq:
                 expected = twin.law(law[row].exp().numpy(), keys[row])
                 assert logq[row] == pytest.approx(math.log(expected[tokens[row]]), abs=1e-5)
+                gained += logq[row] - float(law[row, tokens[row]])
                 num_moved += abs(logq[row] - float(law[row, tokens[row]])) > 0.01
                 twin.memory.append((keys[row], int(tokens[row])))
         twin.memory = past + [(keys[row], int(tokens[row])) for row in range(3)]
         policy.took(tokens)
     assert num_moved > 8
-    assert policy.close(0) == {"seen": 24.0, "guided": 24.0, "remembered": 24.0, "sigma": settings.sigma}
+    assert policy.close(0) == {
+        "seen": 24.0,
+        "guided": 24.0,
+        "remembered": 24.0,
+        "sigma": settings.sigma,
+        "divergence_nats": pytest.approx(gained / 24, abs=1e-6),
+    }
 
 
 @pytest.mark.parametrize("offset", [0.0, 3.0, 10.0])

@@ -20,6 +20,7 @@ EVERY = [
     settings.noise(),
     css(0.8),
     css(order="vocabulary"),
+    esamp(aside="wait", warm_start=True),
     lss(8.0, lag=True),
     hot(1.5),
     cold(0.5),
@@ -58,6 +59,8 @@ def test_who_needs_the_states_after_the_first_block() -> None:
         (lambda: esamp(float("nan")), "beta must be at least 0, got nan"),
         (lambda: esamp(True), "beta must be"),
         (lambda: Esamp(learner="sgd"), "learner must be one of adam, ridge, got 'sgd'"),  # type: ignore[arg-type]
+        (lambda: Esamp(aside="late"), "aside must be one of no, wait, drop, got 'late'"),  # type: ignore[arg-type]
+        (lambda: lss(background=0.6), "background must be at least 0 and at most 0.5, got 0.6"),
         (lambda: esamp(forking=0.0), "forking must be above 0 and at most 1, got 0.0"),
         (lambda: esamp(width=0), "width must be a whole number of at least 1, got 0"),
         (lambda: css(1.5), "min_cosine must be at least -1 and at most 1, got 1.5"),

@@ -77,6 +77,20 @@ def test_the_output_of_a_batch(tmp_path: Path) -> None:
     assert texts(load(path, (problem,))) == [["a", "b"]]
 
 
+@pytest.mark.parametrize("arguments", [[["1 + 1?", {"until": []}]], {"gen_args_0": {"arg_0": "1 + 1?", "arg_1": {}}}])
+def test_the_samples_of_the_harness(tmp_path: Path, arguments: object) -> None:
+    row = {"doc_id": 3, "doc": {"question": "no"}, "target": "2", "arguments": arguments, "exact_match": 1.0}
+    row |= {"resps": [["2", "3"]], "filtered_resps": ["2"]}
+    found = load(written(tmp_path / "samples_gsm8k.jsonl", row))
+    assert found.problems == (Problem(Question("3", (Message("user", "1 + 1?"),)), "2"),)
+    assert texts(found) == [["2", "3"]]
+    likelihoods = {**row, "resps": [[[-1.5, False]], [[-0.5, True]]]}
+    with pytest.raises(BadInput, match="a draw is a text"):
+        load(written(tmp_path / "samples_arc.jsonl", likelihoods))
+    with pytest.raises(BadInput, match="comes without its prompt"):
+        load(written(tmp_path / "samples_none.jsonl", {**row, "arguments": []}))
+
+
 def test_gzip(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"prompt": "p", "samples": ["a"]}\n\n'))

@@ -140,6 +140,7 @@ def test_empty_report_in_words(empty: Report) -> None:
         "baseline": "direct",
         "methods": [],
         "series": [],
+        "explored": [],
         "views": [],
     }
 

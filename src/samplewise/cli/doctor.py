@@ -103,6 +103,8 @@ FINDINGS: Mapping[str, _Finding] = {
     ),
 }
 
+LEAST = 1e-3  # nats that great strength moves a law by, at least
+
 ABOUT: Mapping[Capability, str] = {
     Capability.GENERATE: "draws completions",
     Capability.SEED: "the same ask gives the same completion",
@@ -129,7 +131,7 @@ def doctor(
     """Find out what an engine really does: n, seeds, log-probs, token ids, usage ...
 
     An endpoint is asked about a dozen tiny requests, once; what it answers is kept for 30 days. For other engines this
-    shows what they can do.
+    shows what they can do, and for a local model what it has to offer to samples that explore, tried on a few tokens.
     """
     made = asyncio.run(_opened(specs.parse(engine), fresh))
     profile = getattr(made, "profile", None)
@@ -143,6 +145,9 @@ def doctor(
         for capability in Capability:
             table.add_row(capability, _word(capability in made.can), ABOUT.get(capability, ""))
         out.print(table)
+    exploration = None if (look := getattr(made, "exploration", None)) is None else look()
+    if exploration is not None:
+        _print_exploration(exploration)
     for note in notes:
         out.print(f"note: {note}", markup=False, highlight=False)
     if as_json:
@@ -152,6 +157,7 @@ def doctor(
             can=sorted(made.can),
             profile=None if profile is None else profile.to_json(),
             notes=list(notes),
+            exploration=exploration,
         )
 
 
@@ -180,6 +186,27 @@ def _print_profile(profile: Mapping[str, Json]) -> None:
             table.add_row(finding.what, _word(value), does)
     if profile["refused"]:
         table.add_row("refuses", ", ".join(profile["refused"]), "leaves them out; a recipe that needs one is refused")
+    out.print(table)
+
+
+def _print_exploration(found: Mapping[str, Json]) -> None:
+    if found["why"]:
+        out.print(f"cannot explore: {found['why']}", markup=False, highlight=False)
+        return
+    table = Table("exploring", "found", "what it is", box=None)
+    tapped = f"after block 1 of {found['blocks']} ({found['block']}), and before the head"
+    none = "changes nothing" if found["unmoved"] else "changes the draw: do not explore"
+    moved = f"moves the law by {found['moved_nats']:.2g} nats (KL)"
+    strong = moved if found["moved_nats"] > LEAST else "changes nothing: do not explore"
+    table.add_row("taps", tapped, "the states that policies look at")
+    table.add_row("states", f"{found['dim']} numbers", "of a token, at both taps")
+    table.add_row("vocabulary", f"{found['vocab']} tokens", "rows of the head")
+    table.add_row("head", ", ".join(found["head"]), "from a state to logits")
+    table.add_row(
+        "head(state) = logits", f"to {found['apart']:.1g}", "relative error, which may be rounding and no more"
+    )
+    table.add_row("beta = 0", none, "no strength is the plain draw")
+    table.add_row("beta = 5", strong, "great strength shows")
     out.print(table)
 
 

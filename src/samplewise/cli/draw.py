@@ -56,6 +56,8 @@ def ask(
     """Ask one question and print the answer."""
     from samplewise.api import asolve
     from samplewise.progress import Bar
+    from samplewise.report.explored import summary
+    from samplewise.report.json import explored_json
     from samplewise.report.trace import chains_in_words
 
     budget = Budget(max_requests, None, None, max_tokens, max_usd, max_seconds)
@@ -73,12 +75,14 @@ def ask(
     for line in chains_in_words(result.trace):
         say(line)
     if as_json:
+        explored = summary([*result.trace])
         print_json(
             answer=result.answer,
             answers=list(result.answers),
             texts=[c.text for c in result.pool.candidates],
             spent=result.spent._asdict(),
             stop=result.stop._asdict(),
+            explored=None if explored is None else explored_json(explored),
         )
 
 

@@ -79,7 +79,10 @@ def show(
     store: StorePath = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a stored run chose for each question, and why it stopped there."""
+    """Show what a stored run chose for each question, why it stopped there, and how its samples explored."""
+    from samplewise.report.explored import in_words as explored_in_words
+    from samplewise.report.explored import played, summary
+    from samplewise.report.json import explored_json
     from samplewise.store import Store
 
     table = Table("question", "answer", "votes", "grade", "tokens", "why it ended", box=None)
@@ -89,6 +92,7 @@ def show(
         most, selector = parse_recipe(stored.recipe).most, stored.recipe.rpartition(" | ")[2]
         chosen = {q: (answer, grade) for q, text, answer, _, grade in kept.selections(stored.id) if text == selector}
         records = [r for r in kept.records(stored.id) if question in (None, r.problem.question.id)]
+        traces = [info for each in played(kept, stored, question) for info in each.trace]
     if not records:
         what = "no finished question" if question is None else f"no finished question {question!r}"
         raise UsageError(f"run {stored.id} holds {what}")
@@ -104,8 +108,11 @@ def show(
     if question is not None:
         for text in records[0].answers:
             say("unreadable" if text is None else text)
+    explored = summary(traces, parse_recipe(stored.recipe).draws)
+    for line in [] if explored is None else explored_in_words(explored):
+        say(line)
     if as_json:
-        print_json(run=stored.id, questions=rows)
+        print_json(run=stored.id, questions=rows, explored=None if explored is None else explored_json(explored))
 
 
 @app.command()

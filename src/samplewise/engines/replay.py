@@ -20,6 +20,7 @@ from samplewise.recorded import Draw, Recording, load
 from samplewise.spec import build
 from samplewise.types import Ask, Capability, Completion, Generate, Message, Sampling, Usage
 
+MAX_NOTES = 3
 PLAIN = Sampling()  # what a sampler asks for that was told nothing
 
 
@@ -36,6 +37,7 @@ class Replay:
             for draw in draws:
                 content.update(draw.completion.text.encode(errors="surrogatepass") + b"\0")
         self._orders: dict[tuple[tuple[Message, ...], Sampling], tuple[Draw, ...]] = {}
+        self._refused: dict[str, int] = {}  # why -> asks
         every = [draw.completion for draws in recording.draws for draw in draws]
         self.can = frozenset(
             {Capability.GENERATE, Capability.SEED}
@@ -44,6 +46,14 @@ class Replay:
         )
         self.name = f"replay({recording.name}, seed={seed}{', replace=True' if replace else ''})"
         self.identity = f"{self.name} {content.hexdigest()}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was asked for in vain, most often first: one line for each reason, and one for those that are left."""
+        most = sorted(self._refused.items(), key=lambda each: -each[1])
+        left = sum(num for _, num in most[MAX_NOTES:])
+        lines = [f"{num} {'request' if num == 1 else 'requests'} in vain: {why}" for why, num in most[:MAX_NOTES]]
+        return (*lines, *([f"{left} more in vain, for {len(most) - MAX_NOTES} other reasons"] if left else []))
 
     async def open(self) -> None:
         return None
@@ -70,22 +80,24 @@ class Replay:
     def one(self, ask: Ask) -> Completion:
         """The completion of one ask."""
         if not isinstance(ask, Generate) or ask.prefix or ask.floor is not None or ask.forbid_first is not None:
-            return failed(BadRequest("a replay serves whole responses only: no likelihoods, prefixes or floors"))
+            return self._refuse("a replay serves whole responses only: no likelihoods, prefixes or floors")
         order = self._order(ask.messages, ask.sampling)
         if not order:
-            return failed(BadRequest(self._why_none(ask)))
+            return self._refuse(self._why_none(ask))
         if self._replace:
             place = int(Key(ask.seed).fold("replay").generator().integers(len(order)))
         elif ask.draw < len(order):
             place = ask.draw
         else:
-            return failed(
-                BadRequest(
-                    f"{self.recording.name} has {len(order)} draws of this prompt, and draw {ask.draw + 1} was asked "
-                    "for; ask for fewer, or draw with replacement: replace=True"
-                )
+            return self._refuse(
+                f"{self.recording.name} has {len(order)} draws of this prompt, and draw {ask.draw + 1} was asked for; "
+                "ask for fewer, or draw with replacement: replace=True"
             )
         return _cut(order[place].completion, ask)
+
+    def _refuse(self, why: str) -> Completion:
+        self._refused[why] = self._refused.get(why, 0) + 1
+        return failed(BadRequest(why))
 
     def _order(self, messages: tuple[Message, ...], sampling: Sampling) -> tuple[Draw, ...]:
         """The draws that fit, in the order in which they are dealt out."""

@@ -3,7 +3,8 @@
 Each group has a learner that predicts the deep state hL from the shallow h1. Where it fails, the context is new to
 the group, and the failure, through the language model's head, says which tokens lead there (guide.py). The learner
 takes one step for each decoding step, on all live rows of the group, after their tokens are chosen; a prediction
-always uses the weights from before.
+always uses the weights from before. The step can be done beside the engine (aside.py). `warm_start`: the first step is
+on the prompt.
 
 Faithful by default; what deviates is a named option. `input_norm` (on) divides h1 by its root mean square, since h1 and
 hL differ widely in scale; the published description has none. The same code carries the controls: `zero` predicts
@@ -15,24 +16,27 @@ apart at the very place where they part; and in lockstep over few steps the lear
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import counters
+from .aside import Aside, aside
 from .base import Advice, Head, Layout, Rows, entropies
 from .forks import Forks
 from .guide import guided_law, heat_for
-from .learn import learner, without
+from .learn import Learned, learner, without
 from .settings import Esamp
 
 LOOKS = 16  # steps from one look at the laws to the next
 WATCHED = 8  # rows that are looked at, about: a look costs some twenty passes over them
 DECAY = 0.9  # of what R^2 remembers, a step
-# Columns of a group's tally. CHOICES are tokens drawn where there was a choice, MOVED what guidance did to their odds.
-SEEN, GUIDED, TRAINED, STEPS, CLIPPED, FIRST, LAST, CHOICES, MOVED, LOOKED, SHIFT, KL, HEAT = range(13)
+# Columns of a group's tally. SEEN to WARMED are rows, those of the prompt WARMED and nothing else. UPDATES are steps of
+# the learner, CHOICES tokens drawn where there was a choice, MOVED what guidance did to their odds.
+SEEN, GUIDED, TRAINED, DROPPED, WARMED, STEPS, UPDATES, CLIPPED = range(8)
+FIRST, LAST, CHOICES, MOVED, LOOKED, SHIFT, KL, HEAT = range(8, 16)
 
 
 class EsampPolicy:
@@ -41,10 +45,11 @@ class EsampPolicy:
     def __init__(self, settings: Esamp, head: Head) -> None:
         self.settings, self.head = settings, head
         device, dim = head.weight.device, head.weight.shape[1]
-        self.learner = learner(settings, dim, device)
+        self.learner = aside(learner(settings, dim, device), settings.aside, device)
+        self._apart = isinstance(self.learner, Aside)  # states are still read when an engine may write over them
         self.forks = Forks(settings.forking, device)
         self.seeds = np.zeros(0, dtype=np.uint64)
-        self.tally = torch.zeros(0, 13, dtype=torch.float64, device=device)
+        self.tally = torch.zeros(0, HEAT + 1, dtype=torch.float64, device=device)
         self.recent = torch.zeros(0, 2, dtype=torch.float64, device=device)  # error and spread, for R^2
         self.mean = torch.zeros(0, dim, device=device)  # of the group's deep states
         self.broken = torch.zeros(0, dtype=torch.bool, device=device)  # its learner gave what is no number
@@ -53,6 +58,7 @@ class EsampPolicy:
         self._laws: tuple[Tensor, Tensor, Tensor] | None = None  # rows, plain laws and guided ones
 
     def open(self, seed: int) -> None:
+        self._note(self.learner.settle())
         self.learner.open(seed)
         self.forks.open()
         self.seeds = np.append(self.seeds, np.uint64(seed))
@@ -62,6 +68,7 @@ class EsampPolicy:
         )
 
     def close(self, place: int) -> Mapping[str, float]:
+        self._note(self.learner.settle())
         told = self._told(self.tally[place].tolist(), self.recent[place].tolist(), bool(self.broken[place]))
         self.learner.close(place)
         self.forks.close(place)
@@ -80,10 +87,12 @@ class EsampPolicy:
             "seen": tally[SEEN],
             "guided": tally[GUIDED],
             "trained": tally[TRAINED],
+            "dropped": tally[DROPPED],
+            "warmed": tally[WARMED],
             "error_first": tally[FIRST] if tally[STEPS] else float("nan"),
             "error_last": tally[LAST] if tally[STEPS] else float("nan"),
             "r_squared": 1 - share(recent[0], recent[1]),
-            "clipped": share(tally[CLIPPED], tally[STEPS]) if self.learner.learns else float("nan"),
+            "clipped": share(tally[CLIPPED], tally[UPDATES]),
             "choices": tally[CHOICES],
             "moved_nats": share(tally[MOVED], tally[CHOICES]),
             "shift": share(tally[SHIFT], tally[LOOKED]),
@@ -93,20 +102,35 @@ class EsampPolicy:
         }
 
     def warm(self, place: int, deep: Tensor, shallow: Tensor) -> None:
+        """Learns from a group's prompt, as one step (Adam: one gradient step), before anything is drawn."""
         if self.settings.warm_start and self.learner.learns:
+            self._note(self.learner.settle())
             layout = Layout(np.full(len(deep), place), np.arange(len(deep)), deep.device)
             x, y = self._inputs(shallow)[None], deep.float()[None]
-            self.learner.learn(layout, x, y, self.learner.predict(layout.live, x))
+            told = self.learner.learn(layout, x, y, self.learner.predict(layout.live, x))
+            self._note([*told, *self.learner.settle()], WARMED)
 
     def _inputs(self, shallow: Tensor) -> Tensor:
-        x = shallow.float()
+        x = shallow.to(torch.float32, copy=self._apart and not self.settings.input_norm)
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) if self.settings.input_norm else x
+
+    def _note(self, told: Sequence[Learned], column: int = TRAINED) -> None:
+        """What came of steps of learning, the sooner or the later."""
+        for layout, clipped, end in told:
+            live = torch.from_numpy(layout.live).to(self.tally.device)
+            if end == "failed":
+                self.broken[live] = True
+                continue
+            self.tally[live, DROPPED if end == "dropped" else column] += layout.counts
+            if clipped is not None and column == TRAINED:
+                self.tally[live, UPDATES] += 1
+                self.tally[live, CLIPPED] += clipped
 
     # ------------------------------------------------------------------------------------------------------- a step
 
     def advise(self, rows: Rows) -> Advice | None:
         layout = rows.layout
-        y = layout.pad(rows.deep.float())
+        y = layout.pad(rows.deep.to(torch.float32, copy=self._apart))
         if rows.shallow is None and self.settings.shallow:
             raise ValueError("esamp needs the states after the first block, and got none")
         x = layout.pad(self._inputs(rows.shallow)) if rows.shallow is not None else y
@@ -202,8 +226,4 @@ class EsampPolicy:
             spread = layout.zeroed(y - old[:, None]).square().sum((1, 2)).double()
             self.recent[live] = DECAY * self.recent[live] + torch.stack([wrong, spread], dim=1)
             self.mean[live] = old + (1 - DECAY) * (layout.zeroed(y).sum(1) / layout.counts[:, None].float() - old)
-        if self.learner.learns:
-            told = self.learner.learn(layout, x, y, predicted)
-            self.tally[live, TRAINED] += layout.counts
-            if told is not None:
-                self.tally[live, CLIPPED] += told.clipped
+        self._note(self.learner.learn(layout, x, y, predicted))

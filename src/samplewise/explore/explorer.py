@@ -140,7 +140,10 @@ class Explorer:
         if numbers.get("seen", group.seen) != group.seen:
             return f"a policy saw {numbers['seen']:.0f} of the {group.seen} tokens of its group"
         if numbers.get("broken"):
-            return "the learner gave what is no number; from there on the group's draws are plain"
+            return "the learner failed or gave what is no number; from there on the group's draws are plain"
+        learnt = numbers.get("trained", 0.0) + numbers.get("dropped", 0.0)
+        if learnt not in (0.0, group.seen):
+            return f"the learner has {learnt:.0f} of the {group.seen} tokens of its group"
         guided = numbers.get("guided", 0.0)
         if getattr(group.settings, "beta", 0.0) and group.seen:
             if numbers.get("choices", 0.0) and not numbers.get("moved_nats", 0.0) > 0:

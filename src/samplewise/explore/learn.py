@@ -6,29 +6,46 @@ context at once and has no rate to choose. `Frozen` never learns, `Zero` predict
 policy along a leading axis; x (G, K, d) and the mask (G, K) tell where there are rows; `live` (G,) which groups those
 are.
 
+A step of learning is in two parts, so that it can run beside the engine (aside.py): `step` is the work, which any
+thread may do once, and `publish` makes the next predictions see it.
+
 Float32 throughout. Costs for R rows in G groups: Adam 3 R P products and some eleven passes over G weights P; Ridge
-about 3 R m (m + d) products, m features.
+about 3 R m (m + d) products, m features. Ridge with a small penalty (1e-3) and many rows alike outruns float32 after
+some dozens of steps; its group is then broken.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .base import Ints, Layout
-from .distiller import Shape, backward, forward
+from .distiller import Shape, Tape, backward, forward
 from .settings import Esamp
 
 BETAS = (0.9, 0.999)
+MOST = 256  # rows of a group that ridge takes at once: with k of them it solves systems of k by k
 
 
 class Learned(NamedTuple):
-    """What a step of learning says, (G,) each; nan where the learner has no such thing."""
+    """What came of a step of learning."""
 
-    clipped: Tensor  # 1 where the gradient was cut
+    layout: Layout  # its rows
+    clipped: Tensor | None = None  # (G,) 1 where the gradient was cut; None where the learner has no such thing
+    end: Literal["learnt", "dropped", "failed"] = "learnt"
+
+
+class Change(NamedTuple):
+    """A step of learning that is done, and that no prediction has seen."""
+
+    state: Tensor  # what to predict by
+    clipped: Tensor | None
 
 
 class Learner(Protocol):
@@ -42,9 +59,44 @@ class Learner(Protocol):
         """Predictions (G, K, d), by the weights from before this step's learning."""
         ...
 
-    def learn(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor) -> Learned | None:
-        """Learn from the rows that were predicted last."""
+    def learn(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor) -> Sequence[Learned]:
+        """Learn from the rows that were predicted last: what came of this and of earlier steps, each told once."""
         ...
+
+    def settle(self) -> Sequence[Learned]:
+        """What came of steps that are not told of yet, waiting for them. Must be called before `open` and `close`."""
+        ...
+
+
+class Stepwise(ABC):
+    """A learner whose steps are work apart from its predictions."""
+
+    learns = True
+
+    @abstractmethod
+    def open(self, seed: int) -> None: ...
+
+    @abstractmethod
+    def close(self, place: int) -> None: ...
+
+    @abstractmethod
+    def predict(self, live: Ints, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def step(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor, apart: bool) -> Callable[[], Change]:
+        """The work of learning from the rows that were predicted last, for any thread to do once. With `apart` it
+        writes over nothing that `predict` reads; without, nobody may predict until the change is published."""
+
+    @abstractmethod
+    def publish(self, change: Change) -> None: ...
+
+    def learn(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor) -> Sequence[Learned]:
+        change = self.step(layout, x, y, predicted, apart=False)()
+        self.publish(change)
+        return (Learned(layout, change.clipped),)
+
+    def settle(self) -> Sequence[Learned]:
+        return ()
 
 
 def learner(settings: Esamp, dim: int, device: torch.device) -> Learner:
@@ -76,8 +128,11 @@ class Zero:
     def predict(self, live: Ints, x: Tensor) -> Tensor:
         return x.new_zeros(*x.shape[:2], self.dim)
 
-    def learn(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor) -> Learned | None:
-        return None
+    def learn(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor) -> Sequence[Learned]:
+        return ()
+
+    def settle(self) -> Sequence[Learned]:
+        return ()
 
 
 class Frozen:
@@ -88,7 +143,6 @@ class Frozen:
     def __init__(self, settings: Esamp, dim: int, device: torch.device) -> None:
         self.settings, self.shape, self.device = settings, Shape(dim, settings.width), device
         self.weights = torch.zeros(0, self.shape.num_weights, device=device)
-        self._tapes: tuple[object, ...] = ()
 
     def open(self, seed: int) -> None:
         self.weights = torch.cat([self.weights, self.shape.fresh(seed, self.device)])
@@ -99,8 +153,11 @@ class Frozen:
     def predict(self, live: Ints, x: Tensor) -> Tensor:
         return forward(self.shape, _lines(self.weights, live), x)[0]
 
-    def learn(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor) -> Learned | None:
-        return None
+    def learn(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor) -> Sequence[Learned]:
+        return ()
+
+    def settle(self) -> Sequence[Learned]:
+        return ()
 
 
 def _lines(stack: Tensor, live: Ints) -> Tensor:
@@ -108,16 +165,19 @@ def _lines(stack: Tensor, live: Ints) -> Tensor:
     return stack if len(live) == len(stack) else stack[torch.from_numpy(live).to(stack.device)]
 
 
-class Adam:
-    """One distiller a group, in one buffer, with torch.optim.Adam's arithmetic (a test holds the two together)."""
+class Adam(Stepwise):
+    """One distiller a group, in one buffer, with torch.optim.Adam's arithmetic (a test holds the two together).
 
-    learns = True
+    New weights are written into the buffer of the gradients, so old ones stay whole for as long as somebody reads them.
+    """
 
     def __init__(self, settings: Esamp, dim: int, device: torch.device) -> None:
         self.settings, self.shape, self.device = settings, Shape(dim, settings.width), device
         self.weights = torch.zeros(0, self.shape.num_weights, device=device)
         self.first, self.second = self.weights.clone(), self.weights.clone()  # moments
         self.steps = np.zeros(0, dtype=np.int64)
+        self._tapes: tuple[Tape, ...] = ()
+        self._by = self.weights  # what the tapes are of
 
     def open(self, seed: int) -> None:
         fresh = self.shape.fresh(seed, self.device)
@@ -130,24 +190,30 @@ class Adam:
             without(stack, place) for stack in (self.weights, self.first, self.second)
         )
         self.steps = np.delete(self.steps, place)
+        self._tapes, self._by = (), self.weights
 
     def predict(self, live: Ints, x: Tensor) -> Tensor:
-        predicted, self._tapes = forward(self.shape, _lines(self.weights, live), x)
+        self._by = self.weights
+        predicted, self._tapes = forward(self.shape, _lines(self._by, live), x)
         return predicted
 
-    def learn(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor) -> Learned | None:
+    def step(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor, apart: bool) -> Callable[[], Change]:
+        return partial(self._step, layout, x, y, predicted, self._tapes, self._by is not self.weights)
+
+    def _step(
+        self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor, tapes: tuple[Tape, ...], late: bool
+    ) -> Change:
         some = len(layout.live) != len(self.steps)
-        stacks = [_lines(stack, layout.live) for stack in (self.weights, self.first, self.second)]
-        weights, first, second = stacks
+        weights, first, second = (_lines(stack, layout.live) for stack in (self.weights, self.first, self.second))
         scale = 2.0 / layout.counts.float()
         if self.settings.loss == "mean":
             scale = scale / y.shape[-1]
         norm = torch.zeros(0)
         for again in range(self.settings.steps):
-            if again:
-                predicted, self._tapes = forward(self.shape, weights, x)
+            if again or late:  # `late`: the prediction was by older weights
+                predicted, tapes = forward(self.shape, weights, x)
             change = layout.zeroed((predicted - y) * scale[:, None, None])
-            gradients = backward(self.shape, weights, self._tapes, change)
+            gradients = backward(self.shape, weights, tapes, change)
             norm = gradients.norm(dim=1)
             gradients.mul_((self.settings.clip / (norm + 1e-6)).clamp(max=1.0)[:, None])
             self.steps[layout.live] += 1
@@ -157,25 +223,29 @@ class Adam:
             second.mul_(BETAS[1]).addcmul_(gradients, gradients, value=1 - BETAS[1])
             bottom = torch.sqrt(second, out=gradients)
             if (count == count[0]).all():  # as groups that began together do: no factor for each
-                weights.addcdiv_(first, bottom.div_(root[0]).add_(self.settings.eps), value=-rate[0])
+                bottom.div_(root[0]).add_(self.settings.eps)
+                weights = torch.addcdiv(weights, first, bottom, value=-rate[0], out=bottom)
             else:
                 by = [torch.from_numpy(c).float().to(self.device)[:, None] for c in (rate, root)]
-                weights.sub_(first / bottom.div_(by[1]).add_(self.settings.eps) * by[0])
+                bottom.div_(by[1]).add_(self.settings.eps)
+                weights = torch.sub(weights, torch.div(first, bottom, out=bottom).mul_(by[0]), out=bottom)
         if some:
             back = torch.from_numpy(layout.live).to(self.device)
-            for stack, lines in zip((self.weights, self.first, self.second), stacks, strict=True):
-                stack[back] = lines
-        return Learned((norm > self.settings.clip).double())
+            self.first[back], self.second[back] = first, second
+            weights = torch.index_copy(self.weights, 0, back, weights)
+        return Change(weights, (norm > self.settings.clip).double())
+
+    def publish(self, change: Change) -> None:
+        self.weights = change.state
 
 
-class Ridge:
+class Ridge(Stepwise):
     """Recursive least squares: B (m, d) and P = (penalty I + sum x x')^-1 (m, m) for each group.
 
     For rows X with targets Y: G = P X' (I + X P X')^-1, B += G (Y - X B), P -= G X P. A row without a sample is a line
-    of zeros, which changes nothing. A context seen again has its error cut to 1 / (1 + x' P x).
+    of zeros, which changes nothing. A context seen again has its error cut to 1 / (1 + x' P x). Rows beyond `MOST` of a
+    group follow in further parts, which comes to the same.
     """
-
-    learns = True
 
     def __init__(self, settings: Esamp, dim: int, device: torch.device) -> None:
         self.settings, self.dim, self.device = settings, dim, device
@@ -185,6 +255,7 @@ class Ridge:
         generator = torch.Generator()
         generator.manual_seed(self.size)  # the same map for every group
         self._map = (torch.randn(dim, settings.features, generator=generator) * (2 / dim) ** 0.5).to(device)
+        self._x = self._by = self.solution  # features of the rows predicted last, and by what
 
     def open(self, seed: int) -> None:
         self.solution = torch.cat([self.solution, self.solution.new_zeros(1, self.size, self.dim)])
@@ -192,6 +263,7 @@ class Ridge:
 
     def close(self, place: int) -> None:
         self.solution, self.spread = without(self.solution, place), without(self.spread, place)
+        self._x = self._by = self.solution
 
     def features(self, x: Tensor) -> Tensor:
         """Fixed features (G, K, m), their last one constant."""
@@ -199,21 +271,42 @@ class Ridge:
         return torch.nn.functional.pad(mapped / mapped.shape[-1] ** 0.5, (0, 1), value=1.0)
 
     def predict(self, live: Ints, x: Tensor) -> Tensor:
-        self._x = self.features(x)
-        return torch.bmm(self._x, _lines(self.solution, live))
+        self._x, self._by = self.features(x), self.solution
+        return torch.bmm(self._x, _lines(self._by, live))
 
-    def learn(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor) -> Learned | None:
-        rows = layout.zeroed(self._x)
+    def step(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor, apart: bool) -> Callable[[], Change]:
+        late = self._by is not self.solution
+        return partial(self._step, layout, self._x, y, None if late else predicted, apart)
+
+    def _step(self, layout: Layout, x: Tensor, y: Tensor, predicted: Tensor | None, apart: bool) -> Change:
+        some = len(layout.live) != len(self.solution)
         solution, spread = _lines(self.solution, layout.live), _lines(self.spread, layout.live)
-        reach = torch.bmm(spread, rows.transpose(1, 2))  # P X' (G, m, K)
-        inner = torch.bmm(rows, reach)
-        inner.diagonal(dim1=1, dim2=2).add_(self.settings.forget)
-        gain = torch.cholesky_solve(reach.transpose(1, 2), torch.linalg.cholesky(inner)).transpose(1, 2)
-        solution.baddbmm_(gain, layout.zeroed(y - predicted))
-        spread.baddbmm_(gain, reach.transpose(1, 2), alpha=-1.0)
-        if self.settings.forget < 1.0:
-            spread.div_(self.settings.forget)
-        if len(layout.live) != len(self.solution):
+        if apart and not some:
+            solution = solution.clone()
+        x, forget = layout.zeroed(x), self.settings.forget
+        for at in range(0, x.shape[1], MOST):
+            rows, wanted = x[:, at : at + MOST], y[:, at : at + MOST]
+            known = predicted[:, at : at + MOST] if predicted is not None and at == 0 else torch.bmm(rows, solution)
+            wrong = wanted - known
+            if not layout.full:
+                wrong = wrong * layout.mask[:, at : at + MOST, None]
+            reach = torch.bmm(spread, rows.transpose(1, 2))  # P X' (G, m, K)
+            inner = torch.bmm(rows, reach)
+            inner.diagonal(dim1=1, dim2=2).add_(forget)
+            # What rounding has ruined is no number from here on, and no other group's concern (it would be an error).
+            factor, info = torch.linalg.cholesky_ex(inner)
+            factor.masked_fill_((info != 0)[:, None, None], torch.nan)
+            gain = torch.cholesky_solve(reach.transpose(1, 2), factor).transpose(1, 2)
+            solution.baddbmm_(gain, wrong)
+            spread.baddbmm_(gain, reach.transpose(1, 2), alpha=-1.0)
+            if forget < 1.0:
+                spread.div_(forget)
+            forget = 1.0  # once a step
+        if some:
             back = torch.from_numpy(layout.live).to(self.device)
-            self.solution[back], self.spread[back] = solution, spread
-        return None
+            self.spread[back] = spread
+            solution = torch.index_copy(self.solution, 0, back, solution)
+        return Change(solution, None)
+
+    def publish(self, change: Change) -> None:
+        self.solution = change.state

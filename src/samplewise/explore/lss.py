@@ -56,7 +56,7 @@ class LssPolicy:
         self.keys = Keys(head, settings.width, settings.centre)
         self.seeds = np.zeros(0, dtype=np.uint64)
         self.held = np.zeros(0, dtype=np.int64)  # draws of a group that its memory was ever given
-        self.tally = np.zeros((0, 2))  # rows seen, rows that acted
+        self.tally = np.zeros((0, 3))  # rows seen, rows that acted, nats that their draws gained over the plain law
         self.apart = np.zeros((0, 2))  # sum over steps of the median 1 - cosine to earlier draws, and how many steps
         device = head.weight.device
         self.memory = torch.zeros(0, min(FIRST, settings.memory), self.keys.dim, device=device)  # raw keys, a ring
@@ -67,12 +67,13 @@ class LssPolicy:
         self.keys.open()
         self.seeds = np.append(self.seeds, np.uint64(seed))
         self.held = np.append(self.held, 0)
-        self.tally, self.apart = (np.concatenate([each, np.zeros((1, 2))]) for each in (self.tally, self.apart))
+        self.tally = np.concatenate([self.tally, np.zeros((1, 3))])
+        self.apart = np.concatenate([self.apart, np.zeros((1, 2))])
         self.memory = torch.cat([self.memory, self.memory.new_zeros(1, *self.memory.shape[1:])])
         self.taken = torch.cat([self.taken, self.taken.new_zeros(1, self.taken.shape[1])])
 
     def close(self, place: int) -> Mapping[str, float]:
-        seen, guided = self.tally[place].tolist()
+        seen, guided, gained = self.tally[place].tolist()
         remembered = float(min(self.held[place], self.settings.memory))
         self.keys.close(place)
         self.seeds, self.held = np.delete(self.seeds, place), np.delete(self.held, place)
@@ -80,7 +81,8 @@ class LssPolicy:
         self.tally, self.apart = (np.delete(each, place, axis=0) for each in (self.tally, self.apart))
         self.memory, self.taken = without(self.memory, place), without(self.taken, place)
         self._last = None
-        return {"seen": seen, "guided": guided, "remembered": remembered, "sigma": sigma}
+        told = {"seen": seen, "guided": guided, "remembered": remembered, "sigma": sigma}
+        return {**told, "divergence_nats": gained / seen} if seen else told  # of the law drawn from, from the plain one
 
     def warm(self, place: int, deep: Tensor, shallow: Tensor) -> None:
         return None
@@ -118,9 +120,12 @@ class LssPolicy:
         plain = choice.mass[..., -1].clamp(min=1e-300).log()
         beyond = law[found.rows, tokens] - plain  # of a token, given that it is the rest
         logq = torch.where(picked == choice.rest, logq + beyond, logq)
-        act = found.rows[found.mask]
-        self.tally[:, 1] += np.bincount(layout.group[act.cpu().numpy()], minlength=len(self.tally))
-        return Advice(act, tokens=tokens[found.mask], logq=logq[found.mask])
+        act, taken, logq = found.rows[found.mask], tokens[found.mask], logq[found.mask]
+        gained = (logq - law[act, taken]).cpu().numpy()
+        whose = layout.group[act.cpu().numpy()]
+        self.tally[:, 1] += np.bincount(whose, minlength=len(self.tally))
+        self.tally[:, 2] += np.bincount(whose, weights=gained, minlength=len(self.tally))
+        return Advice(act, tokens=taken, logq=logq)
 
     def _past(self, layout: Layout, live: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (G, K, J) of the draws in memory, and sigma (G, 1, 1)."""

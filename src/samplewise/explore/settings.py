@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Control = Literal["none", "zero", "frozen", "noise"]
 Learner = Literal["adam", "ridge"]
 Compensate = Literal["none", "entropy", "gate", "full"]
+Aside = Literal["no", "wait", "drop"]
 
 
 @runtime_checkable
@@ -83,7 +84,8 @@ class Esamp(_Text):
     features: int = 0  # ridge: random features of the shallow state; 0: the state itself
     penalty: float = 1.0  # ridge
     forget: float = 1.0  # ridge: 1 keeps everything
-    warm_start: bool = False  # learn from the prompt's own states first
+    warm_start: bool = False  # learn from the prompt's own states first: one more pass over it for each group
+    aside: Aside = "no"  # learn beside the engine; what is late is waited for, or dropped (then draws vary)
 
     def __post_init__(self) -> None:
         _within("beta", self.beta, 0.0)
@@ -91,6 +93,7 @@ class Esamp(_Text):
         _one_of("compensate", self.compensate, get_args(Compensate))
         _one_of("control", self.control, get_args(Control))
         _one_of("loss", self.loss, ("sum", "mean"))
+        _one_of("aside", self.aside, get_args(Aside))
         _within("forking", self.forking, 0.0, 1.0, above=True)
         for name in ("rate", "eps", "clip", "penalty"):
             _within(name, getattr(self, name), 0.0, above=True)

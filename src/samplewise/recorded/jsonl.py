@@ -5,6 +5,8 @@
   `completion_tokens` may hold one entry a draw (of a list of step scores the last counts);
 * a draw a line, those of equal `id`, `task_id` or prompt belonging together, its text under `generation`,
   `completion`, `response` or `text`, with `score`, `correct` and `num_generated_tokens` beside it;
+* the samples that lm-evaluation-harness logs, a document a line: `{"doc_id": ..., "arguments": {"gen_args_0": {"arg_0":
+  prompt}}, "resps": [[...]], "target": ...}`; the prompt is what the model was sent, as one message;
 * the output of a batch of requests: `{"custom_id": ..., "response": {"body": {"choices": [...]}}}`.
 
 A file that says `task_id` or `custom_id` and no prompt needs `problems`: those of the task that it was drawn for.
@@ -27,7 +29,7 @@ ASKED = ("prompt", "question", "problem", "input")
 ANSWERED = ("answer", "target", "expected_answer", "gold", "gt")
 ONE = ("generation", "completion", "response", "output", "text")
 MANY = ("samples", "completions", "generations", "responses", "draws")
-IDS = ("id", "task_id", "custom_id", "idx", "unique_id")
+IDS = ("id", "task_id", "custom_id", "idx", "unique_id", "doc_id")
 
 
 class _Line(NamedTuple):
@@ -95,8 +97,16 @@ def _line(row: Mapping[str, Json]) -> _Line:
 def _messages(row: Mapping[str, Json]) -> tuple[Message, ...]:
     if isinstance(row.get("messages"), list):
         return tuple(Message(str(m["role"]), str(m["content"])) for m in row["messages"])
-    asked = next((row[key] for key in ASKED if isinstance(row.get(key), str)), None)
+    asked = next((row[key] for key in ASKED if isinstance(row.get(key), str)), None) or _argued(row.get("arguments"))
     return () if asked is None else (Message("user", asked),)
+
+
+def _argued(arguments: Json) -> str | None:
+    """The prompt among a harness's arguments: by name, or the first of a list."""
+    if isinstance(arguments, dict):
+        arguments = [list(each.values()) for each in arguments.values() if isinstance(each, dict)]
+    first = arguments[0] if isinstance(arguments, list) and arguments else None
+    return first[0] if isinstance(first, list) and first and isinstance(first[0], str) else None
 
 
 def _draws(row: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
@@ -105,6 +115,11 @@ def _draws(row: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
         for choice in body.get("choices") or ():
             said = choice.get("message") or {}
             yield _draw(said.get("content") or choice.get("text") or "", row, None)
+        return
+    if isinstance(row.get("resps"), list):  # of each argument a list; those that draw have one
+        for texts in row["resps"]:
+            for text in texts:
+                yield _draw(text, {}, None)
         return
     for key in MANY:
         texts = row.get(key)

@@ -29,7 +29,8 @@ from samplewise.measure import (
 )
 from samplewise.numerics import Floats
 from samplewise.recipe import Recipe, recipe, selector_of
-from samplewise.report.data import Draws, Method, Point, Report, Sample, Series, View
+from samplewise.report.data import Draws, Explored, Method, Point, Report, Sample, Series, View
+from samplewise.report.explored import Played, played, summary
 from samplewise.store import Run, Store
 
 
@@ -68,6 +69,7 @@ def build(
     if baseline not in [entry.name for entry in entries]:
         raise ValueError(f"baseline must be one of {[entry.name for entry in entries]}, got {baseline!r}")
     measured = _measure(store, entries, Key(seed).fold("report"))
+    again = {run.id: {each.question: each for each in played(store, run)} for run in _runs(entries)}
     reach = [m.accuracy.tokens[-1] for m in measured if len(m.accuracy.ks) > 1]
     common = tokens if tokens is not None else float(min(reach, default=max(m.accuracy.tokens[-1] for m in measured)))
     base = next(m for m in measured if m.entry.name == baseline)
@@ -82,8 +84,9 @@ def build(
             for m in measured
             for kind, curve in (("coverage", m.coverage), ("accuracy", m.accuracy))
         ),
-        views=_views(store, entries) if views else (),
+        views=_views(store, entries, again) if views else (),
         notes=tuple(notes),
+        explored=_explored(entries, again),
     )
 
 
@@ -197,18 +200,35 @@ def _series(name: str, kind: str, curve: Curve) -> Series:
     return Series(name, kind, points)
 
 
-def _views(store: Store, entries: Sequence[Entry]) -> tuple[View, ...]:
-    runs = {entry.run.id: entry.run for entry in entries}
+def _runs(entries: Sequence[Entry]) -> list[Run]:
+    return list({entry.run.id: entry.run for entry in entries}.values())
+
+
+def _explored(entries: Sequence[Entry], again: Mapping[str, Mapping[str, Played]]) -> tuple[Explored, ...]:
+    """How the groups of each run explored, over all of its questions."""
+    found = [
+        summary([info for each in again[run.id].values() for info in each.trace], recipe(run.recipe).draws)
+        for run in _runs(entries)
+        if again[run.id]
+    ]
+    return tuple(each for each in found if each is not None)
+
+
+def _views(store: Store, entries: Sequence[Entry], again: Mapping[str, Mapping[str, Played]]) -> tuple[View, ...]:
     views: dict[str, View] = {}
-    for run in runs.values():
+    for run in _runs(entries):
         chosen: dict[str, dict[str, int | None]] = {}
         for name, selector, _, position, _ in store.selections(run.id):
             chosen.setdefault(name, {})[selector] = position
         for record in store.records(run.id):
             question = record.problem.question
+            one = again[run.id].get(question.id)
+            logq = one.logq if one else (math.nan,) * len(record.answers)
             samples = tuple(
-                Sample(c.text, answer, grade, c.arm, c.num_tokens, c.logp_sum, c.finish, c.scores)
-                for c, answer, grade in zip(record.pool.candidates, record.answers, record.grades, strict=True)
+                Sample(c.text, answer, grade, c.arm, c.num_tokens, c.logp_sum, c.finish, c.scores, drawn)
+                for c, answer, grade, drawn in zip(
+                    record.pool.candidates, record.answers, record.grades, logq, strict=True
+                )
             )
             prompt = "\n".join(message.content for message in question.messages)
             view = views.setdefault(question.id, View(question.id, prompt, record.problem.reference, ()))

@@ -113,10 +113,16 @@ def _columns(view: View) -> dict[str, Json]:
                 "grade": [_short(s.grade) for s in d.samples],
                 "tokens": [s.num_tokens for s in d.samples],
                 "logp": [_short(s.logp_sum) for s in d.samples],
+                "logq": [_short(s.logq_sum) for s in d.samples] if _known(d) else None,
                 "scores": [[name, [_short(s.scores.get(name, math.nan)) for s in d.samples]] for name in names],
             }
         )
     return {"draws": draws, "strings": list(strings)}
+
+
+def _known(draws: Draws) -> bool:
+    """Whether some sample is known to have been drawn under a law of its own."""
+    return any(not math.isnan(s.logq_sum) for s in draws.samples)
 
 
 def _made(view: View) -> dict[Choice, Sample | None]:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from samplewise.measure import Estimate
 from samplewise.types import Json
 
+NAN = float("nan")
+
 
 class Method(NamedTuple):
     """One way to spend tokens: a row of the table. All rows of a report stand at (at most) the same tokens, but for
@@ -21,7 +23,7 @@ class Method(NamedTuple):
     coverage: Estimate  # at least one right answer among the draws: the ceiling
     difference: Estimate | None  # accuracy less the baseline's, paired by problem; None for the baseline itself
     p_value: float  # that the difference is 0, paired t test over problems, Holm-adjusted; nan for the baseline
-    seconds: float = float("nan")  # engine wall clock per problem, where it was measured
+    seconds: float = NAN  # engine wall clock per problem, where it was measured
 
 
 class Point(NamedTuple):
@@ -40,6 +42,26 @@ class Series(NamedTuple):
     points: tuple[Point, ...]
 
 
+class Explored(NamedTuple):
+    """How groups explored: means over the groups that measured a thing, nan where none did."""
+
+    recipe: str  # the line's part that draws; "" outside of a run
+    policy: str  # "esamp(beta=0.5)"
+    num_groups: int
+    num_samples: int  # of all groups
+    guided: float = NAN  # share of tokens in which the policy had a say
+    temperature: float = NAN  # effective: at which the plain law has the entropy of the one drawn from
+    divergence: float = NAN  # nats a token, KL of the law drawn from against the plain one
+    error_first: float = NAN  # of the prediction, squared, relative to the state's own square; at the first token
+    error_last: float = NAN
+    clipped: float = NAN  # share of the learner's updates
+    remembered: float = NAN  # draws in a group's memory
+    logp: float = NAN  # nats, of a whole sample under the model; mean over samples
+    logq: float = NAN  # the same as drawn
+    dependent: bool = True  # whether a group's samples depend on one another
+    problems: tuple[str, ...] = ()  # of groups whose draws are not what was asked for
+
+
 class Sample(NamedTuple):
     text: str
     answer: str | None
@@ -49,6 +71,7 @@ class Sample(NamedTuple):
     logp_sum: float  # nats; nan where unknown
     finish: str
     scores: Mapping[str, float]
+    logq_sum: float = NAN  # nats, under the law really drawn from, where it is not the model's
 
 
 class Draws(NamedTuple):
@@ -77,3 +100,4 @@ class Report(NamedTuple):
     series: tuple[Series, ...]
     views: tuple[View, ...]
     notes: tuple[str, ...] = ()  # what a reader must know before quoting a figure
+    explored: tuple[Explored, ...] = ()  # of the runs that explored

@@ -21,8 +21,9 @@ from string import Template
 from samplewise.report import compact
 from samplewise.report import format as fmt
 from samplewise.report.data import Report
+from samplewise.report.explored import DEPENDENCE
 from samplewise.report.json import as_json
-from samplewise.report.rows import methods_table, names_in_order, values_table
+from samplewise.report.rows import explored_table, methods_table, names_in_order, values_table
 from samplewise.types import Json
 
 SCRIPTS = ("page.js", "charts.js", "problems.js")  # in this order, one module
@@ -40,6 +41,7 @@ def html(report: Report) -> str:
         notes=_notes(report),
         facts=_facts(report),
         methods=_methods(report),
+        explored=_explored(report),
         charts=_charts(report),
         problems=PROBLEMS if report.views else "",
         report=embedded(data),
@@ -109,6 +111,23 @@ def _methods(report: Report) -> str:
 <p class="caption">Accuracy is that of the chosen answer; coverage, the share of problems with a right answer among the
 draws, is its ceiling (the open diamond). Brackets and bars are 95 % intervals over problems. The difference is paired
 by problem; p is the paired t test, Holm-adjusted.</p>
+</section>"""
+
+
+def _explored(report: Report) -> str:
+    if not report.explored:
+        return ""
+    dependent = any(each.dependent for each in report.explored)
+    wrong = [f"{escape(each.policy)}: {escape(each.problems[0])}" for each in report.explored if each.problems]
+    said = [f"{DEPENDENCE[:1].upper()}{DEPENDENCE[1:]}."] * dependent + wrong
+    notes = "\n".join(f'<p class="note">{line}</p>' for line in said)
+    return f"""<section aria-labelledby="explored-title" id="explored">
+<h2 id="explored-title">How samples explored</h2>
+{explored_table(report)}
+<p class="caption">Means over the groups of a run. The effective temperature is the one at which the plain law has the
+entropy of the law drawn from: below 1, a part of the effect is mere sharpening. KL is that of the law drawn from
+against the plain one, in nats a token; a dash was not measured.</p>
+{notes}
 </section>"""
 
 

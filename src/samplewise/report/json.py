@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from samplewise.measure import Estimate
-from samplewise.report.data import Draws, Method, Report, Sample, Series, View
+from samplewise.report.data import Draws, Explored, Method, Report, Sample, Series, View
 from samplewise.types import Json
 
 
@@ -23,6 +23,7 @@ def as_json(report: Report, *, views: bool = False) -> dict[str, Json]:
         "baseline": report.baseline,
         "methods": [_method(m) for m in report.methods],
         "series": [_series(s) for s in report.series],
+        "explored": [explored_json(e) for e in report.explored],
     }
     if views:
         data["views"] = [_view(v) for v in report.views]
@@ -76,6 +77,11 @@ def _series(s: Series) -> dict[str, Json]:
         for p in s.points
     ]
     return {"name": s.name, "kind": s.kind, "points": points}
+
+
+def explored_json(e: Explored) -> dict[str, Json]:
+    """How groups explored, as plain data."""
+    return clean(e._asdict())  # type: ignore[no-any-return]
 
 
 def _view(v: View) -> dict[str, Json]:

@@ -6,6 +6,7 @@ import re
 
 from samplewise.report import format as fmt
 from samplewise.report.data import Method, Report
+from samplewise.report.explored import in_words
 
 HEAD = ("method", "recipe", "samples", "tokens", "accuracy", "coverage", "difference", "p")
 
@@ -17,6 +18,9 @@ def markdown(report: Report) -> str:
     if report.methods:
         rows = [HEAD, ("---", "---", *["---:"] * 6), *(_row(m, report) for m in report.methods)]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    if report.explored:
+        said = [f"- {_code(each.recipe)}: {_text('. '.join(in_words(each)))}" for each in report.explored]
+        parts.append("\n".join(said))
     if report.notes:
         parts.append("\n".join(f"- {_text(note)}" for note in report.notes))
     if facts:

@@ -66,5 +66,5 @@ function sortable(table) {
   }
 }
 
-for (const table of document.querySelectorAll("table.methods")) sortable(table);
+for (const table of document.querySelectorAll("table.methods:not(.explored)")) sortable(table);
 for (const row of document.querySelectorAll("tr.method")) highlightOn(row, row.dataset.series);

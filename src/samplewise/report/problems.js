@@ -161,6 +161,7 @@ function sampleItem(problem, data, pool, i) {
   const [arm, finish] = [data.strings[draws.arm[i]], data.strings[draws.finish[i]]];
   const facts = [arm, `${count(draws.tokens[i])} tokens`];
   if (draws.logp[i] !== null) facts.push(`log-prob ${number(draws.logp[i], 1)}`);
+  if ((draws.logq?.[i] ?? null) !== null) facts.push(asDrawn(draws.logp[i], draws.logq[i]));
   for (const [name, values] of draws.scores) facts.push(`${name} ${values[i] === null ? UNKNOWN : number(values[i])}`);
   if (finish !== "stop") facts.push(`ended by ${finish}`);
   const link = make("a", { class: "at", href: address(problem, pool, i), title: "link to this sample" }, `#${i}`);
@@ -172,6 +173,12 @@ function sampleItem(problem, data, pool, i) {
     by.length ? make("div", { class: "by" }, `chosen by ${by.join(", ")}`) : null);
   const classes = `sample${by.length ? " chosen" : ""}${i === view.shown ? " target" : ""}`;
   return make("li", { class: classes, id: `sample-${i}` }, side, make("div", {}, ...folding(data.strings[draws.text[i]], "")));
+}
+
+// The log-prob under the law that a sample which explored was drawn from, and how far that made it likelier.
+function asDrawn(logp, logq) {
+  const gap = logp === null ? "" : ` (gap ${logq < logp ? "" : "+"}${number(logq - logp, 1)})`;
+  return `as drawn ${number(logq, 1)}${gap}`;
 }
 
 const ORDERS = { "as drawn": null, tokens: "tokens", "log-prob": "logp", grade: "grade" };

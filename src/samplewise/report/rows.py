@@ -8,10 +8,24 @@ from typing import NamedTuple
 
 from samplewise.measure import Estimate
 from samplewise.report import format as fmt
-from samplewise.report.data import Method, Report
+from samplewise.report.data import Explored, Method, Report
 
 BAR_WIDTH, BAR_HEIGHT, BAR_MARGIN = 190, 26, 8
 NUM_COLOURS = 8  # in page.css; the 9th name starts over, dashed
+
+
+# Columns of how groups explored, and what they are.
+EXPLORED = {
+    "Groups": "groups that ended; what follows is the mean over them",
+    "Tokens guided": "share of the tokens in which the policy had a say",
+    "Effective temperature": "at which the plain law would have the entropy of the law drawn from; below 1 is sharper",
+    "KL": "of the law drawn from against the plain one, nats a token",
+    "Prediction error": "of the learner, relative to the size of what it predicts, at a group's first and last token",
+    "Updates clipped": "share of the learner's steps whose gradient was cut",
+    "Remembered": "draws in a group's memory at its end",
+    "Log-prob": "of a whole sample under the model at temperature 1, nats",
+    "As drawn": "of a whole sample under the law that it was drawn from, nats",
+}
 
 
 class Axis(NamedTuple):
@@ -72,6 +86,48 @@ def methods_table(report: Report) -> str:
 {rows}
 </tbody>
 </table>"""
+
+
+def explored_table(report: Report) -> str:
+    """A row for each run that explored; columns that no policy measured are left out."""
+    cells = [_explored_cells(each) for each in report.explored]
+    shown = [name for name in EXPLORED if any(row[name] != fmt.UNKNOWN for row in cells)]
+    heads = "".join(
+        f'<th scope="col" role="columnheader" class="number" title="{escape(EXPLORED[name])}">{escape(name)}</th>'
+        for name in shown
+    )
+    rows = "\n".join(
+        f'<tr role="row"><th scope="row" role="rowheader"><span class="name">{escape(each.policy)}</span>'
+        f"<code>{escape(each.recipe)}</code></th>"
+        + "".join(
+            f'<td role="cell" class="number" data-label="{escape(name)}">{_number(row[name])}</td>' for name in shown
+        )
+        + "</tr>"
+        for each, row in zip(report.explored, cells, strict=True)
+    )
+    return f"""<table class="methods explored" role="table">
+<thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Policy</th>{heads}</tr></thead>
+<tbody role="rowgroup">
+{rows}
+</tbody>
+</table>"""
+
+
+def _explored_cells(e: Explored) -> dict[str, str]:
+    def told(value: float, words: str) -> str:
+        return fmt.UNKNOWN if math.isnan(value) else words
+
+    return {
+        "Groups": f"{e.num_groups:,}",
+        "Tokens guided": told(e.guided, f"{e.guided:.0%}"),
+        "Effective temperature": told(e.temperature, f"{e.temperature:.2f}"),
+        "KL": told(e.divergence, f"{e.divergence:.3f}"),
+        "Prediction error": told(e.error_first, f"{e.error_first:.2f} → {e.error_last:.2f}"),
+        "Updates clipped": told(e.clipped, f"{e.clipped:.0%}"),
+        "Remembered": told(e.remembered, f"{e.remembered:,.0f}"),
+        "Log-prob": told(e.logp, f"{e.logp:.1f}"),
+        "As drawn": told(e.logq, f"{e.logq:.1f}"),
+    }
 
 
 def values_table(report: Report) -> str:

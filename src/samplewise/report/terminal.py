@@ -10,6 +10,7 @@ from rich.text import Text
 
 from samplewise.report import format as fmt
 from samplewise.report.data import Method, Report
+from samplewise.report.explored import in_words
 
 WIDE = 150  # columns from which recipes fit into the table
 # What is left out of a narrower table, from the width on that has room for it.
@@ -42,6 +43,11 @@ def print_report(report: Report, console: Console) -> None:
         console.print()
         if console.width < WIDE:
             console.print(_pairs([(m.name, m.recipe) for m in report.methods], "recipes"))
+    for each in report.explored:
+        console.print(Text(fmt.one_line(each.recipe), "bold"))
+        for line in in_words(each):
+            console.print(Text(f"  {fmt.one_line(line)}"))
+        console.print()
     for note in report.notes:
         console.print(Text.assemble(("note: ", "yellow"), fmt.one_line(note)))
     if report.notes:

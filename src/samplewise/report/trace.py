@@ -1,4 +1,5 @@
-"""What a power sampler's trace says, in lines for people: how well it mixed, what was saved, and what to do about it.
+"""What a trace says, in lines for people: how well a power sampler mixed, what was saved and what to do about it; how
+samples explored.
 
 Other samplers leave no such trace, and nothing is said of them. Pure.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from samplewise.report import explored
 from samplewise.samplers.power.report import notes, summary
 from samplewise.types import Json
 
@@ -15,7 +17,7 @@ COLLAPSED = 2.0  # effective draws below which a draw by weight is the choice of
 
 
 def chains_in_words(trace: Sequence[Json]) -> list[str]:
-    """Lines about the chains, weights or particles of one question; none where the trace has none of these.
+    """Lines about the chains, weights, particles or groups of one question; none where the trace has none of these.
 
     Acceptance is of redraws that differ from what they would replace; steps that change nothing are no evidence.
     """
@@ -30,7 +32,8 @@ def chains_in_words(trace: Sequence[Json]) -> list[str]:
         resampled = sum(block["resampled"] for block in blocks)
         said.append(f"particles: resampled after {resampled} of {len(blocks)} blocks")
         said += _weights(blocks[-1]["ess"], blocks[-1]["num"])
-    return said
+    groups = explored.summary(infos)
+    return said if groups is None else [*said, *explored.in_words(groups)]
 
 
 def _chains(told: Mapping[str, Any]) -> list[str]:

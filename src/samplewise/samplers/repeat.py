@@ -5,13 +5,14 @@ Cost: `num_samples` requests, each at most `max_tokens` new tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from samplewise.keys import Key
 from samplewise.samplers.base import Sampler, Step, Variant, candidate, deal
 from samplewise.spec import build
-from samplewise.types import Candidate, Capability, Completion, Generate, Pool, Sampling
+from samplewise.types import Candidate, Capability, Completion, Generate, Json, Pool, Sampling
 
 
 class RepeatState(NamedTuple):
@@ -45,7 +46,8 @@ def repeat(
 
     `explore` makes the draws of an arm one group, whose samples keep out of each other's way: css, lss,
     esamp(beta=0.5) ... They depend on one another, so a wave is drawn whole, and neither the first n of 2n draws nor k
-    of n are what a group of that size would have drawn.
+    of n are what a group of that size would have drawn. What each group says of itself when it ends, and how likely its
+    samples were under the model and as drawn, goes to the trace.
     """
     count("num_samples", num_samples)
     count("max_tokens", max_tokens)
@@ -85,9 +87,11 @@ def repeat(
         )
 
     def step(key: Key, state: RepeatState, completions: Sequence[Completion]) -> tuple[RepeatState, Step]:
+        arms = [deal(state.variants, state.num_done + i).arm for i in range(len(completions))]
+        info = of_groups(arms, completions) if explore and completions else None
         drawn = tuple(
-            candidate(completion, deal(state.variants, state.num_done + i).arm)
-            for i, completion in enumerate(completions)
+            candidate(completion, arm)
+            for completion, arm in zip(completions, arms, strict=True)
             if completion.finish != "error"
         )
         state = state._replace(
@@ -96,10 +100,10 @@ def repeat(
             num_failed=state.num_failed + len(completions) - len(drawn),
         )
         if state.num_done < state.num_asked:  # a part of the wave is still in flight
-            return state, Step(splittable=not explore)
+            return state, Step((), info, splittable=not explore)
         upto = min(num_samples, state.num_asked + size)
         asks = tuple(ask(key, state, i) for i in range(state.num_asked, upto))
-        return state._replace(num_asked=upto), Step(asks, splittable=not explore)
+        return state._replace(num_asked=upto), Step(asks, info, splittable=not explore)
 
     return Sampler(
         name="repeat",
@@ -109,6 +113,18 @@ def repeat(
         pool=lambda state: Pool(state.candidates, state.num_failed),
         exchangeable=not explore,  # samples of a group depend on one another
     )
+
+
+def of_groups(arms: Sequence[str], completions: Sequence[Completion]) -> dict[str, Json]:
+    """Of samples that explore, for the trace: the groups that ended among them, `explored`, and the log-probability
+    of every sample that there is, nats, under the model (`logp`) and as drawn (`logq`); None where it is not known."""
+    ended = [{"arm": arm, **c.explored} for arm, c in zip(arms, completions, strict=True) if c.explored is not None]
+    there = [completion for completion in completions if completion.finish != "error"]
+    return {
+        "explored": ended,
+        "logp": [None if math.isnan(c.logp_sum) else c.logp_sum for c in there],
+        "logq": [None if c.logq is None else math.fsum(c.logq) for c in there],
+    }
 
 
 def count(name: str, value: int) -> int:

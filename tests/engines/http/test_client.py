@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +115,46 @@ def test_nobody_there_is_free_and_a_cut_connection_may_not_be() -> None:
     assert isinstance(cut, EngineUnavailable)
     assert was_sent(cut)
     assert KEY not in f"{cut!r} {cut}"
+
+
+def test_a_server_that_speaks_no_tls_is_said_at_once() -> None:
+    async def go() -> None:
+        async def refused(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(refused, "127.0.0.1", 0)
+        client = Client(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+        try:
+            await client.get("models")
+        finally:
+            await client.close()
+            server.close()
+
+    with pytest.raises(SetupError, match=r"cannot be reached: .*\(is it http:// instead of https://\?\)"):
+        asyncio.run(asyncio.wait_for(go(), 10))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_certificate_that_is_not_trusted_is_said_at_once(tmp_path: Path) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def go() -> None:
+        server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+        client = Client(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+        try:
+            await client.get("models")
+        finally:
+            await client.close()
+            server.close()
+
+    with pytest.raises(SetupError, match=r"cannot be reached: .*\(its certificate is not trusted here; SSL_CERT_FILE"):
+        asyncio.run(asyncio.wait_for(go(), 10))
 
 
 async def never() -> bytes | None:

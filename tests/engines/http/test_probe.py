@@ -231,8 +231,9 @@ def test_a_model_that_reasons_before_it_answers() -> None:
     ("settings", "model", "kind", "told"),
     [
         (Settings(api_key="secret"), "toy", AuthError, "OPENAI_API_KEY"),
-        (Settings(), "other", BadRequest, "does it serve 'other'"),
+        (Settings(), "other", BadRequest, "it serves toy"),
         (Settings(lacks=("chat",)), "toy", BadRequest, 'api="completions"'),
+        (Settings(lacks=("chat", "models")), "toy", BadRequest, "does base_url end in /v1"),
         (Settings(faults={"500": 1.0}), "toy", EngineUnavailable, "status 500"),
         (Settings(faults={"html": 1.0}), "toy", EngineUnavailable, "status 200"),
         (Settings(faults={"cut before": 1.0}), "toy", EngineUnavailable, "closed|broke off"),

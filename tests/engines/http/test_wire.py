@@ -187,6 +187,28 @@ def test_no_reply_breaks_the_reader(body: Any, choice: Any, usage: Any) -> None:
         assert isinstance(wire.error_text(reply), str)
 
 
+PAGE = """<!DOCTYPE html>
+<html><head><title>502 Bad&nbsp;Gateway</title><style>body { color: red }</style>
+<script>if (1 < 2) { alert("<b>") }</script></head>
+<body><!-- padding <b>for</b> browsers --><h1>502 Bad Gateway</h1>AT&amp;T</body></html>"""
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "told"),
+    [
+        ({"error": {"message": "a\n b"}}, "raw", "a b"),
+        ({"error": "<b>"}, "raw", "<b>"),
+        ({"detail": "a < b"}, "raw", "a < b"),
+        (None, " 1 < 2 & 3 > 2\n", "1 < 2 & 3 > 2"),
+        (None, PAGE, "502 Bad Gateway 502 Bad Gateway AT&T"),
+        (None, PAGE.partition("color")[0], "502 Bad Gateway"),
+        (None, "x" * 400, "x" * 297 + "..."),
+    ],
+)
+def test_a_server_s_words_are_one_line_and_a_page_s_its_text(body: Any, text: str, told: str) -> None:
+    assert wire.error_text(body, text) == told
+
+
 def chunks(body: dict[str, Any], sizes: list[int]) -> list[bytes]:
     """A completion as a stream's lines, its texts in pieces of these sizes."""
     lines = [b": ping", b"event: chunk"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,3 +92,29 @@ def test_a_cancelled_row_loses_its_group(batch: Batch, engine: Any, kit: SimpleN
     assert not batch.exploring.reports
     assert "first samples again" in batch.exploring.refusal([jobs(engine, kit, [6, 6, 6])[1].ask])  # type: ignore[list-item]
     assert batch.exploring.refusal([job.ask for job in jobs(engine, kit, [6, 6, 6])]) == ""  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("learner", ["", "learner='ridge', warm_start=True, "])
+def test_learning_aside_draws_what_learning_in_place_draws(
+    batch: Batch, engine: Any, kit: SimpleNamespace, learner: str
+) -> None:
+    """Rows of ragged lengths, bit for bit, log-probabilities too; the thread ends with the group. Dropped or not, every
+    token is accounted for."""
+    found = []
+    for when in ("no", "wait", "drop"):
+        with torch.inference_mode():
+            batch.join(jobs(engine, kit, [12, 30, 7, 30], f"esamp({learner}aside={when!r})"))
+            threads = [t for t in threading.enumerate() if t.name.startswith("samplewise-aside")]
+            assert len(threads) == (when != "no")
+            found.append(finished(batch))
+        assert not [t for t in threading.enumerate() if t in threads]
+        report = batch.exploring.reports[-1]
+        assert report.problem == ""
+        assert report.numbers["trained"] + report.numbers["dropped"] == report.numbers["seen"]
+    assert [bare(each) for each in found[0]] == [bare(each) for each in found[1]]
+    assert all(each.completion.finish == "length" for each in found[2])
+
+
+def bare(done: Done) -> Any:
+    """All but the text of the settings."""
+    return done.tag, done.completion._replace(explored=None)

@@ -58,10 +58,10 @@ def main(words: list[str] | None = None) -> int:
     given = vars(options.parse_args(words))
     port, seconds, run, ready = (given.pop(name) for name in ("port", "seconds", "run", "ready_file"))
     try:
-        settings = Settings(faults=dict(given.pop("fault")), **given)
+        endpoint = Endpoint(Settings(faults=dict(given.pop("fault")), **given), port)
     except ValueError as error:
         options.error(str(error))
-    return asyncio.run(_serve(Endpoint(settings, port), seconds, run, ready))
+    return asyncio.run(_serve(endpoint, seconds, run, ready))
 
 
 async def _serve(endpoint: Endpoint, seconds: float, run: str | None, ready: Path | None) -> int:

@@ -41,8 +41,9 @@ def http(
     replicas, with commas between them; `api_key` is OPENAI_API_KEY by default. `api` "completions" is for models
     without a chat template. `n` "auto" asks for up to `max_n` draws by one request where that is honoured; "never"
     makes one request for each, with its own seed. At most `max_concurrency` requests are in flight per replica, as many
-    as it bears. Rejected ones (429, 503, nobody there) are sent again for `patience_s`. `stream` keeps long answers
-    alive through proxies; then `idle_timeout_s` counts instead of `timeout_s`.
+    as it bears. Rejected ones (429, 503, nobody there) are sent again for `patience_s`; where nothing at all is
+    answered for so long, the run ends. `stream` keeps long answers alive through proxies; then `idle_timeout_s` counts
+    instead of `timeout_s`.
 
     `price` is (input, cached input, output) in USD per million tokens; `prices` a JSON or TOML table of them (default:
     SAMPLEWISE_PRICES). `probe` "never" finds out what the endpoint honours as it goes. `extra` are fields for every

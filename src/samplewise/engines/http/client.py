@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 4000  # characters of a reply that are kept as text
 MAX_BYTES = 256 << 20  # of a reply; a server that sends more is not read to the end
+NO_TLS = {  # what no second attempt can mend
+    "WRONG_VERSION_NUMBER": "is it http:// instead of https://?",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted here; SSL_CERT_FILE may name one to trust",
+}
 KEEP_ALIVE_S = 4.0  # below the 5 s after which uvicorn, and so vLLM, closes a connection: it may close it as we send
 
 
@@ -86,20 +90,21 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self.shown!r})"
 
-    async def post(self, path: str, body: Json | bytes) -> Reply:
+    def post(self, path: str, body: Json | bytes) -> Coroutine[None, None, Reply]:
         """A body that is bytes is sent as it is. Raises EngineTimeout or EngineUnavailable where no reply came;
-        `was_sent` tells whether it may have been billed. A reply that breaks off is a Reply without a body."""
-        return await self._request("POST", path, body if isinstance(body, bytes) else json.dumps(body).encode())
+        `was_sent` tells whether it may have been billed. A reply that breaks off is a Reply without a body. SetupError
+        where a secure connection cannot be made."""
+        return self._request("POST", path, body if isinstance(body, bytes) else json.dumps(body).encode())
 
-    async def get(self, path: str) -> Reply:
+    def get(self, path: str) -> Coroutine[None, None, Reply]:
         """As `post`."""
-        return await self._request("GET", path, None)
+        return self._request("GET", path, None)
 
-    async def stream(self, path: str, body: Json | bytes, idle_timeout_s: float) -> Reply:
+    def stream(self, path: str, body: Json | bytes, idle_timeout_s: float) -> Coroutine[None, None, Reply]:
         """As `post`, of a body that asks for server-sent events. Its reply is put together to what would have come in
         one piece. No limit on the whole, but EngineTimeout after `idle_timeout_s` without a sign of life."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return await self._request("POST", path, data, idle_timeout_s)
+        return self._request("POST", path, data, idle_timeout_s)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -144,6 +149,8 @@ class Client:
             raise _lost(EngineTimeout(f"{self.shown}: no answer {limit}"), True) from None
         except aiohttp.ClientConnectorError as error:
             message = f"{self.shown} cannot be reached: {error.os_error.strerror or error.os_error}"
+            if (reason := getattr(error.os_error, "reason", None)) in NO_TLS:
+                raise SetupError(f"{message} ({NO_TLS[reason]})") from None
             raise _lost(EngineUnavailable(message, hint="is the server running?"), False) from None
         except aiohttp.InvalidURL:
             raise SetupError(f"base_url {self.shown!r} is no URL") from None

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
-from samplewise.engines.base import Arrival
+from samplewise.engines.base import APPETITE, Arrival
+from samplewise.engines.http import endings
 from samplewise.engines.http.client import Client, is_loopback
 from samplewise.engines.http.exchange import Exchange, Settings
 from samplewise.engines.http.jobs import Call, grouped
@@ -25,6 +27,8 @@ from samplewise.engines.http.replicas import Replica, Router
 from samplewise.engines.http.wire import error_text
 from samplewise.errors import AuthError, EngineError, EngineTimeout, EngineUnavailable, SetupError
 from samplewise.types import Ask, Capability, Usage
+
+PROMISE_S = 0.05  # how long room that was told is kept from others
 
 Probing = Literal["auto", "fresh", "never"] | Profile
 
@@ -54,6 +58,9 @@ class Http:
         self._prices, self._price, self._identity = prices, price, identity
         self._settings, self._clock = settings, clock
         self._lock, self._opened = asyncio.Lock(), False
+        self._most = max_concurrency
+        self._num_open = 0  # asks here, answered not yet
+        self._told, self._told_at = 0, -math.inf  # room that `idle` has promised of late
         self._become(model, probe if isinstance(probe, Profile) else Profile(api=api))
 
     def _become(self, model: str | None, profile: Profile) -> None:
@@ -88,6 +95,8 @@ class Http:
             notes.append(exchange.repeats.note)
         if exchange.num_estimated:
             notes.append(f"{exchange.num_estimated} replies without a believable count of tokens: charged at the most")
+        if math.isnan(exchange.price.output):
+            notes.append("its price is not known, so money is not counted: give price= or SAMPLEWISE_PRICES")
         if exchange.num_lost:
             notes.append(f"{exchange.num_lost} requests may have been billed without an answer: charged at the most")
         return tuple(notes)
@@ -154,25 +163,45 @@ class Http:
             raise AuthError(f"{client.shown} does not list its models: {says}", hint="give api_key=")
         if reply.status != 200:
             raise EngineUnavailable(f"{client.shown} does not list its models ({reply.status}): name one", hint=says)
-        listed = reply.body.get("data") if isinstance(reply.body, dict) else None
-        rows = listed if isinstance(listed, list) else []
-        names = [row["id"] for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+        names = endings.listed(reply.body) or []
         if len(names) != 1:
-            some = ", ".join(sorted(names)[:20]) + (", ..." if len(names) > 20 else "")
-            raise SetupError(f"{client.shown} serves {len(names)} models, name one of them: {some or 'it lists none'}")
-        return str(names[0])
+            raise SetupError(f"{client.shown} serves {len(names)} models, name one of them: {endings.shown(names)}")
+        return names[0]
 
     def worst_case(self, ask: Ask) -> Usage:
         return self._exchange.most(ask)
 
+    @property
+    def appetite(self) -> int:
+        """Asks that it answers at once without slowing, before anything is known of it: a guess, the user's limit in
+        mind. It must not change while a run is under way."""
+        return min(APPETITE, self._most) * len(self.clients)
+
+    def idle(self) -> int:
+        """Asks that would go out at once: as many requests as the replicas bear now, less the asks that are here.
+
+        Questions ask side by side, before the asks of any are here: what one was told is kept from the others until
+        asks come, or for a moment."""
+        now = self._clock()
+        if now - self._told_at > PROMISE_S:
+            self._told = 0
+        room = max(0, self._router.room(now) - self._num_open - self._told)
+        if room:
+            self._told, self._told_at = self._told + room, now
+        return room
+
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         most = self._exchange.max_n if self._joins() else 1
         call = Call(self._exchange.serve, grouped(asks, most), len(asks), self._num_workers)
+        left = len(asks)
+        self._num_open, self._told = self._num_open + left, max(0, self._told - left)
         try:
             async with contextlib.aclosing(call.arrivals()) as arrivals:
                 async for arrival in arrivals:
+                    left, self._num_open = left - 1, self._num_open - 1
                     yield arrival
         finally:
+            self._num_open -= left
             self._keep()
 
     def _keep(self) -> None:

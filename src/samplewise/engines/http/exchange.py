@@ -11,32 +11,23 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, NoReturn, cast
 
 from samplewise.engines.base import failed
-from samplewise.engines.http import kept, meter, refusals, wire
-from samplewise.engines.http.client import Reply, free, was_sent
+from samplewise.engines.http import endings, kept, meter, refusals, wire
+from samplewise.engines.http.client import Client, Reply, free, was_sent
+from samplewise.engines.http.forms import Forms
 from samplewise.engines.http.jobs import Call, Job, grouped
 from samplewise.engines.http.pace import Clock, retry_after_s
 from samplewise.engines.http.prices import Price
 from samplewise.engines.http.profile import Profile
 from samplewise.engines.http.repeats import Repeats
 from samplewise.engines.http.replicas import Replica, Router
-from samplewise.errors import (
-    AuthError,
-    BadRequest,
-    ContextOverflow,
-    EngineError,
-    EngineTimeout,
-    EngineUnavailable,
-    RateLimited,
-    Unsupported,
-)
+from samplewise.errors import BadRequest, EngineError, EngineUnavailable, RateLimited, Unsupported
 from samplewise.types import Ask, Completion, Failure, Finish, Generate, Json, Likelihood, Message, Usage
 
 MAX_CHANGES = 16  # of one request, after refusals
 MAX_PROMPTS = 10_000  # whose token ids are kept
-MAX_FORMS = 1000  # requests kept as JSON
 MAX_TOP = 20  # likeliest tokens that are asked for
 
 
@@ -58,6 +49,7 @@ class Turn:
     ticket: int
     until: float = math.inf
     error: EngineError | None = None
+    client: Client | None = None  # that it was sent by, the last time
 
 
 class Exchange:
@@ -68,13 +60,13 @@ class Exchange:
     ) -> None:
         self.profile, self.price = profile, price
         self.prompts, self.repeats = meter.Prompts(), Repeats()
+        self._watch = endings.Watch(settings.patience_s)
         self.max_n = settings.max_n
         self.num_estimated = self.num_lost = 0
         self._name, self._model, self._router, self._clock = name, model, router, clock
         self._settings, self._stream = settings, settings.stream
         self._ids: dict[tuple[Message, ...], tuple[int, ...]] = {}
-        self._forms: dict[object, wire.Form] = {}
-        self._formed_for: Profile | None = None
+        self._forms = Forms(settings.extra)
         self._tickets = itertools.count()
 
     def most(self, ask: Ask) -> Usage:
@@ -85,7 +77,8 @@ class Exchange:
         return meter.most(num_prompt + len(ask.prefix), ask.max_tokens, self.price)
 
     async def serve(self, job: Job, call: Call) -> None:
-        """Raises Unsupported where the endpoint cannot draw as asked: no other ask of the recipe could be answered."""
+        """Raises Unsupported where the endpoint cannot draw as asked, SetupError where it answers nobody any more (see
+        `endings`): no other ask of the recipe could be answered."""
         try:
             await self._serve(job, call)
         except EngineError as error:
@@ -98,7 +91,9 @@ class Exchange:
             if len(job.asks) > self._num_together():
                 return self._add(job, call)
             before = self.profile
-            request = await self._request(job, room, turn)
+            request = (self._forms.get(job, self.profile) if room is None else None) or await self._request(
+                job, room, turn
+            )
             reply = await self._answered(request, job.asks[0].messages, turn)
             if reply.status < 300:
                 return self._deliver(job, call, request, reply)
@@ -106,7 +101,14 @@ class Exchange:
                 room = smaller
             elif not self._learns(job, request, reply, before):
                 break
-        return self._fail(job, call, self._error(reply), charged=reply.status >= 500 or reply.status == 408)
+        charged = reply.status >= 500 or reply.status == 408
+        if not charged:
+            self._watch.is_there()
+            client = turn.client or self._router.replicas[0].client
+            end = await endings.ended(self._name, reply, client, self._model, self.profile.api, self._watch.spoke)
+            if end is not None:
+                raise end
+        return self._fail(job, call, endings.meaning(self._name, reply), charged=charged)
 
     def _add(self, job: Job, call: Call) -> None:
         """A job's asks as new jobs of a size that the endpoint takes."""
@@ -117,19 +119,17 @@ class Exchange:
         """The reply to a request, which is sent again while it is rejected. Raises what befell it, or GaveUp."""
         while True:
             reply = await self._send(self._router.choose(messages, self._clock()), request, turn)
-            if reply is None:
-                continue
-            if not refusals.is_rejected(reply.status, reply.body):
+            if reply is not None:
                 return reply
-            self._until(turn, retry_after_s(reply.headers), RateLimited(self._says(reply), status=reply.status))
 
     async def _send(self, replica: Replica, request: wire.Request, turn: Turn) -> Reply | None:
-        """One attempt. None: the connection was refused, and there is time to try again."""
+        """One attempt. None: it was rejected, or the connection was refused, and there is time to try again."""
         gate = replica.gate
         if not gate.enters():
             self._bear(turn, gate.pace.resumes)
             await gate.enter(turn.ticket)
-        sent = self._clock()
+        turn.client, sent = replica.client, self._clock()
+        self._watch.sent(turn.ticket, sent)
         try:
             if "stream" in request.body:
                 reply = await replica.client.stream(
@@ -137,38 +137,50 @@ class Exchange:
                 )
             else:
                 reply = await replica.client.post(request.path, request.data or request.body)
-            self._paced(replica, reply, sent)
-            return reply
         except EngineError as error:
             gate.pace.complained(sent, self._clock())
             if was_sent(error):
                 raise
             self._until(turn, None, error)
             return None
+        else:
+            return reply if self._paced(replica, reply, sent, turn) else None
         finally:
+            self._watch.landed(turn.ticket)
             gate.leave()
 
-    def _paced(self, replica: Replica, reply: Reply, sent: float) -> None:
+    def _paced(self, replica: Replica, reply: Reply, sent: float, turn: Turn) -> bool:
+        """Whether the reply is an answer, be it a bad one. Where it is a rejection, as `_until`."""
         if refusals.is_rejected(reply.status, reply.body):
-            replica.gate.pace.complained(sent, self._clock(), retry_after_s(reply.headers))
+            wait_s = retry_after_s(reply.headers)
+            replica.gate.pace.complained(sent, self._clock(), wait_s)
+            if not endings.is_out_of_money(reply):
+                self._until(turn, wait_s, RateLimited(endings.says(self._name, reply), status=reply.status))
+                return False
         elif reply.status >= 500 or reply.body is None:
             replica.went_badly(sent, self._clock())
         else:
             replica.went_well()
+        return True
 
     def _until(self, turn: Turn, wait_s: float | None, error: EngineError) -> None:
-        """Raises GaveUp when there is no time to try again."""
+        """Raises GaveUp when there is no time to try again, SetupError where that is the end of the run."""
         now = self._clock()
         turn.until, turn.error = min(turn.until, now + self._settings.patience_s), error
+        self._watch.troubled(now)
         if now + (wait_s or 0.0) >= turn.until:
-            raise GaveUp(error, wait_s)
+            self._give_up(error, now, wait_s)
 
     def _bear(self, turn: Turn, resumes: float) -> None:
-        """Raises GaveUp where the replica is to be left alone for longer than the patience lasts."""
+        """As `_until`, where the replica is to be left alone for longer than the patience lasts."""
         now = self._clock()
         if resumes > min(turn.until, now + self._settings.patience_s):
             paused = EngineUnavailable(f"{self._name} is left alone for {resumes - now:.0f} s after its complaints")
-            raise GaveUp(turn.error or paused, resumes - now)
+            self._give_up(turn.error or paused, now, resumes - now)
+
+    def _give_up(self, error: EngineError, now: float, wait_s: float | None) -> NoReturn:
+        resumes = min(replica.resumes for replica in self._router.replicas)
+        raise self._watch.ended(error, now, resumes) or GaveUp(error, wait_s)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -185,15 +197,7 @@ class Exchange:
         if ask.prefix or room is not None:
             ids = await self._prompt_ids(ask.messages, turn) if ask.prefix else None
             return self._generate(ask, len(job.asks), room, ids)
-        if self._formed_for is not self.profile or len(self._forms) >= MAX_FORMS:
-            self._forms.clear()
-            self._formed_for = self.profile
-        key = (ask.messages, ask.sampling, ask.max_tokens, ask.stop, ask.want, len(job.asks))
-        form = self._forms.get(key)
-        if form is None:
-            form = wire.form(self._generate(ask, len(job.asks), None, None), self._settings.extra)
-            self._forms[key] = form
-        return form.filled(ask.seed)
+        return self._forms.keep(job, self._generate(ask, len(job.asks), None, None), ask.seed)
 
     def _generate(self, ask: Generate, num: int, room: int | None, ids: tuple[int, ...] | None) -> wire.Request:
         listed = min(self.profile.top_logprobs or MAX_TOP, MAX_TOP) if "top" in ask.want else 0
@@ -222,7 +226,7 @@ class Exchange:
             try:
                 reply = await self._answered(wire.tokenize(messages, self._model, self.profile), messages, turn)
                 if reply.status != 200:
-                    raise self._error(reply)
+                    raise endings.meaning(self._name, reply)
                 self._know(messages, wire.read_ids(reply.body))
             except ValueError as error:
                 raise free(BadRequest(f"{self._name} cannot be asked for token ids: {error}")) from None
@@ -267,25 +271,6 @@ class Exchange:
         self.profile, again = refusals.learned(field, ask, request.body, self.profile, message)
         return again
 
-    def _error(self, reply: Reply) -> EngineError:
-        """What an error status means."""
-        status, says = reply.status, self._says(reply)
-        if status in (401, 403):
-            return AuthError(says, hint="give api_key=, or set OPENAI_API_KEY", status=status)
-        if status == 413 or refusals.is_overflow(reply.body, reply.text):
-            return ContextOverflow(says, status=status)
-        if status == 408:
-            return EngineTimeout(says, status=status)
-        if status >= 500:
-            return EngineUnavailable(says, status=status)
-        if status < 400:
-            return BadRequest(f"{says}: it has moved to {reply.headers.get('location', '')!r}", status=status)
-        hint = "does base_url end in /v1?" if status in (404, 405) and not wire.error_text(reply.body) else ""
-        return BadRequest(says, hint=hint, status=status)
-
-    def _says(self, reply: Reply) -> str:
-        return f"{self._name} answered {reply.status}: {wire.error_text(reply.body, reply.text) or 'nothing'}"
-
     # --- replies ------------------------------------------------------------------------------------------------------
 
     def _deliver(self, job: Job, call: Call, request: wire.Request, reply: Reply) -> None:
@@ -300,6 +285,7 @@ class Exchange:
         except ValueError as error:
             says = wire.error_text(reply.body) or str(error) if reply.body is not None else "the reply broke off"
             return self._fail(job, call, EngineUnavailable(f"{self._name}: {says}"), charged=True)
+        self._watch.answered()
         num = len(job.asks)
         num_given = len(ask.prefix)
         limit = _limit(request)
@@ -367,11 +353,17 @@ class Exchange:
             logp = wire.read_likelihood(reply.body, ask)
         except ValueError as error:
             return failed(BadRequest(f"{self._name}: {error}"), usage)
+        self._watch.answered()
         return Completion("", "stop", usage, ask.completion, logp, None, math.fsum(logp))
 
     def _fail(self, job: Job, call: Call, error: EngineError, *, charged: bool) -> None:
-        """Every ask of the job failed; charged where it may have been billed."""
+        """Every ask of the job failed, charged where it may have been billed. Raises SetupError if that is the end."""
         self.num_lost += charged
+        if charged and not isinstance(error, GaveUp):
+            now = self._clock()
+            self._watch.troubled(now)
+            if end := self._watch.ended(error, now):
+                raise end
         for position, ask in zip(job.positions, job.asks, strict=True):
             completion = failed(error, self.most(ask) if charged else Usage(requests=1))
             if isinstance(error, GaveUp):

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from samplewise.engines.http import evidence
 from samplewise.engines.http.cache import entry, load, save
 from samplewise.engines.http.client import Client, Reply, was_sent
+from samplewise.engines.http.endings import whereabouts
 from samplewise.engines.http.pace import retry_after_s
 from samplewise.engines.http.profile import Api, MaxTokensField, Profile
 from samplewise.engines.http.refusals import OTHER_NAME, refused_field
@@ -265,12 +266,12 @@ class _Probe:
             if reply.status == 200:
                 return self._taken(reply.body, seed if key is None else key, max_tokens, temperature == 1)
             if reply.status not in (400, 422):
-                self._refuse(reply)
+                await self._refuse(reply)
                 return None
             named = refused_field(reply.body, reply.text, self._asked(max_tokens, temperature) | more)
             if named in OTHER_NAME:
                 if self._refused & OTHER_NAME.keys():
-                    self._refuse(reply)
+                    await self._refuse(reply)
                     return None
                 self._refused.add(named)
                 self._limit = "max_tokens" if named == "max_completion_tokens" else "max_completion_tokens"
@@ -283,7 +284,7 @@ class _Probe:
                 self._unsaid |= more.keys()
                 self._note(f"refuses a request and does not name what it refuses: {_message(reply)}")
             else:
-                self._refuse(reply)
+                await self._refuse(reply)
                 return None
 
     def _taken(self, body: Json, key: int, max_tokens: int, plain: bool) -> _Answer:
@@ -317,15 +318,14 @@ class _Probe:
             self._found = self._found._replace(max_tokens_field=self._limit)
         return False
 
-    def _refuse(self, reply: Reply) -> None:
+    async def _refuse(self, reply: Reply) -> None:
         """Raise the error that a refusal stands for, unless there have been answers already."""
         if self._replies:
             return
         message = f"{self._client.shown}/{self._route} says: {_message(reply)}"
         if reply.status in (401, 403):
             raise AuthError(message, hint="set OPENAI_API_KEY, or api_key=", status=reply.status)
-        other = "completions" if self._api == "chat" else "chat"
-        hint = f'does it serve {self._model!r}, or is it one for api="{other}"?' if reply.status in (404, 405) else ""
+        hint = await whereabouts(self._client, self._model, self._api) if reply.status in (404, 405) else ""
         raise BadRequest(message, hint=hint, status=reply.status)
 
     async def _send(self, path: str, body: dict[str, Json], attempts: int = MAX_ATTEMPTS) -> Reply | None:

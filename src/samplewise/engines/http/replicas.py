@@ -60,6 +60,10 @@ class Router:
         least = min(awake, key=lambda replica: replica.gate.load)
         return least if awake[0].gate.load > 2 * least.gate.load + SPILL else awake[0]
 
+    def room(self, now: float) -> int:
+        """How many requests may be in flight at once, on the replicas that do not rest."""
+        return sum(int(replica.gate.pace.limit) for replica in self.replicas if replica.resumes <= now)
+
     def order(self, messages: tuple[Message, ...]) -> tuple[Replica, ...]:
         order = self._orders.get(messages)
         if order is None:

@@ -9,8 +9,10 @@ A reply is read whatever its dialect: choices in any order, text in parts or nul
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -321,13 +323,16 @@ def _count(value: Json) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
+MARKUP = re.compile(r"<(script|style)\b.*?(</\1\s*>|$)|<!--.*?-->|<[^>]*>", re.IGNORECASE | re.DOTALL)
+
+
 def error_text(body: Json, text: str = "", most: int = 300) -> str:
-    """The server's own message, on one line."""
+    """The server's own message, on one line; of a web page its words."""
     error = body.get("error") if isinstance(body, dict) else None
     found: Json = error.get("message") if isinstance(error, dict) else error
     if not isinstance(found, str) and isinstance(body, dict):
         found = next((body[name] for name in ("message", "detail", "msg") if body.get(name)), None)
     if not isinstance(found, str):
-        found = str(found) if found else text
+        found = str(found) if found else html.unescape(MARKUP.sub(" ", text)) if text.lstrip()[:1] == "<" else text
     line = " ".join(found.split())
     return line if len(line) <= most else line[: most - 3] + "..."

@@ -28,10 +28,11 @@ import torch
 
 from samplewise.engines.base import Arrival, failed
 from samplewise.errors import BadRequest, EngineError, EngineUnavailable
-from samplewise.types import Ask, Capability, Completion, Generate, Usage, explores
+from samplewise.types import Ask, Capability, Completion, Generate, Json, Usage, explores
 
 from .batch import Batch
 from .check import choose
+from .examine import examine
 from .forward import Forward
 from .jobs import Done, Job, engine_error, given, num_new, prepare
 from .language import Language, checked
@@ -105,6 +106,15 @@ class Local:
     def digest(self) -> str:
         """sha256 over the files of the checkpoint: weights, config, tokenizer and chat template."""
         return self.checkpoint.digest
+
+    def exploration(self) -> dict[str, Json]:
+        """What the model has to offer to those who explore, found out by trying (see examine.Examined). For people, and
+        only while nothing runs: EngineError where something does."""
+        with self._lock:
+            if self._thread is not None:
+                raise EngineError(f"{self.name} is at work; look at it before or after")
+            with ThreadPoolExecutor(1) as apart:  # see _work
+                return apart.submit(examine, self._forward).result()._asdict()
 
     # ------------------------------------------------------------------------------------------- the side of the calls
 

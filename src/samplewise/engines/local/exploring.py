@@ -8,6 +8,7 @@ can only be asked for from its first sample on. Of an ended group nothing is kep
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import cast
@@ -20,14 +21,14 @@ from samplewise.errors import BadRequest, EngineError
 from samplewise.explore.base import Advice, Step
 from samplewise.explore.explorer import Explorer, Report
 from samplewise.keys import Key
-from samplewise.types import Generate, explores
+from samplewise.types import Generate, Json, explores
 
 from .forward import Cached, Forward, Ints
 from .jobs import Done, Job, settings_of
 from .sample import Drawn, Filters, draw
 from .taps import Taps, head_of
 
-IDLE = 64  # groups that wait for their next wave
+IDLE = 256  # groups that wait for their next wave: of 64 questions beside each other, each with up to four arms
 REPORTS = 1024  # of ended groups that are kept for people
 LOST = 4096  # names of groups that are remembered as lost
 
@@ -42,6 +43,12 @@ class _Group:
         self.lost = False
 
 
+def told(report: Report, samples: int) -> dict[str, Json]:
+    """What an ended group of so many samples says of itself, as plain data. What is not known is left out."""
+    numbers = {name: number for name, number in report.numbers.items() if math.isfinite(number)}
+    return {"policy": report.settings, "samples": samples, "numbers": numbers, "problem": report.problem}
+
+
 class Exploring:
     """Host columns for R rows, beside those of the batch."""
 
@@ -54,6 +61,7 @@ class Exploring:
         self._groups: OrderedDict[str, _Group] = OrderedDict()  # the longest unused first
         self._by_number: dict[int, _Group] = {}
         self._lost: OrderedDict[str, int] = OrderedDict()  # name -> its first sample
+        self._prompts: dict[str, tuple[int, ...]] = {}  # of the groups that join next
         self.num_rows = 0
         self.reports: deque[Report] = deque(maxlen=REPORTS)
 
@@ -83,7 +91,9 @@ class Exploring:
 
     def listen(self, jobs: Iterable[Job]) -> None:
         """Jobs are about to join: where one explores, the next pass is listened to."""
-        if any(explores(job.ask) for job in jobs):
+        asks = [(job.ask, job.ids) for job in jobs if explores(job.ask)]
+        self._prompts = {ask.group: ids for ask, ids in asks if isinstance(ask, Generate)}
+        if asks:
             self._taps.open()
 
     def enter(self, first: int, asks: Sequence[Generate]) -> None:
@@ -109,8 +119,10 @@ class Exploring:
     def _begin(self, row: int, ask: Generate) -> None:
         if self._explorer is None:
             self._explorer = Explorer(head_of(cast(Cached, self._forward).model), max_groups=self._max_groups)
-        number = self._explorer.open(ask.group, settings_of(ask.sampling.explore), Key(0).fold(ask.group).seed())
+        settings = settings_of(ask.sampling.explore)
+        number = self._explorer.open(ask.group, settings, Key(0).fold(ask.group).seed())
         group = self._groups.get(ask.group)
+        warm = group is None and bool(getattr(settings, "warm_start", False))
         if group is None:
             group = self._groups[ask.group] = self._by_number[number] = _Group(ask, number)
             self._lost.pop(ask.group, None)
@@ -119,10 +131,13 @@ class Exploring:
         group.in_flight += 1
         self._numbers[row], self._samples[row] = number, ask.draw
         self.num_rows += 1
+        if warm:  # one more pass over the prompt for each group (taps.py)
+            self._explorer.warm(number, *self._taps.prompt(self._prompts[ask.group]))
 
     def end(self, rows: Sequence[int], count: Ints, done: list[Done]) -> list[Done]:
-        """Rows that have ended: their completions, where a group's last one is an error if the group went wrong."""
-        for place, row in enumerate(rows):
+        """Rows that have ended: their completions. A group's last one tells of it, and is an error if it went wrong."""
+        # Of rows that end at once the highest sample is the last, wherever in the batch it stands.
+        for place, row in sorted(enumerate(rows), key=lambda each: int(self._samples[each[1]])):
             if (group := self._leave(row, count)) is None:
                 continue
             group.ended += 1
@@ -131,8 +146,8 @@ class Exploring:
                 report = self._explorer.close(group.number, group.drawn)
                 self.reports.append(report)
                 self._drop(group)
-                if report.problem:
-                    done[place] = done[place]._replace(completion=failed(EngineError(report.problem)))
+                last = failed(EngineError(report.problem)) if report.problem else done[place].completion
+                done[place] = done[place]._replace(completion=last._replace(explored=told(report, group.size)))
         self._tidy()
         return done
 

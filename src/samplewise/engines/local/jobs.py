@@ -106,11 +106,9 @@ def check_explore(ask: Generate) -> None:
     if not ask.group or ask.group_size < 1:
         raise BadRequest(f"explore={how} needs the name of a group and how many samples it has")
     try:
-        settings = settings_of(how)
+        settings_of(how)
     except SamplewiseError as error:
         raise BadRequest(str(error)) from error
-    if getattr(settings, "warm_start", False):
-        raise BadRequest(f"explore={how}: this engine does not learn from prompts")
 
 
 def _check_sampling(sampling: Sampling) -> None:

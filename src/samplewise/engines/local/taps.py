@@ -3,11 +3,15 @@
 The deep state is what enters the head, so the head of it is the logits; the shallow state is what leaves the first
 block. Both of the last position of each row. Hooks hang only while somebody listens, so who does not explore pays
 nothing; the lean pass for small models has no modules to hang a hook on and keeps the shallow state itself.
+
+A prompt's own states, at all of its positions, cost one more pass over the prompt: the model's plain one, by itself,
+whatever the engine's pass is, so they hang on nothing but the prompt.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +23,13 @@ from .forward import Cached, Forward
 from .llama import Lean
 
 PROBE = 4  # tokens that are run once to see whether the taps hang where they should
+
+
+class States(NamedTuple):
+    """Of all positions of a prompt, (T, d) each."""
+
+    deep: Tensor
+    shallow: Tensor
 
 
 class Taps:
@@ -51,12 +62,41 @@ class Taps:
         if isinstance(self._forward, Lean):
             self._forward.tapped, self._forward.shallow = False, self.deep
 
+    def prompt(self, ids: Sequence[int]) -> States:
+        """The states of a prompt, by a pass of its own. What was tapped last, and the cache, stay as they are."""
+        forward, kept = cast(Cached, self._forward), (self.deep, self._shallow)
+        model, found = forward.model, {}
+
+        def at_head(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            found["deep"] = args[0][0]
+            return args[0][:, -1:], *args[1:]  # logits of one position are enough: nobody reads them
+
+        def at_first(module: Any, args: Any, output: Any) -> None:
+            found["shallow"] = _states(output)[0]
+
+        hooks = [
+            model.get_output_embeddings().register_forward_pre_hook(at_head),
+            first_block(model).register_forward_hook(at_first),
+        ]
+        try:
+            model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.deep, self._shallow = kept
+        forward.num_forwarded += len(ids)
+        return States(found["deep"], found["shallow"])
+
     def _at_head(self, module: Any, args: tuple[Tensor, ...]) -> None:
         self.deep = args[0][:, -1]
 
     def _at_first(self, module: Any, args: Any, output: Any) -> None:
-        states = output if isinstance(output, Tensor) else output[0]  # a tuple before transformers 5
-        self._shallow = states[:, -1]
+        self._shallow = _states(output)[:, -1]
+
+
+def _states(output: Any) -> Tensor:
+    """What leaves a block (N, T, d): a tuple's first before transformers 5."""
+    return output if isinstance(output, Tensor) else cast(Tensor, output[0])
 
 
 def first_block(model: Any) -> Any:
