@@ -23,12 +23,14 @@ from samplewise.errors import (
     MissingExtra,
     RateLimited,
 )
+from samplewise.evaluate import run_task
 from samplewise.events import Arrived, Event, Retried
 from samplewise.keys import Key
 from samplewise.recipe import recipe
 from samplewise.run import MAX_RETRIES, Budget, Result, run
 from samplewise.store import Store
-from samplewise.types import Ask, Completion, Generate, Message, Question
+from samplewise.tasks.base import Task
+from samplewise.types import Ask, Completion, Generate, Message, Problem, Question, Score
 
 QUESTION = Question("q", (Message("user", "spell a word"),))
 
@@ -290,3 +292,18 @@ def test_every_kind_of_engine_error_can_be_a_value() -> None:
             assert completion.failure is not None
             assert (completion.finish, completion.failure.kind) == ("error", cls.__name__)
             assert completion.failure.retryable == cls.retryable
+
+
+@pytest.mark.parametrize(("error", "num_done"), [(EngineUnavailable("gone"), 0), (ContextOverflow("too long"), 3)])
+def test_a_question_that_nobody_answered_for_now_is_asked_again(error: EngineError, num_done: int) -> None:
+    """What cannot be answered is a question answered by nothing; what was not answered is still to do."""
+    problems = [Problem(Question(f"q{i}", (Message("user", f"word {i}"),)), "a") for i in range(3)]
+    task = Task("words", tuple(problems), lambda _, text: text or None, lambda *_: Score(1.0))
+    line = recipe("repeat(4, max_tokens=4) | vote")
+    with Store(":memory:") as store:
+        failing = asyncio.run(run_task(task, line, Moody(lambda attempts, place: error), store))
+        assert (failing.num_done, failing.cancelled) == (num_done, num_done < 3)
+        assert str(error) in failing.failure
+        again = asyncio.run(run_task(task, line, Moody(lambda attempts, place: None), store))
+        assert (again.run, again.num_done, again.failure) == (failing.run, 3, "")
+        assert (again.spent.completion_tokens > 0) is (num_done == 0)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from samplewise.engines.base import Engine, appetite_of
 from samplewise.errors import SamplewiseError, SetupError, UsageError
-from samplewise.events import Ended, OnEvent, Retried, Started, Stopped, ignore
+from samplewise.events import Arrived, Ended, OnEvent, Retried, Started, Stopped, ignore
 from samplewise.keys import Key
 from samplewise.numerics import Floats
 from samplewise.pot import Pot
@@ -119,6 +119,7 @@ async def run_task(
     on_event(Started(identity, len(problems), sum(p.question.id in done for p in problems)))
     key = Key(seed).fold("run")
     paid, failure = Usage(), ""
+    passing: set[str] = set()  # questions whose last failure may be none the next time
     pot: Pot | None = None
     if spread == "worth" and len(done) < len(problems):
         wave = appetite_of(engine)
@@ -130,6 +131,9 @@ async def run_task(
         if isinstance(event, Retried):
             failure = event.failure.message if event.failure else failure
             store.note(identity, "retried", [event.question, event.num, failure])
+        elif isinstance(event, Arrived) and event.failure:
+            failure = event.failure.message
+            (passing.add if event.failure.retryable else passing.discard)(event.question)
         elif isinstance(event, Stopped) and event.stop.reason != "finished":
             store.note(identity, "stopped", [event.question, event.stop, *event[5:]])
         on_event(event)  # type: ignore[arg-type]
@@ -157,8 +161,9 @@ async def run_task(
                 if pot is not None:
                     pot.ended()
             paid = paid.plus(result.paid)
-            # a cancelled question is taken up again by the next start
-            if result.stop.reason != "cancelled" and problem.question.id not in done:
+            # a question that was cancelled, or got no answer for now, is taken up again by the next start
+            unanswered = not result.pool.candidates and problem.question.id in passing
+            if result.stop.reason != "cancelled" and not unanswered and problem.question.id not in done:
                 record, grade = await asyncio.to_thread(graded, task, number, problem, result)
                 store.save(identity, record, selector_text(recipe), result.selection, grade)
 

@@ -27,6 +27,7 @@ class Arrived(NamedTuple):
     question: str
     usage: Usage
     source: Literal["engine", "store", "failure"]
+    failure: Failure | None = None
 
 
 class Retried(NamedTuple):

@@ -221,7 +221,7 @@ class Purse:
                     yield Arrival(position, completion)
             again = self._worth_retrying(broken, asks) if attempt < MAX_RETRIES else []
             for position in sorted(broken.keys() - set(again)):
-                self.on_event(Arrived(self.question_id, broken[position].usage, "failure"))
+                self.on_event(Arrived(self.question_id, broken[position].usage, "failure", broken[position].failure))
                 yield Arrival(position, broken[position])
             if not again or self.cancelled():
                 return

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from samplewise.api import asolve, solve
-from samplewise.engines.base import Arrival
+from samplewise.engines.base import Arrival, appetite_of, idle_of
 from samplewise.engines.crew import Crew, crew
 from samplewise.engines.toy import Toy
 from samplewise.errors import EngineUnavailable, Unsupported
@@ -151,3 +151,15 @@ def test_it_is_awaited_like_any_engine() -> None:
         return result.spent.requests
 
     assert asyncio.run(go()) == 3
+
+
+def test_a_crew_has_the_room_of_its_solver() -> None:
+    class Wide(Toy):
+        appetite = 7
+
+        def idle(self) -> int:
+            return 5
+
+    assert (appetite_of(Crew({"": Wide()})), idle_of(Crew({"": Wide(), "two": Toy()}))) == (7, 5)
+    plain = Crew({"": Toy(), "two": Wide()})
+    assert (appetite_of(plain), idle_of(plain)) == (appetite_of(Toy()), 0)

@@ -12,7 +12,7 @@ import typer
 
 from samplewise import spec as specs
 from samplewise.errors import StoreError, UsageError
-from samplewise.events import in_words
+from samplewise.events import Arrived, Event, in_words
 from samplewise.recipe import recipe as parse_recipe
 from samplewise.run import Budget
 
@@ -61,12 +61,19 @@ def ask(
     from samplewise.report.trace import chains_in_words
 
     budget = Budget(max_requests, None, None, max_tokens, max_usd, max_seconds)
+    failures: list[str] = []
     with Bar("ask") as bar:
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Arrived) and event.failure:
+                failures.append(event.failure.message)
+            bar(event)
+
         result = asyncio.run(
-            asolve(question, engine=engine, recipe=recipe, seed=seed, budget=budget, store=store, on_event=bar)
+            asolve(question, engine=engine, recipe=recipe, seed=seed, budget=budget, store=store, on_event=tell)
         )
     if not result.pool.candidates and result.pool.num_failed:
-        fail("no request was answered; check the engine", 4)
+        fail(f"no request was answered: {failures[-1] if failures else 'check the engine'}", 4)
     out.print("no answer could be read" if result.answer is None else result.answer, markup=False, highlight=False)
     votes = [a for a in result.answers if a is not None]
     say(f"{len(result.pool.candidates)} draws, {len(set(votes))} different answers, {result.spent.tokens:,} tokens")
@@ -213,5 +220,7 @@ def _run_all(
 
 def _finish(summary: Any) -> None:
     """Exit code 4 when nothing at all came back."""
-    if summary.failure and summary.paid.completion_tokens == 0 and summary.spent.completion_tokens == 0:
+    if summary.failure and (summary.num_done == 0 or summary.spent.completion_tokens == 0):
         fail(f"no request was answered: {summary.failure}", 4)
+    if summary.failure and (left := summary.num_questions - summary.num_done):
+        say(f"{left} questions got no answer ({summary.failure}); the same command tries them again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
-from samplewise.engines.base import Arrival, Engine
+from samplewise.engines.base import Arrival, Engine, appetite_of, idle_of
 from samplewise.spec import build
 from samplewise.types import Ask, Capability, Generate, Usage
 
@@ -29,6 +29,13 @@ class Crew:
     @property
     def can(self) -> frozenset[Capability]:
         return self._engines[""].can
+
+    @property
+    def appetite(self) -> int:
+        return appetite_of(self._engines[""])
+
+    def idle(self) -> int:
+        return idle_of(self._engines[""])
 
     def member(self, ask: Ask) -> Engine:
         """Who answers it. KeyError for a name that nobody has: a run refuses such a recipe before it begins."""
