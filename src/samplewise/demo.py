@@ -1,7 +1,8 @@
 """The main job, shown: held-out puzzles, the embedded model, every method at equal tokens.
 
 Each row is a way to draw and a way to choose. Rows that draw alike share their draws, so the whole table costs five
-pools of draws, two power samplers and one greedy answer per puzzle. Later parts add their rows to `ROWS`.
+pools of independent draws, three that explore, two power samplers and one greedy answer per puzzle. Later parts add
+their rows to `ROWS`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from samplewise.types import Json
 
 
 class Row(NamedTuple):
-    """A method: its name, how it draws ({n} stands for the number of draws), how it chooses."""
+    """A method: its name, how it draws, how it chooses. {n} stands for the number of draws, {group} for that of a group
+    that explores, which is scored as a whole and must fit into the common budget."""
 
     name: str
     draws: str
@@ -58,6 +60,16 @@ ROWS = (
     Row("direct, by checker until one passes", "repeat({n}) | until(passed(puzzle))", "best(puzzle)"),
     Row("temperature 0.6, best by checker", "repeat({n}, temperature=0.6)", "best(puzzle)"),
     Row("temperature ladder, best by checker", "vary(ladder) | repeat({n})", "best(puzzle)"),
+    Row("clustered draws (css), majority vote", "repeat({group}, temperature=0.85, explore=css)", "vote"),
+    Row("clustered draws (css), best by checker", "repeat({group}, temperature=0.85, explore=css)", "best(puzzle)"),
+    Row("latent stratified draws (lss), majority vote", "repeat({group}, temperature=0.85, explore=lss)", "vote"),
+    Row(
+        "latent stratified draws (lss), best by checker",
+        "repeat({group}, temperature=0.85, explore=lss)",
+        "best(puzzle)",
+    ),
+    Row("exploratory sampling (esamp), majority vote", "repeat({group}, explore=esamp)", "vote"),
+    Row("exploratory sampling (esamp), best by checker", "repeat({group}, explore=esamp)", "best(puzzle)"),
     Row("numbers permuted, majority vote", "vary(permute(7)) | repeat({n})", "vote"),
     Row("numbers permuted, log-pool", "vary(permute(7)) | repeat({n})", "log_pool"),
     Row("numbers permuted, best by reward model", "vary(permute(7)) | repeat({n})", "best(reward)"),
@@ -69,7 +81,7 @@ BASELINE = "direct, majority vote"
 def demo(folder: Path, puzzles: int, samples: int, seed: int, console: Console) -> dict[str, Json]:
     """Draw, choose, compare, and write `folder`/report.html. Gives the figures as plain JSON.
 
-    Cost: about 5 x `puzzles` x `samples` draws of 25 tokens, and 400 tokens a puzzle for power sampling; nothing where
+    Cost: about 8 x `puzzles` x `samples` draws of 25 tokens, and 400 tokens a puzzle for power sampling; nothing where
     the store has them already.
     """
     try:
@@ -120,7 +132,7 @@ def demo(folder: Path, puzzles: int, samples: int, seed: int, console: Console) 
 
 def _line(row: Row, samples: int) -> str:
     """The recipe that draws a row's pool. The selector that it is run with does not matter: every row chooses again."""
-    return recipe(f"{row.draws.format(n=samples)} | first").line
+    return recipe(f"{row.draws.format(n=samples, group=max(1, samples * 7 // 8))} | first").line
 
 
 async def _draw(store: Store, task: str, samples: int, seed: int) -> tuple[dict[str, Run], int]:
