@@ -93,13 +93,14 @@ CANDIDATES: Mapping[str, Sequence[str]] = {
     "hot": [f"repeat({{k}}, temperature={t})" for t in (0.7, 0.85, 1.15, 1.3, 1.5)],
     "ladder": ["vary(ladder) | repeat({k})"],
     "esamp": [
-        f"repeat({{k}}, wave={wave}, explore=esamp(beta={beta}, rate={rate}, steps={steps}, compensate='{how}'))"
-        for wave in ("{k}", "{quarter}")
-        for beta, rate, steps, how in (
-            (0.25, 4e-4, 1, "none"),
-            (0.25, 4e-3, 4, "none"),
-            (0.25, 4e-3, 4, "entropy"),
-            (1.0, 4e-3, 4, "entropy"),
+        f"repeat({{k}}, wave={wave}, explore=esamp(beta={beta}, rate={rate}, compensate='{how}'))"
+        for wave, beta, rate, how in (
+            ("{k}", 0.25, 4e-4, "none"),
+            ("{k}", 0.25, 4e-3, "none"),
+            ("{k}", 0.25, 4e-3, "entropy"),
+            ("{k}", 1.0, 4e-3, "entropy"),
+            ("{quarter}", 0.25, 4e-4, "none"),
+            ("{quarter}", 0.25, 4e-3, "none"),
         )
     ],
     "ridge": [
@@ -234,6 +235,7 @@ async def compare(
     ]
     for name, line in ways.items():
         rows[name] = await row_of(engine, line, problems, size, seed)
+        console.print(f"K = {size}, {name}: {rows[name].solved.mean():.3f}", style="dim")
         if name in MATCHED and gauge[0] <= rows[name].entropy <= gauge[-1]:
             heat = float(np.interp(rows[name].entropy, gauge, HEATS))
             plain = f"repeat({{k}}, temperature={heat:.3f})"
@@ -296,7 +298,10 @@ async def choose(engine: Engine, problems: Sequence[Problem], size: int, seed: i
     """What CANDIDATES are worth at one K, the best of each family first: by puzzles solved, then by ways."""
     told: dict[str, Any] = {}
     for family, lines in CANDIDATES.items():
-        rows = [(line, await row_of(engine, line, problems, size, seed)) for line in lines]
+        rows = []
+        for line in lines:
+            rows.append((line, await row_of(engine, line, problems, size, seed)))
+            console.print(f"{line}: {rows[-1][1].solved.mean():.3f}", style="dim")
         rows.sort(key=lambda pair: (-pair[1].solved.mean(), -pair[1].ways.mean()))
         table = Table("line", f"pass@{size}", "ways", "tokens", title=f"{family}, {len(problems)} dev puzzles")
         for line, row in rows:
