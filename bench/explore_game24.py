@@ -37,8 +37,8 @@ HEATS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)  # at which the plain law's entropy
 BESIDE = 50  # puzzles drawn for at once
 GAUGED = 40  # puzzles that it is measured on
 
-# How each way draws K samples: as published or by default, and `chosen` as on the dev puzzles, where of ESamp's settings
-# the published ones were the best.
+# How each way draws K samples: as published or by default, and `chosen` on the dev puzzles. There ESamp was best as it
+# is published.
 CHOSEN: dict[str, str] = {
     "plain": "repeat({k})",
     "temperature, chosen": "repeat({k}, temperature=0.7)",

@@ -163,3 +163,26 @@ def test_forking_guides_a_share_and_trains_on_all() -> None:
     told: Any = policy.close(0)
     assert told["trained"] == told["seen"] == 80
     assert 8 <= told["guided"] <= 32
+
+
+def test_what_a_group_says_of_itself_does_not_hang_on_company() -> None:
+    """The laws looked at are its own, at its own steps: alone, or beside a group that came three steps earlier."""
+    alone, beside = opened(esamp(0.5, width=8), 1), opened(esamp(0.5, width=8), 1)
+    beside.open(5)
+    for at in range(3):
+        first = rows(50 + at, (3,))
+        other = Layout(np.ones(3, dtype=np.int64), np.arange(3), CPU)
+        beside.advise(first._replace(layout=other))
+        beside.took(torch.zeros(3, dtype=torch.int64))
+    for at in range(20):
+        both = rows(at, (4, 3))
+        own = Layout(np.zeros(4, dtype=np.int64), np.arange(4), CPU)
+        parts = (both.temperature, both.logits, both.law, both.deep, both.shallow)
+        single = Rows(own, both.position[:4], *(part[:4] for part in parts), False)  # type: ignore[index, arg-type]
+        for policy, step in ((alone, single), (beside, both)):
+            policy.advise(step)
+            policy.took(torch.zeros(len(step.position), dtype=torch.int64))
+    told = [policy.close(0) for policy in (alone, beside)]
+    assert told[0] == pytest.approx(told[1], rel=1e-5, nan_ok=True)
+    assert told[0]["entropy_after"] < told[0]["entropy_before"]
+    assert told[0]["effective_temperature"] < 1

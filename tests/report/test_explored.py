@@ -43,7 +43,8 @@ def info(*groups: dict[str, Any], logp: Sequence[float | None] = (), logq: Seque
     return {"explored": list(groups), "logp": list(logp), "logq": list(logq)}
 
 
-ONE = group(seen=40.0, guided=10.0, effective_temperature=0.8, divergence_nats=0.02, error_first=1.0, error_last=0.5)
+LOOKED = {"effective_temperature": 0.8, "divergence_nats": 0.02, "entropy_before": 1.25, "entropy_after": 1.0}
+ONE = group(seen=40.0, guided=10.0, error_first=1.0, error_last=0.5, **LOOKED)
 TWO = group(6, seen=10.0, guided=10.0, error_first=2.0, error_last=1.5, clipped=1.0, trained=10.0)
 
 
@@ -57,6 +58,8 @@ def test_means_are_over_the_groups_that_measured_a_thing() -> None:
         num_samples=14,
         guided=0.625,  # of 0.25 and 1, whatever the groups' sizes
         temperature=0.8,
+        entropy_before=1.25,
+        entropy_after=1.0,
         divergence=0.02,
         error_first=1.5,
         error_last=1.0,
@@ -72,8 +75,9 @@ def test_in_words() -> None:
     told = summary([info(ONE, logp=[-3.0], logq=[-2.25])])
     assert told is not None
     assert in_words(told) == [
-        "explores by esamp(beta=0.5): 8 samples; 25% of the tokens guided; effective temperature 0.80; KL 0.020 nats a "
-        "token; prediction error 1.00 -> 0.50; log-prob of a sample -2.2 as drawn, -3.0 under the model",
+        "explores by esamp(beta=0.5): 8 samples; 25% of the tokens guided; effective temperature 0.80; entropy 1.25 -> "
+        "1.00 nats a token; KL 0.020 nats a token; prediction error 1.00 -> 0.50; log-prob of a "
+        "sample -2.2 as drawn, -3.0 under the model",
         DEPENDENCE,
     ]
     wrong = group(policy="lss", seen=8.0, guided=0.0, remembered=1234.0, problem="it saw 3 of 4 tokens")

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import counters
@@ -30,13 +31,13 @@ from .guide import guided_law, heat_for
 from .learn import Learned, learner, without
 from .settings import Esamp
 
-LOOKS = 16  # steps from one look at the laws to the next
-WATCHED = 8  # rows that are looked at, about: a look costs some twenty passes over them
+LOOKS = 16  # steps of a group from one look at its laws to the next
+WATCHED = 2  # rows of a group that are looked at: a look costs some twenty passes over them
 DECAY = 0.9  # of what R^2 remembers, a step
 # Columns of a group's tally. SEEN to WARMED are rows, those of the prompt WARMED and nothing else. UPDATES are steps of
 # the learner, CHOICES tokens drawn where there was a choice, MOVED what guidance did to their odds.
 SEEN, GUIDED, TRAINED, DROPPED, WARMED, STEPS, UPDATES, CLIPPED = range(8)
-FIRST, LAST, CHOICES, MOVED, LOOKED, SHIFT, KL, HEAT = range(8, 16)
+FIRST, LAST, CHOICES, MOVED, LOOKED, SHIFT, KL, HEAT, BEFORE, AFTER = range(8, 18)
 
 
 class EsampPolicy:
@@ -49,11 +50,11 @@ class EsampPolicy:
         self._apart = isinstance(self.learner, Aside)  # states are still read when an engine may write over them
         self.forks = Forks(settings.forking, device)
         self.seeds = np.zeros(0, dtype=np.uint64)
-        self.tally = torch.zeros(0, HEAT + 1, dtype=torch.float64, device=device)
+        self.tally = torch.zeros(0, AFTER + 1, dtype=torch.float64, device=device)
         self.recent = torch.zeros(0, 2, dtype=torch.float64, device=device)  # error and spread, for R^2
         self.mean = torch.zeros(0, dim, device=device)  # of the group's deep states
         self.broken = torch.zeros(0, dtype=torch.bool, device=device)  # its learner gave what is no number
-        self.steps = 0  # of the policy, to know when to look
+        self.steps = np.zeros(0, dtype=np.int64)  # of each group, to know when to look
         self._last: tuple[Layout, Tensor, Tensor, Tensor, Tensor] | None = None
         self._laws: tuple[Tensor, Tensor, Tensor] | None = None  # rows, plain laws and guided ones
 
@@ -61,7 +62,7 @@ class EsampPolicy:
         self._note(self.learner.settle())
         self.learner.open(seed)
         self.forks.open()
-        self.seeds = np.append(self.seeds, np.uint64(seed))
+        self.seeds, self.steps = np.append(self.seeds, np.uint64(seed)), np.append(self.steps, 0)
         self.tally, self.recent, self.mean, self.broken = (
             torch.cat([stack, stack.new_zeros(1, *stack.shape[1:])])
             for stack in (self.tally, self.recent, self.mean, self.broken)
@@ -72,7 +73,7 @@ class EsampPolicy:
         told = self._told(self.tally[place].tolist(), self.recent[place].tolist(), bool(self.broken[place]))
         self.learner.close(place)
         self.forks.close(place)
-        self.seeds = np.delete(self.seeds, place)
+        self.seeds, self.steps = np.delete(self.seeds, place), np.delete(self.steps, place)
         self.tally, self.recent, self.mean, self.broken = (
             without(stack, place) for stack in (self.tally, self.recent, self.mean, self.broken)
         )
@@ -98,6 +99,8 @@ class EsampPolicy:
             "shift": share(tally[SHIFT], tally[LOOKED]),
             "divergence_nats": share(tally[KL], tally[LOOKED]),
             "effective_temperature": share(tally[HEAT], tally[LOOKED]),
+            "entropy_before": share(tally[BEFORE], tally[LOOKED]),
+            "entropy_after": share(tally[AFTER], tally[LOOKED]),
             "broken": float(broken),
         }
 
@@ -150,8 +153,9 @@ class EsampPolicy:
         )
         new = guided_law(self.head, logits, law, deep, deep - aim, heat, beta, self.settings.compensate, rows.filtered)
         self._laws = (pick, law, new)
-        if self.steps % LOOKS == 0 or self.steps in (2, 4, 8):
-            self._look(layout, pick, law, new)
+        due = (self.steps % LOOKS == 0) | np.isin(self.steps, (2, 4, 8))
+        if due[layout.live].any():
+            self._look(layout, pick, law, new, due)
         return Advice(pick, law=new)
 
     def _guided(self, rows: Rows) -> tuple[Tensor | None, Tensor]:
@@ -188,24 +192,29 @@ class EsampPolicy:
         length: Tensor = error.norm(dim=-1, keepdim=True) / turned.norm(dim=-1, keepdim=True)
         return turned * length
 
-    def _look(self, layout: Layout, pick: Tensor, law: Tensor, new: Tensor) -> None:
-        """Now and then, what guidance does to the laws of some rows: for people."""
-        few = slice(None, None, max(1, len(pick) // WATCHED))
-        pick, law, new = pick[few], law[few].double(), new[few]
+    def _look(self, layout: Layout, pick: Tensor, law: Tensor, new: Tensor, due: NDArray[np.bool_]) -> None:
+        """Now and then, what guidance does to the laws of a group's first rows: for people."""
+        rows = pick.cpu().numpy()
+        group = layout.group[rows]
+        order = np.lexsort((layout.sample[rows], group))
+        rank = np.arange(len(order)) - np.searchsorted(group[order], group[order])
+        few = order[(rank < WATCHED) & due[group[order]]]
+        place, chosen = (torch.from_numpy(each).to(pick.device) for each in (group[few], few))
+        law, new = law[chosen].double(), new[chosen]
         kept = torch.isfinite(law)
         moved = torch.where(kept, new - law, 0.0)
         shift = moved.abs().sum(-1) / kept.sum(-1)
         divergence = (new.exp() * moved).sum(-1)
-        heat = heat_for(law, entropies(new), 0.05, 20.0)
-        place = torch.from_numpy(layout.group).to(pick.device)[pick]
-        found = torch.stack([torch.ones_like(shift), shift, divergence, heat], dim=1)
+        before, after = entropies(law), entropies(new)
+        heat = heat_for(law, after, 0.05, 20.0)
+        found = torch.stack([torch.ones_like(shift), shift, divergence, heat, before, after], dim=1)
         self.tally[:, LOOKED:].index_add_(0, place, found)
 
     def took(self, tokens: Tensor) -> None:
         if self._last is None:
             return
         (layout, x, y, predicted, error), self._last = self._last, None
-        self.steps += 1
+        self.steps[layout.live] += 1
         if self._laws is not None:
             (pick, law, new), self._laws = self._laws, None
             drawn = tokens[pick][:, None]

@@ -51,6 +51,8 @@ class Explored(NamedTuple):
     num_samples: int  # of all groups
     guided: float = NAN  # share of tokens in which the policy had a say
     temperature: float = NAN  # effective: at which the plain law has the entropy of the one drawn from
+    entropy_before: float = NAN  # nats a token, of the plain law
+    entropy_after: float = NAN  # nats a token, of the law drawn from
     divergence: float = NAN  # nats a token, KL of the law drawn from against the plain one
     error_first: float = NAN  # of the prediction, squared, relative to the state's own square; at the first token
     error_last: float = NAN

@@ -46,6 +46,8 @@ def summary(trace: Sequence[Json], line: str = "") -> Explored | None:
         guided=_mean(n["guided"] / n["seen"] for n in numbers if n.get("seen") and "guided" in n),
         temperature=_mean(_of(numbers, "effective_temperature")),
         divergence=_mean(_of(numbers, "divergence_nats")),
+        entropy_before=_mean(_of(numbers, "entropy_before")),
+        entropy_after=_mean(_of(numbers, "entropy_after")),
         error_first=_mean(_of(numbers, "error_first")),
         error_last=_mean(_of(numbers, "error_last")),
         clipped=_mean(_of(numbers, "clipped")),
@@ -64,6 +66,7 @@ def in_words(told: Explored) -> list[str]:
     found = [
         (told.guided, f"{told.guided:.0%} of the tokens guided"),
         (told.temperature, f"effective temperature {told.temperature:.2f}"),
+        (told.entropy_after, f"entropy {told.entropy_before:.2f} -> {told.entropy_after:.2f} nats a token"),
         (told.divergence, f"KL {told.divergence:.3f} nats a token"),
         (told.error_first, f"prediction error {told.error_first:.2f} -> {told.error_last:.2f}"),
         (told.clipped, f"{told.clipped:.0%} of the updates clipped"),
