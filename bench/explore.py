@@ -29,7 +29,7 @@ def fields(part: str, found: dict[str, Any]) -> dict[str, Any]:
     """A part's figures as the bench prints them: for the toy by K and policy, for puzzles pass@K by policy and K."""
     if part == "toy":
         return {"toy": {size: each["rows"] for size, each in found.items()}}
-    options = found.pop("options")
+    options = found.pop("options", None)
     names = dict.fromkeys(name for each in found.values() for name in each)
     by_way = {name: {k: each[name]["equal"] for k, each in found.items() if name in each} for name in names}
     return {"game24": by_way, "game24_more": found, "game24_options": options}
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=6, help="toy: of each prompt of each world")
     parser.add_argument("--puzzles", type=int, default=200)
     parser.add_argument("--sizes", default=",".join(map(str, KS)), help="puzzles: samples of a group")
+    parser.add_argument("--ways", default="", help="puzzles: some of them, split by ;")
     parser.add_argument("--seed", type=int, default=SEED, help="puzzles: of the draws")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -54,7 +55,8 @@ def main() -> None:
         if part == "toy":
             found = toy(console, choosing=args.choose, models=args.models, groups=args.groups)
         else:
-            found = game24(console, choosing=args.choose, puzzles=args.puzzles, sizes=sizes, seed=args.seed)
+            ways = args.ways.split(";") if args.ways else ()
+            found = game24(console, choosing=args.choose, puzzles=args.puzzles, sizes=sizes, seed=args.seed, ways=ways)
         told |= {part: found} if args.choose else fields(part, found)
     print(json.dumps(rounded({**about("explore", args.seed, started), **told})))
 

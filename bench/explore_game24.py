@@ -32,6 +32,7 @@ from samplewise.types import Completion, Generate, Problem
 from samplewise.verify.puzzle import grade_puzzle, read_puzzle
 
 KS = (4, 16, 64)
+MOST = 3  # groups of each puzzle, fewer of large ones
 MAX_TOKENS = 96  # a solution of the bundled model has some 25
 HEATS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)  # at which the plain law's entropy is measured
 BESIDE = 50  # puzzles drawn for at once
@@ -129,15 +130,14 @@ CANDIDATES: Mapping[str, Sequence[str]] = {
 
 
 class Row(NamedTuple):
-    """A way's groups: (P,) each but for the samples' (P, K)."""
+    """A way's S groups of each puzzle: (P,) means over them each but for the samples' (S, P, K)."""
 
     solved: Floats
     ways: Floats
     vendi: Floats
     tokens: Floats  # a sample
     entropy: float  # nats a token, minus the mean of logq
-    right: Floats  # (P, K) 0 or 1
-    lengths: Floats  # (P, K) tokens
+    right: Floats  # (S, P, K) 0 or 1
 
 
 def asks_of(line: str, problem: Problem, seed: int, wave: int) -> list[Generate]:
@@ -186,7 +186,7 @@ async def _beside(
 
 
 def scored(problems: Sequence[Problem], groups: Sequence[Sequence[Completion]]) -> Row:
-    """The scores of a way's groups."""
+    """The scores of one group of each puzzle."""
     right, lengths = np.zeros((len(groups), len(groups[0]))), np.zeros((len(groups), len(groups[0])))
     ways, spread = np.zeros(len(groups)), np.zeros(len(groups))
     surprise = 0.0
@@ -199,21 +199,24 @@ def scored(problems: Sequence[Problem], groups: Sequence[Sequence[Completion]]) 
         spread[number] = vendi(cosines(texts)) if texts else 0.0
         surprise -= sum(sum(completion.logq or ()) for completion in group)
     solved = (right > 0).any(1).astype(float)
-    return Row(solved, ways, spread, lengths.mean(1), surprise / float(lengths.sum()), right, lengths)
+    return Row(solved, ways, spread, lengths.mean(1), surprise / float(lengths.sum()), right[None])
 
 
-async def row_of(engine: Engine, line: str, problems: Sequence[Problem], size: int, seed: int) -> Row:
-    return scored(problems, await drawn(engine, line, problems, size, seed))
+async def row_of(engine: Engine, line: str, problems: Sequence[Problem], size: int, seed: int, repeats: int = 1) -> Row:
+    """Several groups of each puzzle, each with a seed of its own."""
+    each = [scored(problems, await drawn(engine, line, problems, size, seed + number)) for number in range(repeats)]
+    solved, ways, spread, tokens, entropy = (np.mean(column, axis=0) for column in list(zip(*each, strict=True))[:-1])
+    return Row(solved, ways, spread, tokens, float(entropy), np.concatenate([row.right for row in each]))
 
 
 def equal(rows: Mapping[str, Row], base: str) -> dict[str, Floats]:
     """The share (P,) of each puzzle that is solved with the tokens of as many draws of `base`."""
     found = {}
     for name, row in rows.items():
-        size = row.right.shape[1]
+        size = row.right.shape[-1]
         num = size * min(1.0, float(rows[base].tokens.mean() / row.tokens.mean()))
         low = int(num)
-        fewer, more = ((row.right[:, :upto] > 0).any(1).astype(float) for upto in (low, min(size, low + 1)))
+        fewer, more = ((row.right[..., :upto] > 0).any(-1).mean(0) for upto in (low, min(size, low + 1)))
         found[name] = fewer + (num - low) * (more - fewer)
     return found
 
@@ -223,6 +226,7 @@ async def compare(
     problems: Sequence[Problem],
     size: int,
     seed: int,
+    repeats: int,
     console: Console,
     ways: Mapping[str, str] = CHOSEN,
     against: Sequence[tuple[str, str]] = AGAINST,
@@ -235,14 +239,14 @@ async def compare(
         for heat in HEATS
     ]
     for name, line in ways.items():
-        rows[name] = await row_of(engine, line, problems, size, seed)
+        rows[name] = await row_of(engine, line, problems, size, seed, repeats)
         console.print(f"K = {size}, {name}: {rows[name].solved.mean():.3f}", style="dim")
         if name in MATCHED and gauge[0] <= rows[name].entropy <= gauge[-1]:
             heat = float(np.interp(rows[name].entropy, gauge, HEATS))
             plain = f"repeat({{k}}, temperature={heat:.3f})"
-            rows[f"{name}, matched: T {heat:.2f}"] = await row_of(engine, plain, problems, size, seed)
+            rows[f"{name}, matched: T {heat:.2f}"] = await row_of(engine, plain, problems, size, seed, repeats)
     within = equal(rows, base)
-    table = Table(title=f"Game of 24, groups of {size}, {len(problems)} puzzles")
+    table = Table(title=f"Game of 24, {repeats} groups of {size} for each of {len(problems)} puzzles")
     for column in (
         "way",
         f"pass@{size}",
@@ -289,6 +293,8 @@ async def compare(
         )
     console.print(table)
     for name, other in against:
+        if not {name, other} <= rows.keys():
+            continue
         apart = paired_difference(within[name], within[other])
         found[name][f"over {other}"] = [apart.value, apart.low, apart.high]
         console.print(f"{name} over {other}: {apart.value:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}]")
@@ -313,20 +319,35 @@ async def choose(engine: Engine, problems: Sequence[Problem], size: int, seed: i
 
 
 def game24(
-    console: Console, *, choosing: bool, puzzles: int, sizes: Sequence[int] = KS, seed: int = 0
+    console: Console,
+    *,
+    choosing: bool,
+    puzzles: int,
+    sizes: Sequence[int] = KS,
+    seed: int = 0,
+    ways: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The tables, and the figures by K; with `choosing` what the candidates are worth at the last K, by family."""
-    return asyncio.run(_game24(console, choosing, puzzles, sizes, seed))
+    """The tables, and the figures by K, of all ways or of some; with `choosing` what candidates are worth at the last K,
+    by family."""
+    return asyncio.run(_game24(console, choosing, puzzles, sizes, seed, ways))
 
 
-async def _game24(console: Console, choosing: bool, puzzles: int, sizes: Sequence[int], seed: int) -> dict[str, Any]:
+async def _game24(
+    console: Console, choosing: bool, puzzles: int, sizes: Sequence[int], seed: int, ways: Sequence[str]
+) -> dict[str, Any]:
+    some = {name: line for name, line in CHOSEN.items() if not ways or name in ways}
     engine: Engine = build("engine", "tiny")
     problems = build("task", f"game24(split='{'dev' if choosing else 'test'}', limit={puzzles})").problems
     try:
         if choosing:
             return await choose(engine, problems, sizes[-1], seed, console)
-        found = {str(size): await compare(engine, problems, size, seed, console) for size in sizes}
+        found = {
+            str(size): await compare(engine, problems, size, seed, max(1, min(MOST, KS[-1] // size)), console, some)
+            for size in sizes
+        }
+        if ways:
+            return found
         console.print("options of esamp, one by one:")
-        return {**found, "options": await compare(engine, problems, ABLATED, seed, console, ABLATIONS, ())}
+        return {**found, "options": await compare(engine, problems, ABLATED, seed, 1, console, ABLATIONS, ())}
     finally:
         await engine.close()
