@@ -327,8 +327,8 @@ def game24(
     seed: int = 0,
     ways: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The tables, and the figures by K, of all ways or of some; with `choosing` what candidates are worth at the last K,
-    by family."""
+    """The tables, and the figures by K, of all ways or of some; with `choosing` what candidates are worth at the last
+    K, by family."""
     return asyncio.run(_game24(console, choosing, puzzles, sizes, seed, ways))
 
 
