@@ -17,15 +17,14 @@ NUM_COLOURS = 8  # in page.css; the 9th name starts over, dashed
 # Columns of how groups explored, and what they are.
 EXPLORED = {
     "Groups": "groups that ended; what follows is the mean over them",
-    "Tokens guided": "share of the tokens in which the policy had a say",
+    "Guided": "share of the tokens in which the policy had a say",
     "Effective temperature": "at which the plain law would have the entropy of the law drawn from; below 1 is sharper",
     "Entropy": "of the plain law and of the law drawn from, nats a token",
     "KL": "of the law drawn from against the plain one, nats a token",
     "Prediction error": "of the learner, relative to the size of what it predicts, at a group's first and last token",
-    "Updates clipped": "share of the learner's steps whose gradient was cut",
+    "Clipped": "share of the learner's steps whose gradient was cut",
     "Remembered": "draws in a group's memory at its end",
-    "Log-prob": "of a whole sample under the model at temperature 1, nats",
-    "As drawn": "of a whole sample under the law that it was drawn from, nats",
+    "Log-prob": "of a whole sample under the model at temperature 1, and under the law that it was drawn from, nats",
 }
 
 
@@ -120,15 +119,14 @@ def _explored_cells(e: Explored) -> dict[str, str]:
 
     return {
         "Groups": f"{e.num_groups:,}",
-        "Tokens guided": told(e.guided, f"{e.guided:.0%}"),
+        "Guided": told(e.guided, f"{e.guided:.0%}"),
         "Effective temperature": told(e.temperature, f"{e.temperature:.2f}"),
         "Entropy": told(e.entropy_after, f"{e.entropy_before:.2f} → {e.entropy_after:.2f}"),
         "KL": told(e.divergence, f"{e.divergence:.3f}"),
         "Prediction error": told(e.error_first, f"{e.error_first:.2f} → {e.error_last:.2f}"),
-        "Updates clipped": told(e.clipped, f"{e.clipped:.0%}"),
+        "Clipped": told(e.clipped, f"{e.clipped:.0%}"),
         "Remembered": told(e.remembered, f"{e.remembered:,.0f}"),
-        "Log-prob": told(e.logp, f"{e.logp:.1f}"),
-        "As drawn": told(e.logq, f"{e.logq:.1f}"),
+        "Log-prob": told(e.logp + e.logq, f"{e.logp:.1f} → {e.logq:.1f}"),
     }
 
 
