@@ -231,7 +231,7 @@ def test_the_page_has_a_section_for_it(report: Report, small: Report) -> None:
     heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', section)
     assert heads == ["Policy", "Groups", "Guided", "Remembered", "Log-prob"]  # what was measured
     row = re.findall(r'<tr role="row"><th scope="row".*?</tr>', section, re.S)[0]
-    assert re.findall("<td[^>]*>([^<]*)</td>", row) == ["3", "25%", "4", "−2.0", "−0.9"]
+    assert re.findall("<td[^>]*>([^<]*)</td>", row) == ["3", "25%", "4", "−2.0 → −0.9"]
     assert '<p class="note">Samples of one group are not independent' in section
     assert "How samples explored" not in html(small)
     hostile = Explored("<b>", "<i>", 1, 1, dependent=False, problems=("<u>",))
