@@ -224,3 +224,16 @@ def test_rows_do_not_share_predictions() -> None:
 def test_which_learner_stands_for_which_settings() -> None:
     kinds = [type(learner(s, 4, CPU)).__name__ for s in (esamp(), esamp(learner="ridge"), frozen(), zero())]
     assert kinds == ["Adam", "Ridge", "Frozen", "Zero"]
+
+
+@pytest.mark.parametrize(
+    ("dim", "features", "size"), [(6, 0, 7), (6, 4, 5), (256, 0, 257), (257, 0, 257), (300, 9, 10)]
+)
+def test_wide_states_have_random_features(dim: int, features: int, size: int) -> None:
+    """The work of a step grows with the square of their number."""
+    made = Ridge(esamp(learner="ridge", features=features), dim, CPU)
+    made.open(1)
+    x = torch.randn(1, 3, dim, generator=torch.Generator().manual_seed(0))
+    assert made.features(x).shape == (1, 3, size)
+    assert made.predict(np.array([0]), x).shape == (1, 3, dim)
+    assert bool((made.features(x)[..., -1] == 1).all())

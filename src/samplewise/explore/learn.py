@@ -29,6 +29,7 @@ from .base import Ints, Layout
 from .distiller import Shape, Tape, backward, forward
 from .settings import Esamp
 
+NARROW, MAPPED = 256, 256  # states up to so wide are features themselves; so many random ones of wider states
 BETAS = (0.9, 0.999)
 MOST = 256  # rows of a group that ridge takes at once: with k of them it solves systems of k by k
 
@@ -249,12 +250,13 @@ class Ridge(Stepwise):
 
     def __init__(self, settings: Esamp, dim: int, device: torch.device) -> None:
         self.settings, self.dim, self.device = settings, dim, device
-        self.size = (settings.features or dim) + 1  # a constant besides
+        self.num_random = settings.features or (MAPPED if dim > NARROW else 0)
+        self.size = (self.num_random or dim) + 1  # a constant besides
         self.solution = torch.zeros(0, self.size, dim, device=device)  # B
         self.spread = torch.zeros(0, self.size, self.size, device=device)  # P
         generator = torch.Generator()
         generator.manual_seed(self.size)  # the same map for every group
-        self._map = (torch.randn(dim, settings.features, generator=generator) * (2 / dim) ** 0.5).to(device)
+        self._map = (torch.randn(dim, self.num_random, generator=generator) * (2 / dim) ** 0.5).to(device)
         self._x = self._by = self.solution  # features of the rows predicted last, and by what
 
     def open(self, seed: int) -> None:
@@ -267,7 +269,7 @@ class Ridge(Stepwise):
 
     def features(self, x: Tensor) -> Tensor:
         """Fixed features (G, K, m), their last one constant."""
-        mapped = torch.relu(x @ self._map) if self.settings.features else x
+        mapped = torch.relu(x @ self._map) if self.num_random else x
         return torch.nn.functional.pad(mapped / mapped.shape[-1] ** 0.5, (0, 1), value=1.0)
 
     def predict(self, live: Ints, x: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class Esamp(_Text):
     loss: Literal["sum", "mean"] = "sum"  # over the entries of a state
     width: int = 384
     input_norm: bool = True
-    features: int = 0  # ridge: random features of the shallow state; 0: the state itself
+    features: int = 0  # ridge: random features of the shallow state; 0: the state itself, 256 where it is wider
     penalty: float = 1.0  # ridge
     forget: float = 1.0  # ridge: 1 keeps everything
     warm_start: bool = False  # learn from the prompt's own states first: one more pass over it for each group
