@@ -2,9 +2,10 @@
 
 Tokens per second of the same asks in turn, in ABBA order, on the bundled model and on random Llamas. The ratio is the
 median over pairs, by the clock and by processor time (which a busy machine disturbs less), with its quartiles and a
-bootstrap interval. Each policy runs as in bench/explore_game24.py. Besides: where the time of a step goes, and what a
-step of the engine spends on exploring while nobody explores. `ratio` of a model is the lowest of CSS, LSS and ESamp
-with the closed-form learner; the published learner stands beside them.
+bootstrap interval. Each policy runs as in bench/explore_game24.py. Besides: where the time of a step goes (`by parts`:
+the share of a step that is not exploring, both of the same steps, which a busy machine disturbs least), and what a step
+of the engine spends on exploring while nobody explores. `ratio` of a model is the lowest of CSS, LSS and ESamp with the
+closed-form learner; the published learner stands beside them.
 
 A block counts only if every row sampled was seen, and trained on where the policy learns. `--alone`: the policies
 without an engine (bench/explore_alone.py).
@@ -244,17 +245,25 @@ def engines(models: list[str], args: argparse.Namespace, console: Console) -> di
                 work = Work(groups, samples, args.steps or size.steps)
                 pairs = args.pairs or size.pairs
                 title = f"{model}, {groups} x {samples}: throughput with a policy over that without, {pairs} pairs"
-                table = Table("policy", "clock", "95 %", "processor", "95 %", "microseconds a step", title=title)
+                table = Table(
+                    "policy", "clock", "95 %", "processor", "95 %", "by parts", "microseconds a step", title=title
+                )
                 for name in names:
                     own = asyncio.run(engine_pairs(engine, POLICIES[name], pairs, work))
-                    own["parts_us"] = asyncio.run(parts_of(engine, POLICIES[name], work))
+                    own["parts_us"] = parts = asyncio.run(parts_of(engine, POLICIES[name], work))
+                    own["by_parts"] = 1 - (parts["advise"] + parts["took"]) / parts["step"]
                     told.setdefault(name, {})[f"{groups}x{samples}"] = own
                     cells = [
                         cell
                         for kind in ("wall", "processor")
                         for cell in (f"{own[kind]:.4f}", f"{own[f'{kind}_low']:.4f} to {own[f'{kind}_high']:.4f}")
                     ]
-                    table.add_row(name, *cells, " ".join(f"{k} {v:,.0f}" for k, v in own["parts_us"].items()))
+                    table.add_row(
+                        name,
+                        *cells,
+                        f"{own['by_parts']:.3f}",
+                        " ".join(f"{k} {v:,.0f}" for k, v in own["parts_us"].items()),
+                    )
                 console.print(table)
             aimed = [each["8x16"] for name, each in told.items() if name in AIMED and "8x16" in each]
             least = min(aimed, key=lambda own: own["wall"], default=None)
