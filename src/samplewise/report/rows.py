@@ -21,7 +21,7 @@ EXPLORED = {
     "Effective temperature": "at which the plain law would have the entropy of the law drawn from; below 1 is sharper",
     "Entropy": "of the plain law and of the law drawn from, nats a token",
     "KL": "of the law drawn from against the plain one, nats a token",
-    "Prediction error": "of the learner, relative to the size of what it predicts, at a group's first and last token",
+    "Prediction error": "of the learner, relative, at a group's first and last token, which are different contexts",
     "Clipped": "share of the learner's steps whose gradient was cut",
     "Remembered": "draws in a group's memory at its end",
     "Log-prob": "of a whole sample under the model at temperature 1, and under the law that it was drawn from, nats",
