@@ -1,27 +1,43 @@
 # Two commands: `make demo` runs the main job, `make test` checks everything. Both do all their own set-up.
 PYTHON ?= python3
 VENV ?= .venv
+NEWEST ?= .venv-newest
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := -m pip install --quiet --disable-pip-version-check
+LOCKED := $(BIN)/python $(PIP) --constraint constraints.txt
+INSTALL := $(LOCKED) hatchling editables && $(LOCKED) --no-build-isolation --editable
 
-.PHONY: demo test test-vllm check quick bench train train-reward sandbox clean
+.PHONY: demo test test-real test-vllm test-newest check docs quick bench train train-reward lock sandbox clean
 
-demo: $(VENV)/.local  ## 100 held-out puzzles, every method at equal tokens: a table, demo/report.html, one JSON line
+demo: $(VENV)/.local  ## 100 held-out puzzles, twelve methods at equal tokens: a table, demo/report.html, one JSON line
 	$(BIN)/samplewise demo
 
 test: sandbox check  ## ruff, mypy --strict and every test that needs no GPU
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not vllm"  # two workers, one thread each
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not vllm and not real"  # two workers, one thread each
+
+test-real: $(VENV)/.dev  ## the tests on a real model of 135M parameters, fetched where that can be done; else they are skipped
+	$(BIN)/python tests/real/fetch.py
+	$(BIN)/pytest -n 0 -rs -m real tests/real tests/engines/local
 
 test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests against a real server: vLLM on a CPU, in an environment of its own
 	$(BIN)/pytest -n 0 -m vllm tests/vllm
+
+test-newest: $(NEWEST)/.made  ## the tests of engines, client and commands with the newest release of everything but torch
+	$(NEWEST)/bin/python $(PIP) --upgrade --upgrade-strategy eager --constraint constraints.in --editable '.[dev]'
+	@sed 's/ ;.*//' constraints.txt > $(NEWEST)/locked
+	@echo "other than in constraints.txt:"; $(NEWEST)/bin/python -m pip freeze --exclude-editable | tr _ - | grep -vixFf $(NEWEST)/locked || true
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(NEWEST)/bin/pytest -n 2 -m "not real" tests/engines tests/testing/test_endpoint.py tests/cli/test_cli.py tests/test_tiny.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev  ## docs/reference.md, made from the registry
+	$(BIN)/python docs/reference.py
+
 quick: $(VENV)/.dev  ## the tests that take no time
-	$(BIN)/pytest -m "not slow and not vllm"
+	$(BIN)/pytest -m "not slow and not vllm and not real"
 
 bench: $(VENV)/.dev  ## make bench NAME=engine: prints its figures, and one JSON object as the last line
 	@test -f bench/$(NAME).py || { echo "no bench is called '$(NAME)'; there are: $$(cd bench && ls [a-z]*.py | grep -vE '^(about|stories|stop_(worlds|replay|tiny)|explore_(alone|toy|game24))\.py' | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
@@ -35,22 +51,27 @@ train-reward: $(VENV)/.dev  ## makes the bundled reward model again: draws, trai
 	$(BIN)/python -m training.reward.train
 	$(BIN)/python -m training.reward.evaluate
 
-$(VENV)/.made:
+lock: $(VENV)/.made  ## every version in constraints.txt anew: the newest that pyproject.toml and constraints.in allow
+	$(BIN)/python $(PIP) --upgrade uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command "make lock" --output-file constraints.txt pyproject.toml constraints.in
+
+$(VENV)/.made $(NEWEST)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "samplewise needs Python 3.11 or newer; say which: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D)
 	touch $@
 
 $(VENV)/.local: $(VENV)/.made pyproject.toml constraints.txt
-	$(PIP) -e '.[local]'
+	$(INSTALL) '.[local]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
-	$(PIP) -e '.[dev]'
+	$(INSTALL) '.[dev]'
 	touch $@ $(VENV)/.local
 
 .venv-vllm/.made: tests/vllm/requirements.txt
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/vllm/requirements.txt
+	.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt
 	touch $@
 
 sandbox:  ## bubblewrap, which programs are graded in; without it their tests are skipped
@@ -61,4 +82,4 @@ sandbox:  ## bubblewrap, which programs are graded in; without it their tests ar
 		echo "bubblewrap is not here and cannot be installed; the tests of the code sandbox are skipped"; }
 
 clean:
-	rm -rf $(VENV) .venv-vllm demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) .venv-real .venv-vllm demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

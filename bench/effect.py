@@ -1,6 +1,6 @@
 """Does what we say of an arm's effect hold? Every estimator against a synthetic world whose truth is known.
 
-Standard world (samplewise.conformance.policy): direct, a verbatim copy of it, five arms that lean to other modes, an
+Standard world (tests.support.policy): direct, a verbatim copy of it, five arms that lean to other modes, an
 irrelevant one. Outcomes are simulated straight from the success probabilities; truths are exact integrals. Repeats draw
 fresh questions and fresh outcomes, as a user's next benchmark would. For each estimator: the bias in standard errors of
 the mean over repeats, and how often its 95 % interval holds the truth. Then what allocation gains over round-robin,
@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import beta
+from tests.support.policy import LEVELS, NUM_ANSWERS, Policy, Slant, World, level_world, standard_world
 
 from bench.about import about
-from samplewise.conformance.policy import LEVELS, NUM_ANSWERS, Policy, Slant, World, level_world, standard_world
-from samplewise.keys import Key
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
 from samplewise.measure.blindspots import blind_spots
 from samplewise.measure.clustering import analyse_clustering, between_arm_variance
 from samplewise.measure.compare import paired_difference
@@ -31,7 +33,7 @@ from samplewise.measure.estimate import mean_interval
 from samplewise.measure.gain import certain_dispersion, certified_reused, even_allocation, fidelity, two_factor_gain
 from samplewise.measure.margins import margin_pieces, vote_margins
 from samplewise.measure.powers import (
-    Counts,
+    ArmCounts,
     failure_power,
     independent_failure,
     reused_failure,
@@ -39,8 +41,7 @@ from samplewise.measure.powers import (
 )
 from samplewise.measure.spread import answer_divergence, divergence
 from samplewise.measure.transitions import count_transitions
-from samplewise.numerics import Floats
-from samplewise.vary.allocate import Betas, fit_betas, greedy, hazard_order, screen_rung
+from samplewise.vary.allocate import Betas, allocate_greedily, fit_betas, hazard_order, screen_rung
 
 SEED = 0
 NUM_DRAWS = 32  # N
@@ -61,11 +62,11 @@ STATED = {
     "margin_bonus": "low where wrong answers differ; the interval makes up for it",
     "zero_fraction": "a bound from above",
     "chao2": "a bound from above",
-    "blind": "the interval runs between extremes and is wide by design",
+    "blind": "not identifiable: the interval begins at 0",
 }
 
 
-class Seen(NamedTuple):
+class Interval(NamedTuple):
     """One repeat of one estimator."""
 
     value: float
@@ -91,11 +92,12 @@ class Tally:
     """Repeats of many estimators."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, list[Seen]] = {}
+        self.seen: dict[str, list[Interval]] = {}
         self.truth: dict[str, float] = {}
 
-    def add(self, name: str, truth: float, found: Any) -> None:
-        self.seen.setdefault(name, []).append(Seen(found.value, found.low, found.high))
+    def add(self, name: str, truth: float, measured: Any) -> None:
+        """Add one repeat of an estimator: anything with a value and the ends of its interval."""
+        self.seen.setdefault(name, []).append(Interval(measured.value, measured.low, measured.high))
         self.truth[name] = truth
 
     def figures(self) -> dict[str, dict[str, Any]]:
@@ -137,9 +139,9 @@ def truths(world: World) -> Truths:
     )
 
 
-def drawn(success: Floats, num_draws: int, generator: np.random.Generator) -> Counts:
+def drawn(success: Floats, num_draws: int, generator: np.random.Generator) -> ArmCounts:
     draws = np.full(success.shape, num_draws)
-    return Counts(draws - generator.binomial(num_draws, success), draws)
+    return ArmCounts(draws - generator.binomial(num_draws, success), draws)
 
 
 def estimators(num_repeats: int, key: Key) -> Tally:
@@ -169,11 +171,11 @@ def estimators(num_repeats: int, key: Key) -> Tally:
         icc = true.variance / (true.variance + true.within)
         tally.add("icc", icc, analyse_clustering(arms).pooled_icc)
         spread = log_dispersion(arms, here.fold("m1"), num_shuffles=20)
-        tally.add("m1_variance", true.m1_variance, Seen(spread.by_variance, spread.low, spread.high))
-        tally.add("m1_permutation", true.m1_permutation, Seen(spread.by_permutation, math.nan, math.nan))
+        tally.add("m1_variance", true.m1_variance, Interval(spread.by_variance, spread.low, spread.high))
+        tally.add("m1_permutation", true.m1_permutation, Interval(spread.by_permutation, math.nan, math.nan))
         least = certain_dispersion(arms, mix, here.fold("certified"))
         bound = certified_reused(mix, least, NUM_DRAWS)  # a bound from below: only "missed high" counts against it
-        tally.add("certified_reused", true.reused, Seen(bound, bound, math.inf))
+        tally.add("certified_reused", true.reused, Interval(bound, bound, math.inf))
     return tally
 
 
@@ -185,39 +187,41 @@ def answer_estimators(num_repeats: int, key: Key, tally: Tally) -> None:
     parts = []
     for part in range(10):
         policy = Policy(world, 40_000, seed=key.fold("truth", part).seed())
-        law = policy.answer_laws()
-        pieces = margin_pieces(law, policy.right)
-        parts.append([divergence(law).mean(), pieces.fidelity_term.mean(), pieces.bonus.mean()])
+        distribution = policy.answer_distributions()
+        pieces = margin_pieces(distribution, policy.right)
+        parts.append([divergence(distribution).mean(), pieces.fidelity_term.mean(), pieces.bonus.mean()])
     true = np.mean(parts, axis=0)
     for repeat in range(num_repeats):
         here = key.fold("answers", repeat)
         policy = Policy(world, NUM_PROBLEMS, seed=here.seed())
         answers = answers_of(policy, arms, here.fold("draws").generator())
-        found = answer_divergence(answers, arms, here.fold("null"), num_shuffles=20)
+        measured = answer_divergence(answers, arms, here.fold("null"), num_shuffles=20)
         margins = vote_margins(answers, arms, policy.right, here.fold("margins"), num_shuffles=20)
-        tally.add("divergence", true[0], found.corrected)
+        tally.add("divergence", true[0], measured.corrected)
         tally.add("margin_fidelity", true[1], margins.fidelity_term)
         tally.add("margin_bonus", true[2], margins.bonus)
 
 
 def answers_of(policy: Policy, arms: Any, generator: np.random.Generator) -> Any:
-    """Answers (P, N) drawn from the policy's laws."""
-    upto = policy.answer_laws().cumsum(axis=2)[:, arms]  # (P, N, K)
+    """Answers (P, N) drawn from the policy's distributions."""
+    upto = policy.answer_distributions().cumsum(axis=2)[:, arms]  # (P, N, K)
     picks = (upto < generator.random((len(upto), len(arms), 1))).sum(axis=2)
     return np.minimum(picks, NUM_ANSWERS - 1)
 
 
 def blind_estimators(num_repeats: int, key: Key, tally: Tally) -> None:
-    """The share of problems that nothing solves, at 100 draws: the interval runs between the extremes."""
+    """The share of problems that nothing solves, at 100 draws, and the least share that is hard."""
     for share, a, b in BLIND:
         for repeat in range(num_repeats):
             generator = key.fold("blind", str((share, a, b)), repeat).generator()
-            chance = np.where(generator.random(NUM_PROBLEMS) < share, 0.0, generator.beta(a, b, NUM_PROBLEMS))
-            found = blind_spots(generator.binomial(100, chance), 100)
+            probability = np.where(generator.random(NUM_PROBLEMS) < share, 0.0, generator.beta(a, b, NUM_PROBLEMS))
+            measured = blind_spots(generator.binomial(100, probability), 100)
             name = f"blind_{share}_beta_{a}_{b}"
-            tally.add(f"{name}_zero_fraction", share, Seen(found.zero_fraction, math.nan, math.nan))
-            tally.add(f"{name}_chao2", share, Seen(found.chao, math.nan, math.nan))
-            tally.add(name, share, Seen(found.beta_binomial, found.low, found.high))
+            tally.add(f"{name}_zero_fraction", share, Interval(measured.zero_fraction, math.nan, math.nan))
+            tally.add(f"{name}_chao2", share, Interval(measured.chao, math.nan, math.nan))
+            tally.add(name, share, Interval(measured.beta_binomial, 0.0, measured.high))
+            hard = share + (1 - share) * float(beta.cdf(measured.hard, a, b))
+            tally.add(f"{name}_hard", hard, Interval(measured.hard_low, measured.hard_low, 1.0))
 
 
 def allocation(num_repeats: int, key: Key) -> dict[str, Any]:
@@ -228,7 +232,7 @@ def allocation(num_repeats: int, key: Key) -> dict[str, Any]:
         only = [num_draws] + [0] * (NUM_ARMS - 1)
         rows[str(num_draws)] = {"direct": 1 - WORLD.failure(only), "round_robin": 1 - WORLD.failure(even)}
     for num, graded in ((40, 8), (80, 20), (200, 50)):
-        found: dict[str, list[float]] = {}
+        measured: dict[str, list[float]] = {}
         for repeat in range(num_repeats):
             here = key.fold("allocation", num, repeat)
             counts = drawn(WORLD.success(WORLD.items(here.fold("items"), num)), graded, here.generator())
@@ -237,11 +241,11 @@ def allocation(num_repeats: int, key: Key) -> dict[str, Any]:
             posterior: Betas = prior.after(won, counts.draws)
             for num_draws in (8, 32, 100):
                 for name, plan in (
-                    ("greedy", greedy(posterior, num_draws)),
+                    ("greedy", allocate_greedily(posterior, num_draws)),
                     ("hazard", hazard_order(prior, num_draws)),
                 ):
-                    found.setdefault(f"{num_draws}/{name}_{num}x{graded}", []).append(1 - WORLD.failure(plan.counts))
-        for name, values in found.items():
+                    measured.setdefault(f"{num_draws}/{name}_{num}x{graded}", []).append(1 - WORLD.failure(plan.counts))
+        for name, values in measured.items():
             num_draws_name, _, column = name.partition("/")
             rows[num_draws_name][column] = float(np.mean(values))
             rows[num_draws_name][f"{column}_sd"] = float(np.std(values, ddof=1))
@@ -264,7 +268,7 @@ def screen(num_repeats: int, key: Key) -> dict[str, float]:
                 failures[:, arm] += generator.binomial(more, 1 - success[:, arm])
                 draws[:, arm] = wanted
                 paid += int(more.sum())
-            kept = screen_rung(Counts(failures, draws), kept, NUM_DRAWS, here.fold(rung)).kept
+            kept = screen_rung(ArmCounts(failures, draws), kept, NUM_DRAWS, here.fold(rung)).kept
         dropped += [arm not in kept for arm in range(NUM_ARMS)]
     shares = {arm.name: share for arm, share in zip(WORLD.arms, dropped / num_repeats, strict=True)}
     return {**shares, "draws_per_question": paid / num_repeats / NUM_PROBLEMS}
@@ -273,7 +277,7 @@ def screen(num_repeats: int, key: Key) -> dict[str, float]:
 def level_found(num_repeats: int, key: Key) -> float:
     """How often the relevance level that is best by design, 3, covers most at N draws: 200 questions, 16 graded draws
     of direct and of five arms of each level."""
-    found = 0
+    measured = 0
     for repeat in range(num_repeats):
         here = key.fold("levels", repeat)
         generator = here.generator()
@@ -283,8 +287,8 @@ def level_found(num_repeats: int, key: Key) -> float:
             level: stratified_failure(drawn(world.success(items), 16, generator), even_allocation(NUM_DRAWS, 6)).mean()
             for level, world in worlds.items()
         }
-        found += min(failure, key=lambda level: failure[level]) == 3
-    return found / num_repeats
+        measured += min(failure, key=lambda level: failure[level]) == 3
+    return measured / num_repeats
 
 
 def controls(num_repeats: int, key: Key) -> dict[str, float]:
@@ -292,7 +296,7 @@ def controls(num_repeats: int, key: Key) -> dict[str, float]:
     copies = World(tuple(Slant(f"copy/{i}", WORLD.arms[0].modes) for i in range(NUM_ARMS)))
     rows: dict[str, list[float]] = {}
 
-    def note(**values: float) -> None:
+    def record(**values: float) -> None:
         for name, value in values.items():
             rows.setdefault(name, []).append(value)
 
@@ -303,27 +307,27 @@ def controls(num_repeats: int, key: Key) -> dict[str, float]:
         success = copies.success(copies.items(here.fold("items"), NUM_PROBLEMS))
         arms, direct = drawn(success, NUM_GRADED, generator), drawn(success[:, :1], NUM_GRADED, generator)
         gain = two_factor_gain(arms, direct, EVEN, here.fold("gain"))
-        note(copies_gain=gain.total.value, copies_gain_covered=float(gain.total.low <= 1 <= gain.total.high))
+        record(copies_gain=gain.total.value, copies_gain_covered=float(gain.total.low <= 1 <= gain.total.high))
         if repeat >= num_repeats // 2:
             continue
         spread = log_dispersion(arms, here.fold("m1"), num_shuffles=99)
-        note(copies_m1_raw=spread.raw, copies_m1_variance=spread.by_variance)
-        note(copies_m1_permutation=spread.by_permutation, copies_m1_p=spread.p_value)
+        record(copies_m1_raw=spread.raw, copies_m1_variance=spread.by_variance)
+        record(copies_m1_permutation=spread.by_permutation, copies_m1_p=spread.p_value)
         solved = [drawn(success[:, :1], NUM_DRAWS, generator).failures[:, 0] < NUM_DRAWS for _ in range(2)]
-        note(copies_mcnemar_p=count_transitions(solved[0].astype(float), solved[1].astype(float)).p_value)
+        record(copies_mcnemar_p=count_transitions(solved[0].astype(float), solved[1].astype(float)).p_value)
         mixed = drawn(WORLD.success(WORLD.items(here.fold("mixed"), NUM_PROBLEMS)), NUM_GRADED, generator)
         outcomes = np.arange(NUM_GRADED * NUM_ARMS) < mixed.failures.sum(axis=1)[:, None]
         dealt = generator.permuted(outcomes, axis=1).reshape(NUM_PROBLEMS, NUM_ARMS, NUM_GRADED).sum(axis=2)
-        shuffled = log_dispersion(Counts(dealt, mixed.draws), here.fold("shuffled"), num_shuffles=99)
-        note(shuffled_m1_raw=shuffled.raw, shuffled_m1_variance=shuffled.by_variance)
-        note(shuffled_m1_permutation=shuffled.by_permutation, shuffled_m1_p=shuffled.p_value)
+        shuffled = log_dispersion(ArmCounts(dealt, mixed.draws), here.fold("shuffled"), num_shuffles=99)
+        record(shuffled_m1_raw=shuffled.raw, shuffled_m1_variance=shuffled.by_variance)
+        record(shuffled_m1_permutation=shuffled.by_permutation, shuffled_m1_p=shuffled.p_value)
         if repeat < num_repeats // 8:
             policy = Policy(copies, NUM_PROBLEMS, seed=here.seed())
             answers = answers_of(policy, labels, generator)
-            found = answer_divergence(answers, labels, here.fold("null"), num_shuffles=19)
+            measured = answer_divergence(answers, labels, here.fold("null"), num_shuffles=19)
             bonus = vote_margins(answers, labels, policy.right, here.fold("bonus"), num_shuffles=19)
-            note(copies_divergence=found.corrected.value, copies_divergence_p=found.p_value)
-            note(copies_margin_bonus=bonus.bonus.value, copies_margin_bonus_p=bonus.p_value)
+            record(copies_divergence=measured.corrected.value, copies_divergence_p=measured.p_value)
+            record(copies_margin_bonus=bonus.bonus.value, copies_margin_bonus_p=bonus.p_value)
     figures = {name: float(np.mean(values)) for name, values in rows.items()}
     for name, values in rows.items():
         if name.endswith("_p"):
@@ -334,8 +338,10 @@ def controls(num_repeats: int, key: Key) -> dict[str, float]:
 
 
 def distance(p_values: Iterable[float]) -> float:
-    """Kolmogorov's distance of p-values from the uniform law, times the root of their number: 1.36 is its 5 % point.
-    A discrete p-value lies on the high side."""
+    """Return Kolmogorov's distance of p-values from the uniform distribution, times the root of their number.
+
+    1.36 is its 5 % point. A discrete p-value lies on the high side.
+    """
     p = np.sort(np.array(list(p_values)))
     upto = np.arange(1, len(p) + 1) / len(p)
     return float(np.sqrt(len(p)) * np.max(np.abs(upto - p)))

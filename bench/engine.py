@@ -35,18 +35,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samplewise.engines.local import SPIN, local
+from samplewise.engines.local import local
+from samplewise.models import SPIN_COUNT
 
-os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # before torch is loaded
 
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
+from samplewise.core.types import Generate, Message
 from samplewise.models import TINY
 from samplewise.tasks.game24 import game24
-from samplewise.types import Generate, Message
 
 QUESTIONS, SAMPLES = 64, 16
 TINY_TOKENS = 64

@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from samplewise.explore.base import Head, Ints, Step
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Ints
+from samplewise.explore.base import EngineStep, Head
 from samplewise.explore.explorer import Explorer
-from samplewise.explore.settings import Settings
-from samplewise.keys import Key
+from samplewise.explore.settings import ExploreSettings
 
 SEED = 0
 GROUPS, STEPS, WARM = 8, 12, 3
@@ -30,7 +31,7 @@ class Bed(NamedTuple):
     """Synthetic steps of R rows."""
 
     head: Head
-    steps: list[Step]
+    steps: list[EngineStep]
 
 
 def bed(size: int, dim: int, vocab: int, min_p: float) -> Bed:
@@ -50,23 +51,25 @@ def bed(size: int, dim: int, vocab: int, min_p: float) -> Bed:
             deep[1::4] = deep[::4]  # pairs that stand at the same place
         shallow = torch.randn(rows, dim, generator=generator)
         logits = deep @ head.weight.T
-        law = torch.log_softmax(logits.double(), -1)
+        log_probs = torch.log_softmax(logits.double(), -1)
         if min_p:
-            law = law.masked_fill(law < law.amax(-1, keepdim=True) + np.log(min_p), -torch.inf)
-            law = torch.log_softmax(law, -1)
+            log_probs = log_probs.masked_fill(log_probs < log_probs.amax(-1, keepdim=True) + np.log(min_p), -torch.inf)
+            log_probs = torch.log_softmax(log_probs, -1)
         position = np.full(rows, at)
-        steps.append(Step(group, sample, position, torch.ones(rows), logits, law, deep, shallow, bool(min_p)))
+        steps.append(
+            EngineStep(group, sample, position, torch.ones(rows), logits, log_probs, deep, shallow, bool(min_p))
+        )
     return Bed(head, steps)
 
 
-def plain(step: Step) -> Tensor:
+def plain(step: EngineStep) -> Tensor:
     """What the engine does without a policy."""
-    law = torch.log_softmax(step.logits, -1, dtype=torch.float64)
-    upto = law.exp().cumsum_(-1)
+    log_probs = torch.log_softmax(step.logits, -1, dtype=torch.float64)
+    upto = log_probs.exp().cumsum_(-1)
     return torch.searchsorted(upto, upto[:, -1:] * 0.5)[:, 0]
 
 
-def timed(work: Callable[[Step], object], steps: list[Step]) -> list[float]:
+def timed(work: Callable[[EngineStep], object], steps: list[EngineStep]) -> list[float]:
     """Microseconds of processor time of each step: the machine may be busy with something else."""
     found = []
     for step in steps:
@@ -76,7 +79,7 @@ def timed(work: Callable[[Step], object], steps: list[Step]) -> list[float]:
     return found
 
 
-def alone(found: Bed, settings: Settings) -> dict[str, float]:
+def alone(found: Bed, settings: ExploreSettings) -> dict[str, float]:
     """A policy's own microseconds: the step at the prompt, and the median of the later ones."""
     best: list[list[float]] = []
     for _ in range(WARM):
@@ -85,7 +88,9 @@ def alone(found: Bed, settings: Settings) -> dict[str, float]:
         numbers = np.array([explorer.open(name, settings, 1 + int(name)) for name in names])
         tokens = torch.zeros(len(names), dtype=torch.int64)
 
-        def work(step: Step, explorer: Explorer = explorer, numbers: Ints = numbers, tokens: Tensor = tokens) -> None:
+        def work(
+            step: EngineStep, explorer: Explorer = explorer, numbers: Ints = numbers, tokens: Tensor = tokens
+        ) -> None:
             for advice in explorer.advise(step._replace(group=numbers)):
                 if advice.tokens is not None:
                     tokens.index_copy_(0, advice.rows, advice.tokens)
@@ -100,7 +105,7 @@ def alone(found: Bed, settings: Settings) -> dict[str, float]:
 
 
 def alone_tables(
-    policies: Mapping[str, Settings],
+    policies: Mapping[str, ExploreSettings],
     size: int,
     dims: Sequence[int],
     vocabs: Sequence[int],

@@ -31,24 +31,24 @@ from rich.table import Table
 
 from bench.about import about, rounded
 from bench.explore_alone import GROUPS, alone_tables
+from samplewise.core.keys import Key
+from samplewise.core.registry import build
+from samplewise.core.types import Generate, Sampling
 from samplewise.engines.local import exploring as exploring_room
-from samplewise.explore import esamp, learn
+from samplewise.explore import controls, esamp, learn
 from samplewise.explore import settings as explore
 from samplewise.explore.explorer import Explorer
-from samplewise.explore.settings import Settings
-from samplewise.keys import Key
+from samplewise.explore.settings import ExploreSettings
 from samplewise.models import TINY
-from samplewise.spec import build
-from samplewise.types import Generate, Sampling
 
 SEED = 0
-POLICIES: dict[str, Settings] = {
-    "temperature": explore.hot(1.25),
+POLICIES: dict[str, ExploreSettings] = {
+    "temperature": controls.hot(1.25),
     "css": explore.css(),
     "css, vocabulary order": explore.css(order="vocabulary"),
     "lss": explore.lss(),
     "arithmetic": explore.arithmetic(),
-    "esamp, frozen": explore.frozen(0.25),
+    "esamp, frozen": controls.frozen_distiller(0.25),
     "esamp, Adam": explore.esamp(0.25),
     "esamp, Adam, forks only": explore.esamp(0.25, forking=0.25),
     "esamp, ridge": explore.esamp(0.25, learner="ridge"),
@@ -144,7 +144,7 @@ async def run_block(engine: Any, work: list[Generate]) -> Block:
     return Block(tokens / (time.monotonic() - started), tokens / (time.process_time() - used))
 
 
-async def engine_pairs(engine: Any, policy: Settings, num_pairs: int, work: Work) -> dict[str, Any]:
+async def engine_pairs(engine: Any, policy: ExploreSettings, num_pairs: int, work: Work) -> dict[str, Any]:
     """Paired ratios of an engine's throughput with `policy` on and off, in ABBA order, one pair to warm up: the median,
     the quartiles, and a 95 % bootstrap interval of the median."""
     batch = engine._batch
@@ -197,7 +197,7 @@ def clocked(parts: Mapping[str, tuple[Any, str]]) -> Iterator[dict[str, float]]:
             setattr(owner, method, kept[name])
 
 
-async def parts_of(engine: Any, policy: Settings, work: Work) -> dict[str, float]:
+async def parts_of(engine: Any, policy: ExploreSettings, work: Work) -> dict[str, float]:
     """Microseconds a step, by part: the model's pass, and of exploring `advise` (with `predict` and `mix` in it) and
     `took` (with `learn` in it)."""
     made = {"ridge": learn.Ridge, "adam": learn.Adam}[getattr(policy, "learner", "adam")]
@@ -206,10 +206,10 @@ async def parts_of(engine: Any, policy: Settings, work: Work) -> dict[str, float
         "advise": (Explorer, "advise"),
         "took": (Explorer, "took"),
         "predict": (made, "predict"),
-        "mix": (esamp, "guided_law"),
+        "mix": (esamp, "guided_log_probs"),
         "learn": (made, "learn"),
     }
-    unused = {"predict", "mix", "learn"} if not policy.shallow else set()
+    unused = {"predict", "mix", "learn"} if not policy.reads_shallow else set()
     with clocked({name: place for name, place in places.items() if name not in unused}) as spent:
         started = time.perf_counter()
         await run_block(engine, work.asks(str(policy), 10**6))
@@ -219,7 +219,7 @@ async def parts_of(engine: Any, policy: Settings, work: Work) -> dict[str, float
 
 def idle_us(engine: Any, rounds: int = 2000) -> float:
     """Microseconds that a step of an engine that has explored spends on finding that nobody explores now."""
-    exploring, count = engine._batch.exploring, engine._batch._count
+    exploring, count = engine._batch.exploring, engine._batch.columns.num_drawn
     room: Any = exploring_room
     kept, room.draw = room.draw, lambda *args: None
     try:

@@ -21,14 +21,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.registry import build
+from samplewise.core.types import Completion, Generate, Problem
 from samplewise.engines.base import Engine
-from samplewise.keys import Key
 from samplewise.measure import mean_interval, paired_difference, vendi
 from samplewise.measure.texts import cosines
-from samplewise.numerics import Floats
 from samplewise.recipe import recipe
-from samplewise.spec import build
-from samplewise.types import Completion, Generate, Problem
 from samplewise.verify.puzzle import grade_puzzle, read_puzzle
 
 KS = (4, 16, 64)
@@ -145,7 +145,7 @@ def asks_of(line: str, problem: Problem, seed: int, wave: int) -> list[Generate]
     made = recipe(line)
     key = Key(seed).fold("run").fold("question", problem.question.id)
     thinking, step = made.vary.step(key.fold("vary"), made.vary.init(problem.question), ())
-    assert not step.asks, f"{line} asks a thinker, which is not counted here"
+    assert not step.asks, f"{line} asks a helper, which is not counted here"
     state = made.sampler.init(made.vary.variants(thinking))
     completions: tuple[Completion, ...] = ()
     for _ in range(wave + 1):

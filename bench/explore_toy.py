@@ -25,11 +25,12 @@ from training.branches.decode import Sampled, decode
 from training.branches.train import made
 from training.branches.world import LENGTH, PATHS, PROMPTS, RARE, World, independent_coverage, paths_of, world
 
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.explore import controls
 from samplewise.explore import settings as explore
-from samplewise.explore.settings import Settings
-from samplewise.keys import Key
+from samplewise.explore.settings import ExploreSettings
 from samplewise.measure import mean_interval, paired_difference
-from samplewise.numerics import Floats
 
 SEED = 0
 CHOSEN_IN, SCORED_IN = (0,), (1, 2)  # worlds
@@ -41,7 +42,7 @@ MIN_VALID = 0.95  # a policy that draws more junk is not chosen
 class Way(NamedTuple):
     """How a row is drawn. `wave` 1: one sample after another; 4: a quarter at a time."""
 
-    settings: Settings | None = None
+    settings: ExploreSettings | None = None
     heat: float = 1.0
     min_p: float = 0.0
     waves: int = 1  # of equal size
@@ -73,14 +74,14 @@ WAYS: dict[str, Way] = {
     "plain, min-p": Way(min_p=0.05),
     "plain, min-p, T 1.5": Way(min_p=0.05, heat=1.5),
     "plain, min-p, T 2": Way(min_p=0.05, heat=2.0),
-    "top-n-sigma": Way(explore.top_sigma(1.5)),
-    "top-H": Way(explore.top_entropy(0.8)),
+    "top-n-sigma": Way(controls.top_sigma(1.5)),
+    "top-H": Way(controls.top_entropy(0.8)),
     "arithmetic": Way(explore.arithmetic()),
-    "zero .25": Way(explore.zero(0.25)),
-    "zero 1": Way(explore.zero(1.0)),
-    "frozen .25": Way(explore.frozen(0.25)),
-    "frozen 1": Way(explore.frozen(1.0)),
-    "noise .25": Way(explore.noise(0.25)),
+    "zero .25": Way(controls.zero(0.25)),
+    "zero 1": Way(controls.zero(1.0)),
+    "frozen .25": Way(controls.frozen_distiller(0.25)),
+    "frozen 1": Way(controls.frozen_distiller(1.0)),
+    "noise .25": Way(controls.noise(0.25)),
     "esamp .25": Way(explore.esamp(0.25)),
     "esamp 1": Way(explore.esamp(1.0)),
     "esamp .25, one by one": Way(explore.esamp(0.25), waves=0),
@@ -88,8 +89,8 @@ WAYS: dict[str, Way] = {
     "esamp .25, gate, 4 waves": Way(explore.esamp(0.25, compensate="gate"), waves=4),
     "esamp .25, forks only": Way(explore.esamp(0.25, forking=0.25)),
     "ridge .25, 4 waves": Way(explore.esamp(0.25, learner="ridge"), waves=4),
-    "frozen full, min-p": Way(explore.frozen(1.0, compensate="full"), min_p=0.05),
-    "noise full, min-p": Way(explore.noise(1.0, compensate="full"), min_p=0.05),
+    "frozen full, min-p": Way(controls.frozen_distiller(1.0, compensate="full"), min_p=0.05),
+    "noise full, min-p": Way(controls.noise(1.0, compensate="full"), min_p=0.05),
     "esamp full, min-p": Way(explore.esamp(1.0, compensate="full"), min_p=0.05),
     "esamp full, 10x rate, 4 steps, min-p": Way(explore.esamp(1.0, compensate="full", rate=4e-3, steps=4), min_p=0.05),
     "ridge full, min-p, 4 waves": Way(

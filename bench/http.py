@@ -1,19 +1,19 @@
-"""What the http engine costs beside a bare client, and what it loses when the endpoint misbehaves.
+"""Measure what the http engine costs beside a bare client, and what it loses when the endpoint misbehaves.
 
     make bench NAME=http
 
-**Speed.** 10,000 requests at concurrency 256 against the conformance endpoint in a process of its own, which answers
-after 20 ms. The engine is compared with a bare aiohttp client that posts the same bodies and parses the replies. Sides
-take turns, 2,000 requests each, and `throughput_ratio` is the median over rounds of engine over bare; `cpu_ratio` is
-the same of the process's own time per request, which a busy machine disturbs less. `loop_requests_per_s` is the whole
-loop: a recipe over a task, every draw kept in a store on disk.
+**Speed.** 10,000 requests at concurrency 256 against the faulty endpoint in its own process, without faults, which
+answers after 20 ms. The engine is compared with a bare aiohttp client that posts the same bodies and parses the
+replies. Sides take turns, 2,000 requests each. `throughput_ratio` is the median over rounds of engine over bare;
+`cpu_ratio` is the same of the process's own time per request, which a busy machine disturbs less.
+`loop_requests_per_s` is the whole loop: a recipe over a task, every draw kept in a store on disk.
 
 **Faults.** The endpoint fails one request in ten (429, 500, 503, connections cut before and within a reply, half
 bodies, usage missing, zero, negative or absurd) and ignores `n`. Every draw it makes carries a mark, and it keeps a
 tally of what it drew and billed.
 
     lost          draws that a recipe asked for and did not get, and draws that were received and thrown away
-    duplicated    marks that were handed over twice, and draws stored twice
+    duplicated    marks that were delivered twice, and draws stored twice
     over_budget   questions whose budget was exceeded, in tokens or in requests that were worked on, by the tally
 
 `--careless` reports failed requests as free, which must show in `over_budget`; `--slow` puts 300 microseconds of work
@@ -41,17 +41,20 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from bench.about import about
+from samplewise.core.keys import Key
+from samplewise.core.types import Ask, Generate, Json, Message, Problem, Question, Score, Usage
 from samplewise.engines.base import Arrival
-from samplewise.engines.http import http, wire
-from samplewise.engines.http.engine import Http
-from samplewise.engines.http.profile import Profile
-from samplewise.evaluate import run_task
-from samplewise.keys import Key
+from samplewise.engines.http import http
+from samplewise.engines.http.dialect import requests
+from samplewise.engines.http.dialect.profile import Profile
+from samplewise.engines.http.engine import HttpEngine
+from samplewise.loop.context import RunContext
+from samplewise.loop.drive import run_question
+from samplewise.loop.ledger import Budget
 from samplewise.recipe import recipe
-from samplewise.run import Budget, run
-from samplewise.store import Store
+from samplewise.runs.run import run_task
+from samplewise.store.database import Store
 from samplewise.tasks.base import Task
-from samplewise.types import Ask, Generate, Json, Message, Problem, Question, Score, Usage
 
 SEED = 0
 NUM_REQUESTS, CONCURRENCY, LATENCY_MS = 10_000, 256, 20
@@ -77,12 +80,12 @@ MODEL = "toy"
 
 
 def asks(num: int) -> list[Generate]:
-    """Draws of `NUM_PROMPTS` questions, in turn."""
+    """Return draws of `NUM_PROMPTS` questions, in turn."""
     prompts = [(Message("user", f"Spell a word of kind {i}, with reasons. " * 4),) for i in range(NUM_PROMPTS)]
     return [Generate(prompts[i % NUM_PROMPTS], max_tokens=MAX_TOKENS, seed=i, draw=i) for i in range(num)]
 
 
-def engine_for(url: str, **options: Any) -> Http:
+def engine_for(url: str, **options: Any) -> HttpEngine:
     return http(MODEL, base_url=url, api_key="", max_concurrency=CONCURRENCY, **options)
 
 
@@ -101,12 +104,12 @@ def passed(num: int, started: float, cpu: float) -> Pass:
 
 
 def mean(parts: Sequence[Pass]) -> Pass:
-    """Parts of about one size as one."""
+    """Average parts of about equal size."""
     return Pass(statistics.harmonic_mean([part.rate for part in parts]), statistics.mean(p.cpu_us for p in parts))
 
 
-async def engine_side(engine: Http, wanted: Sequence[Ask], slow: bool) -> Pass:
-    """All requests by the engine."""
+async def engine_side(engine: HttpEngine, wanted: Sequence[Ask], slow: bool) -> Pass:
+    """Run all requests through the engine."""
     started, cpu = time.perf_counter(), time.process_time()
     num = 0
     async for arrival in engine.answer(wanted):
@@ -122,13 +125,13 @@ async def engine_side(engine: Http, wanted: Sequence[Ask], slow: bool) -> Pass:
 
 
 async def bare_side(session: aiohttp.ClientSession, url: str, wanted: Sequence[Generate]) -> Pass:
-    """All requests by a client that does nothing but post and parse."""
+    """Run all requests through a client that only posts and parses."""
     waiting = iter(wanted)
     profile = Profile()
 
     async def work() -> None:
         for ask in waiting:
-            body = json.dumps(wire.generate(ask, MODEL, profile).body).encode()
+            body = json.dumps(requests.draw_request(ask, MODEL, profile).body).encode()
             async with session.post(url, data=body) as response:
                 json.loads(await response.read())
 
@@ -138,7 +141,7 @@ async def bare_side(session: aiohttp.ClientSession, url: str, wanted: Sequence[G
 
 
 async def speed(url: str, num: int, rounds: int, slow: bool) -> tuple[list[Pass], list[Pass]]:
-    """Engine and bare client, per round. Both keep their connections over the rounds."""
+    """Return the engine's and the bare client's passes per round. Both keep their connections over the rounds."""
     engine = engine_for(url, probe="never", n="never")
     headers = {"Content-Type": "application/json"}
     connector = aiohttp.TCPConnector(limit=0)
@@ -154,7 +157,7 @@ async def speed(url: str, num: int, rounds: int, slow: bool) -> tuple[list[Pass]
         await bare_side(session, path, wanted[: 8 * CONCURRENCY])
         for number in range(rounds):
             parts: dict[str, list[Pass]] = {"ours": [], "bare": []}
-            for part in range(PARTS):  # a machine that others use is as busy for one side as for the other
+            for part in range(PARTS):  # a shared machine is then as busy for one side as for the other
                 some = wanted[part::PARTS]
                 for side in ("ours", "bare") if (number + part) % 2 == 0 else ("bare", "ours"):
                     one = engine_side(engine, some, slow) if side == "ours" else bare_side(session, path, some)
@@ -170,7 +173,7 @@ async def speed(url: str, num: int, rounds: int, slow: bool) -> tuple[list[Pass]
 
 
 def words(num_questions: int) -> Task:
-    """Spell a word; right if it begins with the letter that the question asks for."""
+    """Return a task: spell a word that begins with the letter that the question asks for."""
 
     def read(question: Question, text: str) -> str | None:
         return text[-2:] or None
@@ -183,7 +186,7 @@ def words(num_questions: int) -> Task:
 
 
 async def loop_speed(url: str, num: int) -> float:
-    """Requests per second of the whole loop, with a store on disk."""
+    """Return requests per second of the whole loop, with a store on disk."""
     engine = engine_for(url, probe="never", n="never")
     line = recipe(f"repeat({num // NUM_PROMPTS}, max_tokens={MAX_TOKENS}) | vote")
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store.db") as store:
@@ -201,9 +204,9 @@ async def loop_speed(url: str, num: int) -> float:
 
 
 class Careless:
-    """An engine that says that failed requests were free."""
+    """An engine that reports failed requests as free."""
 
-    def __init__(self, engine: Http) -> None:
+    def __init__(self, engine: HttpEngine) -> None:
         self._engine = engine
 
     def __getattr__(self, name: str) -> Any:
@@ -223,7 +226,7 @@ class Losses(NamedTuple):
 
 
 async def losses(url: str, num_questions: int, num_draws: int) -> Losses:
-    """Draws lost and handed over twice, of a task without a budget."""
+    """Count draws lost and delivered twice, of a task without a budget."""
     engine = engine_for(url, probe="never")
     before = await tally(url)
     line = recipe(f"repeat({num_draws}, max_tokens={MAX_TOKENS}) | vote")
@@ -251,7 +254,8 @@ async def losses(url: str, num_questions: int, num_draws: int) -> Losses:
 
 
 async def overruns(url: str, num_questions: int, careless: bool) -> tuple[int, int]:
-    """Questions whose budget was exceeded by the endpoint's own tally, one question at a time; and the draws made."""
+    """Return the questions whose budget was exceeded by the endpoint's tally, and the draws made; one question at a
+    time."""
     engine = engine_for(url, probe="never")
     asking: Any = Careless(engine) if careless else engine
     line = recipe(f"repeat(64, max_tokens={MAX_TOKENS}, wave=8) | vote")
@@ -259,7 +263,9 @@ async def overruns(url: str, num_questions: int, careless: bool) -> tuple[int, i
     task = words(num_questions)
     for problem in task.problems:
         before = await tally(url)
-        result = await run(problem.question, line, asking, Key(SEED).fold("run"), read=task.read, budget=BUDGET)
+        result = await run_question(
+            problem.question, line, RunContext(asking, budget=BUDGET), Key(SEED).fold("run"), read=task.read
+        )
         after = await tally(url)
         worked = [after["requests"] - before["requests"]]
         worked += [before["faults"].get(fault, 0) - after["faults"].get(fault, 0) for fault in NO_DRAW]
@@ -272,10 +278,10 @@ async def overruns(url: str, num_questions: int, careless: bool) -> tuple[int, i
 
 
 async def tally(url: str) -> dict[str, Any]:
-    """What the endpoint has counted so far."""
+    """Return what the endpoint has counted so far."""
     async with aiohttp.ClientSession() as session, session.get(f"{url.removesuffix('/v1')}/tally") as response:
-        found: dict[str, Any] = await response.json()
-        return found
+        counts: dict[str, Any] = await response.json()
+        return counts
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -283,8 +289,8 @@ async def tally(url: str) -> dict[str, Any]:
 
 @contextmanager
 def endpoint(*options: str) -> Iterator[str]:
-    """The endpoint in a process of its own, and its address."""
-    command = [sys.executable, "-m", "samplewise.conformance.endpoint", "--seconds", "1200", *options]
+    """Run the endpoint in its own process, and yield its address."""
+    command = [sys.executable, "-m", "samplewise.testing.endpoint", "--seconds", "1200", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -302,28 +308,30 @@ def bench(options: argparse.Namespace) -> dict[str, Json]:
     ratios = [a.rate / b.rate for a, b in zip(ours, bare, strict=True)]
     cpu_ratios = [b.cpu_us / a.cpu_us for a, b in zip(ours, bare, strict=True)]
     print(f"the loop with a store: {loop:,.0f} requests/s")
-    odds = [word for fault, share in FAULTS.items() for word in ("--fault", f"{fault}={share}")]
-    with endpoint("--latency-ms", "1", "--marks", "--ignores", "n", *odds) as url:
-        found = asyncio.run(losses(url, options.questions, 20))
+    faults = [word for fault, probability in FAULTS.items() for word in ("--fault", f"{fault}={probability}")]
+    with endpoint("--latency-ms", "1", "--marks", "--ignores", "n", *faults) as url:
+        faulty = asyncio.run(losses(url, options.questions, 20))
         over, draws = asyncio.run(overruns(url, options.questions, options.careless))
-    print(f"{found.asked:,} draws with faults in {found.seconds:.1f} s: {found.lost} lost, {found.duplicated} twice")
+    print(
+        f"{faulty.asked:,} draws with faults in {faulty.seconds:.1f} s: {faulty.lost} lost, {faulty.duplicated} twice"
+    )
     print(f"{options.questions} budgets, {draws} draws: {over} exceeded")
     return {
         "throughput_ratio": round(statistics.median(ratios), 3),
         "requests": options.requests,
-        "lost": found.lost,
-        "duplicated": found.duplicated,
+        "lost": faulty.lost,
+        "duplicated": faulty.duplicated,
         "over_budget": over,
         "max_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "throughput_ratio_low": round(min(ratios), 3),
         "throughput_ratio_high": round(max(ratios), 3),
         "cpu_ratio": round(statistics.median(cpu_ratios), 3),
-        "engine_requests_per_s": round(statistics.median(each.rate for each in ours)),
-        "bare_requests_per_s": round(statistics.median(each.rate for each in bare)),
+        "engine_requests_per_s": round(statistics.median(side.rate for side in ours)),
+        "bare_requests_per_s": round(statistics.median(side.rate for side in bare)),
         "loop_requests_per_s": round(loop),
         "concurrency": CONCURRENCY,
         "rounds": options.rounds,
-        "faulty_draws": found.asked,
+        "faulty_draws": faulty.asked,
         "budgets": options.questions,
     }
 
@@ -334,9 +342,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=100, help="of the runs with faults")
     parser.add_argument(
-        "--careless", action="store_true", help="an engine that is wrong about costs, which must be seen"
+        "--careless", action="store_true", help="use an engine that is wrong about costs, which must show"
     )
-    parser.add_argument("--slow", action="store_true", help="an engine that is slow, which must be seen")
+    parser.add_argument("--slow", action="store_true", help="use a slow engine, which must show")
     options = parser.parse_args()
     started = time.monotonic()
     figures = bench(options)

@@ -1,4 +1,4 @@
-"""What power sampling is worth on the bundled model: a single response, and at equal tokens.
+"""Measure power sampling on the bundled model: a single response, and at equal tokens.
 
 (a) One returned response, nothing to vote on or to check it with: plain draws, the best low temperature, chains of 20
 steps (with uniform and with entropy cuts, and begun at one of 16 draws by weight), importance weights on 16 and 64
@@ -8,11 +8,11 @@ is drawn by, accuracy is their mean: what one returned response is expected to s
 temperature by vote, chains by vote and by log-probability.
 (c) pass@k of the chains and of draws at temperature 1 and at the low temperature, up to k = 16.
 
-Tokens are those of the loop: every request's prompt and prefix, starts, aborted redraws, all. A prefix that the engine
-still holds costs it nothing, so the comparison is made once more at equal decoded tokens. Intervals are over puzzles,
-differences paired. Powers and the low temperature were chosen on `dev` puzzles, which are not scored here (`--choose`
-shows how). `agreement` is the mean covariance of rightness and standardised log p over plain draws of a puzzle: its
-sign says whether sharpening begins to help or to hurt.
+Tokens are those of the loop: every request's prompt and prefix, starts, and proposals rejected early. A prefix that the
+engine still holds costs it nothing, so the comparison is made once more at equal decoded tokens. Intervals are over
+puzzles, differences paired. Powers and the low temperature were chosen on `dev` puzzles, which are not scored here
+(`--choose` shows how). `agreement` is the mean covariance of correctness and standardised log p over plain draws of a
+puzzle: its sign says whether sharpening begins to help or to hurt.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.about import about, rounded
-from samplewise.evaluate import Outcomes, load, rescore, run_task
-from samplewise.keys import Key
+from samplewise.cli.progress import Bar
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.registry import build
 from samplewise.measure import mean_interval, paired_difference
 from samplewise.measure.coverage import pass_at
-from samplewise.numerics import Floats
-from samplewise.progress import Bar
-from samplewise.recipe import recipe, selector_of
-from samplewise.spec import build
-from samplewise.store import Store
+from samplewise.recipe import parse_choice, recipe
+from samplewise.runs.arrays import Outcomes, load_outcomes
+from samplewise.runs.redecide import rescore
+from samplewise.runs.run import run_task
+from samplewise.store.database import Store
 
 SEED = 0
 HORIZON = 64  # tokens of the longest response, for every method
@@ -53,7 +55,7 @@ RUNGS = {2.0: (1.25, 1.6, 2.0), 4.0: (1.5, 2.5, 4.0), 8.0: (2.0, 4.0, 8.0), 16.0
 
 
 def lines(low: float, alpha: float) -> dict[str, str]:
-    """Each method's draws as a recipe."""
+    """Return each method's draws as a recipe."""
     return {
         "plain": f"repeat(64, max_tokens={HORIZON})",
         "low_temperature": f"repeat(64, temperature={low:g}, max_tokens={HORIZON})",
@@ -92,20 +94,20 @@ class Single(NamedTuple):
 
 
 def draw(store: Store, task: Any, engine: Any, line: str) -> Drawn:
-    """Draw a method, or find its draws in the store."""
+    """Draw a method, or load its draws from the store."""
     with Bar(line) as bar:
         summary = asyncio.run(run_task(task, recipe(f"{line} | vote"), engine, store, seed=SEED, on_event=bar))
-    rescore(store, summary.run, selector_of("best(likelihood)")[2])
-    found = load(store, summary.run, scores=("likelihood",))
+    rescore(store, summary.run, parse_choice("best(likelihood)")[2])
+    found = load_outcomes(store, summary.run, scores=("likelihood",))
     logs = [[c.log_weight for c in record.pool.candidates] for record in store.records(summary.run)]
     num = found.graded.grades.shape[1]
     if any(len(row) != num for row in logs):
         raise SystemExit(f"{line}: some draws failed")  # the bundled model fails at nothing
-    odds = np.exp(np.array(logs) - np.max(logs, axis=1, keepdims=True))
+    weights = np.exp(np.array(logs) - np.max(logs, axis=1, keepdims=True))
     each = num * len(task.problems)
     return Drawn(
         found,
-        odds / odds.sum(1, keepdims=True),
+        weights / weights.sum(1, keepdims=True),
         summary.spent.tokens / each,
         summary.spent.completion_tokens / each,
     )
@@ -115,13 +117,15 @@ def draw(store: Store, task: Any, engine: Any, line: str) -> Drawn:
 
 
 def one(found: Drawn) -> Single:
-    """Of independent responses, each of which could be the one."""
+    """Average independent responses, each of which could be the returned one."""
     return Single(found.grades.mean(1), found.tokens, found.decoded)
 
 
 def weighted_one(found: Drawn, num: int) -> Single:
-    """Of one response drawn by weight among `num`. More were drawn: the mean over as many disjoint groups as there are,
-    in an order by key, since a pool has the one that was drawn in front."""
+    """Average one response drawn by weight among `num`, over disjoint groups of the draws.
+
+    The order is shuffled by key, since a pool has the one that was drawn by weight in front.
+    """
     places = np.tile(np.arange(found.grades.shape[1]), (len(found.grades), 1))
     order = Key(SEED).fold("groups").generator().permuted(places, axis=1)
     grades, weights = (np.take_along_axis(each, order, 1) for each in (found.grades, found.weights))
@@ -144,11 +148,11 @@ def singles(drawn: dict[str, Drawn]) -> dict[str, Single]:
 
 
 def chosen(found: Drawn, selector: str, num: int) -> Floats:
-    """Expected grade (P,) of what a selector chooses among `num` of the responses."""
+    """Return the expected grade (P,) of what a selector chooses among `num` of the responses."""
     num = min(num, found.grades.shape[1])
     if selector == "checker":  # exact
         return np.asarray(pass_at(found.grades, [num])[0])
-    expected = selector_of(selector)[1].expected
+    expected = parse_choice(selector)[1].expected
     assert expected is not None
     return np.asarray(expected(found.outcomes.graded, np.array([num]), Key(SEED).fold(selector))[0])
 
@@ -166,7 +170,7 @@ WAYS = {
 
 
 def equal(drawn: dict[str, Drawn], num_chains: int, decoded: bool) -> tuple[dict[str, Floats], dict[str, int]]:
-    """Grades (P,) and numbers of responses at the cost of so many chains."""
+    """Return grades (P,) and numbers of responses at the cost of `num_chains` chains."""
 
     def cost(name: str) -> float:
         return drawn[name].decoded if decoded else drawn[name].tokens
@@ -242,14 +246,14 @@ def show_passes(console: Console, drawn: dict[str, Drawn]) -> dict[str, list[flo
 
 
 def agreement(found: Drawn) -> Floats:
-    """Covariance (P,) of rightness and standardised log p over a puzzle's draws, at most half."""
+    """Return the covariance (P,) of correctness and standardised log p over a puzzle's draws, at most half."""
     logp = found.outcomes.graded.scores["likelihood"]
     apart = (logp - logp.mean(1, keepdims=True)) / np.maximum(logp.std(1, keepdims=True), 1e-9)
     return np.asarray(((found.grades - found.grades.mean(1, keepdims=True)) * apart).mean(1))
 
 
 def choose(console: Console, store: Store, engine: Any, puzzles: int) -> None:
-    """Accuracy of one response on dev puzzles, by power or temperature."""
+    """Show the accuracy of one response on dev puzzles, by power or temperature."""
     task = build("task", f"game24('dev', limit={puzzles})")
     table = Table("one response, on dev puzzles", "at", "tokens", "accuracy", box=None)
     grids = {name: TEMPERATURES if name == "low_temperature" else ALPHAS for name in lines(LOW, ALPHA)}
@@ -291,7 +295,7 @@ def main() -> None:
         "k": list(KS),
     }
     aligned = mean_interval(agreement(drawn["plain"]), support=(-0.5, 0.5))
-    console.print(f"covariance of rightness and log p: {aligned.value:+.3f} [{aligned.low:+.3f}, {aligned.high:+.3f}]")
+    console.print(f"covariance of correctness, log p: {aligned.value:+.3f} [{aligned.low:+.3f}, {aligned.high:+.3f}]")
     figures["agreement"] = [aligned.value, aligned.low, aligned.high]
     print(json.dumps({**about("power", SEED, started), **rounded(figures)}))
 

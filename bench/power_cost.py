@@ -1,23 +1,22 @@
-"""What power sampling costs: `python -m bench.power_cost`.
+"""Measure the cost of power sampling: `python -m bench.power_cost`.
 
 **Tokens.** Tokens decoded for each step of a Metropolis-Hastings chain at a fixed horizon, by the plain corrected
-kernel (every proposal drawn from its cut to its end) and by the same kernel with early rejection and the divergence
-jump. The law of the chain is the same; as a check, the mean log-probability of the last records is compared, in
-standard errors. 24 questions, one chain each, over powers and proposal temperatures, on two models: the bundled one
-(Game of 24 puzzles) and one of 260,000 parameters that tells stories, which few stories end within the horizon of 64.
-Steps whose cut lies behind the record's end cost nothing on either side and are counted on both. Intervals are 95 % by
-bootstrap over questions.
+kernel (every proposal drawn from its cut to its end) and by the same kernel with early rejection and the jump. The
+chain has the same distribution; as a check, the mean log-probability of the last responses is compared, in standard
+errors. 24 questions, one chain each, over powers and proposal temperatures, on two models: the bundled one (Game of 24
+puzzles) and one of 260,000 parameters that tells stories, which few stories end within the horizon of 64. Intervals are
+95 % by bootstrap over questions.
 
-`acceptance` is that of the plain kernel's proposals, those among them that repeat the record and are accepted always;
-`acceptance_of_moves` that of proposals that differ from the record, which alone change anything. `forwarded` is what
-goes through the model for each step: decoded tokens, context that is not kept, positions whose law was looked at
+`acceptance` is that of the plain kernel's proposals, including those that repeat the response, which are always
+accepted; `acceptance_of_moves` that of proposals that differ from the response, which alone change anything.
+`forwarded` is what goes through the model for each step: decoded tokens, context that is not kept, positions evaluated
 without a draw, and a tenth of the chain's prompt and start.
 
-**Time.** The product's sampler on the local engine, 48 questions at once, against an implementation in the style of
-the published one, written for this bench: one chain, one question at a time, `model.generate` for every proposal with
-all scores and logits stacked, nothing kept from one call to the next (within a call, generate has its cache). Same
-model, questions, number of steps, cut law and target. Sides take turns; the ratio is the median over rounds, with the
-lowest and the highest.
+**Time.** The product's sampler on the local engine, 48 questions at once, against an implementation in the style of the
+published one, written for this bench: one chain, one question at a time, `model.generate` for every proposal with all
+scores and logits stacked, nothing kept from one call to the next (within a call, generate has its cache). Same model,
+questions, number of steps, cut distribution and target. The sides take turns; the ratio is the median over rounds, with
+the lowest and the highest.
 """
 
 from __future__ import annotations
@@ -36,9 +35,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samplewise.engines.local import SPIN, local
+from samplewise.engines.local import local
+from samplewise.models import SPIN_COUNT
 
-os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # before torch is loaded
 
 import numpy as np
 import torch
@@ -46,13 +46,13 @@ import transformers
 
 from bench import stories
 from bench.about import about, rounded
-from samplewise.keys import Key
-from samplewise.numerics import Floats
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.types import Completion, Message
 from samplewise.samplers.base import Sampler, Variant
+from samplewise.samplers.infos import MoveInfo, read_trace
 from samplewise.samplers.power import power
-from samplewise.samplers.power.cuts import Cuts, fixed_masses
 from samplewise.tasks.game24 import game24
-from samplewise.types import Completion, Message
 
 QUESTIONS, TIMED, STEPS, HORIZON = 24, 48, 10, 64
 CURVE = ((1.5, 1 / 1.5), (2.0, 0.5), (4.0, 0.25), (8.0, 0.125), (4.0, 0.5), (4.0, 1.0))  # power, temperature
@@ -64,9 +64,9 @@ class Spent(NamedTuple):
     """What the chains of all questions did; arrays (P,) by question."""
 
     tokens: Floats  # decoded in steps
-    logp: Floats  # of the last record
-    live: int  # steps whose cut lay within the record
-    accepted: int  # of these, with proposals that are the record itself
+    logp: Floats  # of the last response
+    live: int  # steps that had something to redraw
+    accepted: int  # of these, including proposals equal to the response
     changed: int  # accepted proposals that differ
     differing: int  # proposals that differ
     forwarded: int  # tokens that went through the model, prompts and starts too
@@ -80,21 +80,23 @@ class Spent(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ our side
 
 
-async def chain(engine: Any, sampler: Sampler[Any], messages: tuple[Message, ...], key: Key) -> tuple[Any, list[Any]]:
-    """The state that a chain ends in and its moves, as the loop drives it."""
+async def chain(
+    engine: Any, sampler: Sampler[Any], messages: tuple[Message, ...], key: Key
+) -> tuple[Any, list[MoveInfo]]:
+    """Return the state that a chain ends in and its moves, as the loop drives it."""
     state = sampler.init((Variant("direct", messages),))
-    moves: list[Any] = []
+    moves: list[MoveInfo] = []
     completions: tuple[Completion, ...] = ()
     while True:
         state, step = sampler.step(key, state, completions)
-        moves += (step.info or {}).get("moves", ())
+        moves += read_trace([step.info]).moves
         if not step.asks:
             return state, moves
         found = {arrival.position: arrival.completion async for arrival in engine.answer(step.asks)}
         completions = tuple(found[i] for i in range(len(step.asks)))
 
 
-async def chains(engine: Any, sampler: Sampler[Any], prompts: Prompts, key: Key) -> list[tuple[Any, list[Any]]]:
+async def chains(engine: Any, sampler: Sampler[Any], prompts: Prompts, key: Key) -> list[tuple[Any, list[MoveInfo]]]:
     return await asyncio.gather(*(chain(engine, sampler, m, key.fold(i)) for i, m in enumerate(prompts)))
 
 
@@ -106,9 +108,9 @@ def ours(
     before, start = engine._forward.num_forwarded, time.perf_counter()
     ended = asyncio.run(chains(engine, sampler, prompts, key))
     seconds = time.perf_counter() - start
-    moves = [move for _, made in ended for move in made]
-    outcomes = [move["outcome"] for move in moves if move["outcome"] != "behind"]
-    tokens = np.array([float(sum(move["tokens"] for move in made)) for _, made in ended])
+    moves = [move for _, chain_moves in ended for move in chain_moves]
+    outcomes = [move.outcome for move in moves if move.outcome != "behind"]
+    tokens = np.array([float(sum(move.tokens for move in chain_moves)) for _, chain_moves in ended])
     return Spent(
         tokens=tokens,
         logp=np.array([sampler.pool(state).candidates[0].logp_sum for state, _ in ended]),
@@ -131,7 +133,7 @@ class Drawn(NamedTuple):
 
 
 def generated(model: Any, ids: Sequence[int], num: int, temperature: float, stops: Sequence[int]) -> Drawn:
-    """One call of generate for one response of at most `num` tokens."""
+    """Make one call of generate for one response of at most `num` tokens."""
     settings = hugging.GenerationConfig(
         do_sample=True,
         temperature=temperature,
@@ -157,18 +159,16 @@ def generated(model: Any, ids: Sequence[int], num: int, temperature: float, stop
 def published(
     model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int], alpha: float, temperature: float, key: Key
 ) -> tuple[float, Floats]:
-    """Seconds, and log-probabilities (P,) of the last records."""
+    """Return seconds, and log-probabilities (P,) of the last responses."""
     start, ends = time.perf_counter(), []
     for number, prompt in enumerate(prompts):
         rng = key.fold(number).generator()
         now = generated(model, prompt, HORIZON, temperature, stops)
-        masses = np.asarray(fixed_masses(Cuts("uniform", len(now.tokens)), HORIZON))
         for _ in range(STEPS):
-            cut = int(rng.choice(HORIZON, p=masses / masses.sum()))
-            if cut >= len(now.tokens):
-                continue
+            cut = int(rng.integers(len(now.tokens)))
             new = generated(model, [*prompt, *now.tokens[:cut]], HORIZON - cut, temperature, stops)
             gain = (alpha * new.logp - new.logq).sum() - (alpha * now.logp - now.logq)[cut:].sum()
+            gain += math.log(len(now.tokens) / (cut + len(new.tokens)))
             if math.log(1 - rng.random()) <= gain:
                 now = Drawn(
                     now.tokens[:cut] + new.tokens,
@@ -183,7 +183,7 @@ def published(
 
 
 def tokens_of(source: str, prompts: Prompts, key: Key) -> list[dict[str, Any]]:
-    """A line for each power and temperature."""
+    """Return a line for each power and temperature."""
     engine = local(source, device="cpu")
     lines = []
     for row, (alpha, temperature) in enumerate(CURVE):
@@ -227,19 +227,19 @@ def tokens_of(source: str, prompts: Prompts, key: Key) -> list[dict[str, Any]]:
 
 
 def fits(line: dict[str, Any]) -> bool:
-    """Whether the proposal is at temperature 1 / alpha, as it is unless something else is asked for."""
+    """Return whether the proposal is at temperature 1 / alpha, the default."""
     return math.isclose(line["alpha"] * line["temperature"], 1.0)
 
 
 def interval(plain: Floats, quick: Floats, key: Key) -> tuple[float, float]:
-    """The middle 95 % of the ratio of means over resampled questions."""
+    """Return the middle 95 % of the ratio of means over resampled questions."""
     picks = key.generator().integers(0, len(plain), size=(2000, len(plain)))
     low, high = np.quantile(plain[picks].mean(1) / quick[picks].mean(1), [0.025, 0.975])
     return float(low), float(high)
 
 
 def times(prompts: Prompts, rounds: int, key: Key) -> dict[str, Any]:
-    """Seconds of both sides, and of ours without the accelerations."""
+    """Return the seconds of both sides, and of ours without the accelerations."""
     from samplewise.models import TINY
 
     alpha, temperature = 4.0, 0.25
@@ -281,7 +281,7 @@ def times(prompts: Prompts, rounds: int, key: Key) -> dict[str, Any]:
 
 
 def apart(work: Callable[..., Any], *given: Any, **named: Any) -> Any:
-    """In a thread that ends with the work, as its pool of torch's threads does (see engines/local)."""
+    """Run in a thread that ends with the work, as its pool of torch's threads does (see engines/local)."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work, *given, **named).result()
 
@@ -301,7 +301,7 @@ def main() -> None:
     print("tokens: tiny")
     curves = {"tiny": tokens_of("tiny", puzzles, key.fold("tiny"))}
     if (source := stories.folder()) is None:
-        print("tokens: stories260K is not at hand, see samplewise.files.data_folder")
+        print("tokens: stories260K is not at hand, see samplewise.core.files.data_folder")
     else:
         print("tokens: stories260K")
         with tempfile.TemporaryDirectory() as place:

@@ -24,16 +24,18 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.about import about, rounded
-from samplewise.evaluate import accuracy_at, load, rescore, run_task
-from samplewise.keys import Key
+from samplewise.cli.progress import Bar
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.registry import build
 from samplewise.measure import mean_interval, pass_at
-from samplewise.numerics import Floats
-from samplewise.progress import Bar
-from samplewise.recipe import recipe, selector_of
-from samplewise.recorded import load as load_recording
-from samplewise.spec import build
-from samplewise.store import Store
-from samplewise.tasks.recorded import recorded
+from samplewise.recipe import parse_choice, recipe
+from samplewise.recorded import load_recording as load_recording
+from samplewise.runs.arrays import load_outcomes
+from samplewise.runs.redecide import accuracy_at, rescore
+from samplewise.runs.run import run_task
+from samplewise.store.database import Store
+from samplewise.tasks.recorded import recorded_task
 
 SEED = 0
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
@@ -61,14 +63,14 @@ class Replayed(NamedTuple):
 
 def replayed(name: str, num: int, folder: Path, stop: tuple[str, ...] = ()) -> Replayed:
     """Run `repeat(num) | vote` on a recording and look up what its authors said of each draw."""
-    task, engine = recorded(name), build("engine", f"replay({name!r}, seed={SEED})")
+    task, engine = recorded_task(name), build("engine", f"replay({name!r}, seed={SEED})")
     line = recipe(f"repeat({num}, stop={stop!r}) | vote")
     store = Store(folder / f"{name.replace('/', '-')}.db")
     started = time.monotonic()
     with Bar(name) as bar:
         summary = asyncio.run(run_task(task, line, engine, store, seed=SEED, on_event=bar))
     seconds = time.monotonic() - started
-    outcomes = load(store, summary.run)
+    outcomes = load_outcomes(store, summary.run)
     recording = load_recording(name)
     said = {
         problem.question.id: [engine.one_of(problem.question.messages, i).grade for i in range(num)]
@@ -116,9 +118,9 @@ def math_qwen(folder: Path) -> dict[str, Any]:
     found = replayed(name, 8, folder)
     figures: dict[str, Any] = {"pass@1": np.nanmean(found.grades), "coverage": np.nanmax(found.grades, axis=1).mean()}
     for key, selector in (("majority@8", "vote"), ("reward@8", f"best(recorded({name!r}))")):
-        _, chosen, verifiers = selector_of(selector)
+        _, chosen, verifiers = parse_choice(selector)
         rescore(found.store, found.run, verifiers)
-        outcomes = load(found.store, found.run, scores=chosen.verifiers)
+        outcomes = load_outcomes(found.store, found.run, scores=chosen.verifiers)
         grades = accuracy_at(found.store, outcomes, chosen, np.array([8]), Key(SEED))[0]
         interval = mean_interval(grades)
         figures |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}

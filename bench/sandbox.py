@@ -1,7 +1,8 @@
-"""What the sandbox holds and what it costs: every hostile program of the table, honest ones in between, then speed.
+"""What the sandbox withstands and what it costs: every hostile program of the table, honest ones in between, then
+speed.
 
-Each hostile program runs at each level at which it must be contained, on one worker, which thus meets what the one
-before has left behind; after each the host is looked over, and an honest program must be graded right.
+Each hostile program runs at each level at which it must be contained, on one worker, which thus meets what the program
+before has left behind. After each the host is inspected, and an honest program must be graded right.
 
     hostile, contained       programs that attack, and those that neither passed nor touched the host
     honest, honest_passed    right programs in between, and those that were graded right
@@ -16,8 +17,9 @@ import json
 import time
 from typing import Any
 
+from tests.support.hostile import HONEST, LIMITS, TESTS, Site, contained, hostile
+
 from bench.about import about
-from samplewise.conformance.hostile import HONEST, LIMITS, TESTS, Site, contained, hostile
 from samplewise.verify.sandbox import Program, Sandbox
 
 SEED = 0  # nothing here is drawn
@@ -52,7 +54,7 @@ def table() -> dict[str, Any]:
 
 
 def speed(num: int) -> dict[str, float]:
-    """Trivial programs per second, all workers together."""
+    """Measure trivial programs per second, all workers together."""
     found = {}
     with Sandbox() as sandbox:
         warm = [program for program in TRIVIAL.values() for _ in range(4 * sandbox.num_workers)]

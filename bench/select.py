@@ -26,11 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.about import about, rounded
-from samplewise.files import data_folder, read
-from samplewise.keys import Key
+from samplewise.core.files import data_folder, read_table
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.types import Candidate, Pool
 from samplewise.measure import mean_interval
-from samplewise.numerics import Floats
-from samplewise.recorded import Recording, load
+from samplewise.recorded import Recording, load_recording
 from samplewise.select.arms import arm_vote, log_pool, only
 from samplewise.select.base import Round, Selector
 from samplewise.select.best import best
@@ -38,8 +39,7 @@ from samplewise.select.fit import fitted
 from samplewise.select.learned import dawid_skene, learned
 from samplewise.select.ranked import bom, borda, mob
 from samplewise.select.votes import first, vote, weighted
-from samplewise.tasks.recorded import recorded
-from samplewise.types import Candidate, Pool
+from samplewise.tasks.recorded import recorded_task
 from samplewise.verify.agreement import agreement_scores, read_tests, who_passes
 
 SEED = 0
@@ -63,8 +63,8 @@ WORLDS = {  # fidelity of the arms, a common attractor, published: direct, poole
 
 
 def rounds_of(recording: Recording, score: str | None = None) -> list[Round]:
-    """A recording's draws, read and graded by our own code. Draws without a grade of ours keep their authors'."""
-    task = recorded(recording.name)
+    """Return a recording's draws, read and graded by our own code. Draws without our grade keep their authors'."""
+    task = recorded_task(recording.name)
     rounds = []
     for problem, draws in zip(recording.problems, recording.draws, strict=True):
         texts = [draw.completion.text for draw in draws]
@@ -80,7 +80,7 @@ def rounds_of(recording: Recording, score: str | None = None) -> list[Round]:
 
 
 def chosen(selector: Selector, rounds: Sequence[Round], name: str) -> Floats:
-    """Grades (R,) of the selector's choices."""
+    """Return grades (R,) of the selector's choices."""
     grades = []
     for number, (each, choosing) in enumerate(zip(rounds, fitted(selector, rounds, KEY.fold(name)), strict=True)):
         position = choosing.choose(KEY.fold(name, number), each.pool, each.answers).position
@@ -89,7 +89,7 @@ def chosen(selector: Selector, rounds: Sequence[Round], name: str) -> Floats:
 
 
 def shuffled(rounds: Sequence[Round], field: str) -> list[Round]:
-    """The same rounds with arms, or scores, dealt out anew within each."""
+    """Return the same rounds with arms, or scores, shuffled within each."""
     made = []
     for number, each in enumerate(rounds):
         kept = [getattr(candidate, field) for candidate in each.pool.candidates]
@@ -100,7 +100,7 @@ def shuffled(rounds: Sequence[Round], field: str) -> list[Round]:
 
 
 def report(console: Console, title: str, rounds: Sequence[Round], selectors: Mapping[str, Selector]) -> dict[str, Any]:
-    """Accuracy of each selector with its interval, a single draw's, and the ceiling."""
+    """Report the accuracy of each selector with its interval, of a single draw, and the ceiling."""
     table = Table(title, "accuracy", "", box=None)
     graded = [np.nan_to_num(np.array(each.grades or (0.0,))) for each in rounds]
     values: dict[str, Floats] = {"one draw": np.array([grades.mean() for grades in graded])}
@@ -116,7 +116,7 @@ def report(console: Console, title: str, rounds: Sequence[Round], selectors: Map
 
 
 def math_qwen(console: Console, options: argparse.Namespace) -> dict[str, Any]:
-    rounds = rounds_of(load("math_qwen_rm_8x"), "reward")
+    rounds = rounds_of(load_recording("math_qwen_rm_8x"), "reward")
     scored = {"best": best("score"), "weighted": weighted("score"), "mob": mob("score"), "borda": borda("score")}
     selectors = {"first": first(), "vote": vote(), **scored, "bom": bom("score")}
     figures = report(console, "math_qwen, 100 x 8", rounds, selectors)
@@ -126,8 +126,8 @@ def math_qwen(console: Console, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def humaneval(console: Console, options: argparse.Namespace) -> dict[str, Any]:
-    """Programs that pass the same generated tests. Grading needs the sandbox, and so does the matrix of who passes."""
-    solutions, texts = load("humaneval_codegen16b_100x"), load("humaneval_codegen16b_100x/tests")
+    """Choose among programs by the generated tests that they pass. Grading and the pass matrix need the sandbox."""
+    solutions, texts = load_recording("humaneval_codegen16b_100x"), load_recording("humaneval_codegen16b_100x/tests")
     step = max(1, len(solutions.problems) // options.humaneval)
     kept = list(range(0, len(solutions.problems), step))[: options.humaneval]
     part = solutions._replace(
@@ -137,7 +137,7 @@ def humaneval(console: Console, options: argparse.Namespace) -> dict[str, Any]:
     for each, place in zip(rounds_of(part), kept, strict=True):
         written = [draw.completion.text for draw in texts.draws[place]]
         entry_point = str(solutions.problems[place].question.facts["entry_point"])
-        passed = who_passes([answer or "" for answer in each.answers], read_tests(written, entry_point))
+        passed = who_passes([answer or "" for answer in each.answers], read_tests(written, entry_point), entry_point)
         scored = zip(each.pool.candidates, agreement_scores(passed).tolist(), strict=True)
         candidates = tuple(candidate._replace(scores={"score": score}) for candidate, score in scored)
         rounds.append(each._replace(pool=Pool(candidates)))
@@ -149,11 +149,11 @@ def humaneval(console: Console, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def mmlu_pro(console: Console, options: argparse.Namespace) -> dict[str, Any]:
-    """Each model is an arm with one draw, so log-pool is plurality; the weights make the difference."""
-    recording = load("mmlu_pro_28_models")
+    """Choose among models, each an arm with one draw, so log-pool is plurality; the weights make the difference."""
+    recording = load_recording("mmlu_pro_28_models")
     folder = data_folder()
     assert folder is not None
-    row = read(folder / "recorded" / "mmlu_pro_28_models" / "preds.csv.gz")[0]
+    row = read_table(folder / "recorded" / "mmlu_pro_28_models" / "preds.csv.gz")[0]
     models = [name for name in row if name not in ("question_id", "category", "n_options", "answer")]
     rounds = []
     for problem, draws in list(zip(recording.problems, recording.draws, strict=True))[:: options.mmlu_step]:
@@ -176,7 +176,7 @@ def mmlu_pro(console: Console, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def learned_models() -> Selector:
-    """Votes with weights of arms from labels, without the choice among other rules."""
+    """Vote with weights of arms learned from labels, without the choice among other rules."""
     from samplewise.select.arms import by_share
     from samplewise.select.learned import label_weights
 
@@ -186,11 +186,11 @@ def learned_models() -> Selector:
 def otis_aime(console: Console, options: argparse.Namespace) -> dict[str, Any]:
     folder = data_folder()
     assert folder is not None
-    rows = read(folder / "recorded" / "otis_aime_8x" / "otis_mock_aime_runs.jsonl.gz")
+    rows = read_table(folder / "recorded" / "otis_aime_8x" / "otis_mock_aime_runs.jsonl.gz")
     runs = sorted({row["run"] for row in rows if row["n"] >= 8})
     means: dict[str, list[float]] = {"one draw": [], "first": [], "vote": [], "coverage": []}
     for run in runs:
-        rounds = rounds_of(load(f"otis_aime_8x/{run}"))
+        rounds = rounds_of(load_recording(f"otis_aime_8x/{run}"))
         means["one draw"].append(float(np.mean([np.mean(each.grades or (0.0,)) for each in rounds])))
         means["coverage"].append(float(np.mean([max(each.grades or (0.0,)) for each in rounds])))
         for name, selector in (("first", first()), ("vote", vote())):
@@ -203,10 +203,10 @@ def otis_aime(console: Console, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def llmbar(console: Console, options: argparse.Namespace) -> dict[str, Any]:
-    """A pair is a question, a judge's two verdicts (one for each order) are the draws of its arm."""
+    """Take a pair as a question, and a judge's two verdicts (one for each order) as the draws of its arm."""
     folder = data_folder()
     assert folder is not None
-    rows = read(folder / "recorded" / "llmbar_judges" / "llmbar_419_pairs_judge_verdicts.jsonl.gz")
+    rows = read_table(folder / "recorded" / "llmbar_judges" / "llmbar_419_pairs_judge_verdicts.jsonl.gz")
     rounds = []
     for row in rows:
         votes = [(judge, verdict) for judge, both in row["judges"].items() for verdict in both]
@@ -245,7 +245,7 @@ def llmbar(console: Console, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def worlds(console: Console, options: argparse.Namespace) -> dict[str, Any]:
-    """Six arms, ten answers; answer 0 is right. .65 of an arm's wrong mass is on one attractor."""
+    """Simulate six arms and ten answers; answer 0 is right. .65 of an arm's wrong mass is on one attractor."""
     figures: dict[str, Any] = {}
     table = Table("world", "direct", *ARMS, "published: direct, pooled, arm vote, log-pool", box=None)
     for name, (fidelity, shared, published) in WORLDS.items():

@@ -21,8 +21,8 @@ from bench.about import about, rounded
 from bench.stop_replay import humaneval, maths, otis
 from bench.stop_tiny import tiny
 from bench.stop_worlds import first_pass_shares, worlds
-from samplewise.files import data_folder
-from samplewise.keys import Key
+from samplewise.core.files import data_folder
+from samplewise.core.keys import Key
 from samplewise.stop.grid import grid_count
 
 SEED = 0

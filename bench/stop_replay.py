@@ -17,18 +17,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from samplewise.files import data_folder, read
-from samplewise.keys import Key
-from samplewise.numerics import Floats
-from samplewise.plan.replays import Replays, Stored, replay_pools
-from samplewise.recorded import load
+from samplewise.core.files import data_folder, read_table
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.registry import build
+from samplewise.core.types import Candidate
+from samplewise.recorded import load_recording
+from samplewise.runs.orders import OrderReplays, StoredPool, replay_pools
 from samplewise.select.base import Selector
 from samplewise.select.best import best
 from samplewise.select.votes import vote
-from samplewise.spec import build
 from samplewise.stop.base import StopRule
-from samplewise.tasks.recorded import recorded
-from samplewise.types import Candidate
+from samplewise.tasks.recorded import recorded_task
 
 NUM_ORDERS = 100
 NUM_BOOTSTRAPS = 2000
@@ -55,10 +55,10 @@ class Family(NamedTuple):
     selector: Selector
 
 
-def stored(name: str, *, scores: str | None = None) -> list[Stored]:
+def stored(name: str, *, scores: str | None = None) -> list[StoredPool]:
     """A recording's pools, read and graded by our own code."""
-    task, pools = recorded(name), []
-    recording = load(name)
+    task, pools = recorded_task(name), []
+    recording = load_recording(name)
     for problem, draws in zip(recording.problems, recording.draws, strict=True):
         answers = tuple(task.read(problem.question, draw.completion.text) for draw in draws)
         grade = {answer: task.grade(problem, answer).value for answer in set(answers)}
@@ -71,7 +71,7 @@ def stored(name: str, *, scores: str | None = None) -> list[Stored]:
             for d in draws
         )
         costs = tuple(float(draw.completion.usage.tokens) for draw in draws)
-        pools.append(Stored(problem.question, candidates, answers, tuple(grade[a] for a in answers), costs))
+        pools.append(StoredPool(problem.question, candidates, answers, tuple(grade[a] for a in answers), costs))
     return pools
 
 
@@ -81,7 +81,7 @@ class Measured(NamedTuple):
     tokens: Floats
 
 
-def measured(replays: Replays) -> Measured:
+def measured(replays: OrderReplays) -> Measured:
     return Measured(
         np.nan_to_num(replays.grades).mean(axis=1),
         replays.draws.mean(axis=1).astype(float),
@@ -89,7 +89,7 @@ def measured(replays: Replays) -> Measured:
     )
 
 
-def frontier(selector: Selector, pools: Sequence[Stored], cap: int, key: Key) -> list[Measured]:
+def frontier(selector: Selector, pools: Sequence[StoredPool], cap: int, key: Key) -> list[Measured]:
     """1 to `cap` draws, whatever they say."""
     never: StopRule[Any] = build("stop", f"cap({cap + 1})")
     rows = replay_pools([never] * len(pools), selector, pools, key, caps=range(1, cap + 1), num_orders=NUM_ORDERS)
@@ -119,7 +119,7 @@ def bootstrap(values: Floats, groups: Sequence[str], key: Key) -> tuple[float, f
 
 
 def score(
-    console: Console, title: str, pools: Sequence[Stored], families: Mapping[str, Family], cap: int, key: Key
+    console: Console, title: str, pools: Sequence[StoredPool], families: Mapping[str, Family], cap: int, key: Key
 ) -> dict[str, Any]:
     """Each family's figures on `pools`; halves of the questions take their settings from each other."""
     groups = [pool.question.id for pool in pools]
@@ -184,7 +184,7 @@ def otis(console: Console, key: Key, num_runs: int) -> dict[str, Any]:
     """45 problems, 8 answers each by `num_runs` of the runs whose tokens are on record: the majority of votes."""
     folder = data_folder()
     assert folder is not None
-    rows = read(folder / "recorded" / "otis_aime_8x" / "otis_mock_aime_runs.jsonl.gz")
+    rows = read_table(folder / "recorded" / "otis_aime_8x" / "otis_mock_aime_runs.jsonl.gz")
     runs = sorted({row["run"] for row in rows if row["n"] >= 8 and row.get("output_tokens")})
     picked = [runs[place] for place in np.linspace(0, len(runs) - 1, num_runs).round().astype(int)]
     pools = [pool for run in picked for pool in stored(f"otis_aime_8x/{run}") if len(pool.candidates) >= 8]
@@ -209,7 +209,7 @@ def humaneval(console: Console, key: Key, every: int) -> dict[str, Any]:
     """Every `every`-th problem, 100 programs each; the verifier runs the examples of the official problem's text, which
     the model was not shown. Problems without any are left out."""
     name = "humaneval_codegen16b_100x"
-    recording, task = load(name), recorded(name)
+    recording, task = load_recording(name), recorded_task(name)
     verify, pools = build("verifier", "public_tests"), []
     shown = {each.question.id.rpartition("/")[2]: each.question.facts for each in build("task", "humaneval").problems}
     for problem, draws in list(zip(recording.problems, recording.draws, strict=True))[::every]:
@@ -228,7 +228,7 @@ def humaneval(console: Console, key: Key, every: int) -> dict[str, Any]:
         )
         costs = tuple(float(draw.completion.usage.tokens) for draw in draws)
         answers, grades = tuple(known[t][0] for t in texts), tuple(known[t][1] for t in texts)
-        pools.append(Stored(problem.question, candidates, answers, grades, costs))
+        pools.append(StoredPool(problem.question, candidates, answers, grades, costs))
     families = {
         "first pass": Family(("passed(score, cap=64)",), BEST),
         "first pass, futile below .1": Family(("passed(score, price=0.1, cap=64)",), BEST),

@@ -1,33 +1,38 @@
 """The embedded model with its reward model on 200 held-out puzzles: one fixed configuration against the best of 64.
 
 The configuration is the documented default, with the cap that best-of-64 has; nothing of it was chosen on these
-puzzles: the target is a calibrated chance to be right, calibrated on puzzles of another split.
+puzzles: the target is a calibrated probability of being right, calibrated on puzzles of another split. Every row is a
+mean over random orders of the same 64 draws a puzzle, all tokens counted; one order is no figure.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.stop_replay import BEST, VOTE, Measured, at_equal_tokens, bootstrap, measured
-from samplewise.evaluate import load, rescore, run_task
-from samplewise.keys import Key
-from samplewise.numerics import Floats
-from samplewise.plan.replays import Stored, replay_pools, stored_pools
+from bench.stop_replay import at_equal_tokens, bootstrap, measured
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.registry import build
 from samplewise.recipe import recipe
-from samplewise.spec import build
-from samplewise.store import Run, Store
+from samplewise.runs.bills import bill_run
+from samplewise.runs.orders import OrderReplays, replay_pools, stored_pools
+from samplewise.runs.redecide import rescore
+from samplewise.runs.run import run_task
+from samplewise.store.database import Store
+from samplewise.store.records import Run
 from samplewise.tasks.base import Task
 
 CAP = 64
-TARGET = 0.95  # a calibrated chance to be right
+ORDERS = 100
+TARGET = 0.95  # a calibrated probability of being right
+SIMPLE = "weighted(reward)"  # the best simple way with the same draws
 RULES = {
     "default": f"optscale(0.95, reward, target={TARGET}, cap={CAP})",
     "futile below .05": f"optscale(0.95, reward, target={TARGET}, cap={CAP}, price=0.05)",
@@ -36,85 +41,88 @@ RULES = {
 }
 
 
-async def drawn(store: Store, task: Task, lines: dict[str, str], seed: int) -> dict[str, Run]:
-    engine, runs = build("engine", "tiny"), {}
+async def drawn(store: Store, task: Task, line: str, seed: int) -> Run:
+    engine = build("engine", "tiny")
     try:
-        for name, line in lines.items():
-            summary = await run_task(task, recipe(line), engine, store, seed=seed)
-            runs[name] = next(run for run in store.runs() if run.id == summary.run)
+        summary = await run_task(task, recipe(line), engine, store, seed=seed)
     finally:
         await engine.close()
-    return runs
+    return next(run for run in store.runs() if run.id == summary.run)
 
 
-def chosen(store: Store, run: Run, selector: str) -> Floats:
-    rows = {q: grade for q, name, _, _, grade in store.selections(run.id) if name == selector}
-    return np.array([rows[q] for q in load(store, run.id).questions])
-
-
-def spent(store: Store, run: Run) -> tuple[Floats, Floats]:
-    """Tokens (P,), everything counted, and draws (P,)."""
-    rows = list(store.outcomes(run.id))
-    return np.array([float(row.spent.tokens) for row in rows]), np.array([float(len(row.grades)) for row in rows])
-
-
-def _renamed(pool: Stored) -> Stored:
-    """The reward's scores under the name that the benches' selectors look at."""
-    own = tuple(c._replace(scores={"score": c.scores.get("reward", math.nan)}) for c in pool.candidates)
-    return pool._replace(candidates=own)
+def measure(
+    store: Store, run: Run, rule: str, choice: str, key: Key, caps: Sequence[int] = (CAP,), num_orders: int = ORDERS
+) -> tuple[OrderReplays, ...]:
+    """A rule and a selector over random orders of a stored run's draws, all tokens counted."""
+    parsed = recipe(run.recipe).with_stop(rule).with_selector(choice)
+    pools = stored_pools(store, run.id, bill_run(store, run, parsed))
+    assert parsed.stop is not None
+    return replay_pools([parsed.stop] * len(pools), parsed.selector, pools, key, caps=caps, num_orders=num_orders)
 
 
 def tiny(console: Console, key: Key, puzzles: int, store_at: str | None = None) -> dict[str, Any]:
     task = build("task", f"game24(limit={puzzles})")
-    choosing = {name: "best(reward)" if "reward" in rule else "vote" for name, rule in RULES.items()}
-    full = {"best(reward)": f"repeat({CAP}) | best(reward)", "vote": f"repeat({CAP}) | vote"}
-    lines = full | {name: f"repeat({CAP}) | until({rule}) | {choosing[name]}" for name, rule in RULES.items()}
     with tempfile.TemporaryDirectory() as folder, Store(Path(store_at or Path(folder) / "stop.db")) as store:
-        runs = asyncio.run(drawn(store, task, lines, 0))
-        rescore(store, runs["best(reward)"].id, {"reward": build("verifier", "reward")})
-        never = build("stop", f"cap({CAP + 1})")
-        fixed: dict[str, list[Measured]] = {}
-        for name, selector in (("best(reward)", BEST), ("vote", VOTE)):  # a vote does not pay for the reward model
-            pools = [_renamed(pool) for pool in stored_pools(store, runs[name].id)]
-            rows = replay_pools([never] * len(pools), selector, pools, key, caps=range(1, CAP + 1), num_orders=30)
-            fixed[name] = [measured(each) for each in rows]
-        most = {name: chosen(store, runs[name], name) for name in full}
-        cost = {name: float(spent(store, runs[name])[0].mean()) for name in full}
-        table = Table(f"{puzzles} puzzles", "accuracy", "draws", "tokens", "fixed, same tokens", "above it", box=None)
-        for name in full:
-            table.add_row(f"{name}, {CAP} draws", f"{most[name].mean():.4f}", str(CAP), f"{cost[name]:.0f}")
-        ids = list(load(store, runs["vote"].id).questions)
+        run = asyncio.run(drawn(store, task, f"repeat({CAP}) | vote", 0))
+        rescore(store, run.id, {"reward": build("verifier", "reward")})
+        ids = [record.problem.question.id for record in store.records(run.id)]
+        never, everything = f"cap({CAP + 1})", range(1, CAP + 1)
+        # a vote does not pay for the reward model
+        fixed = {name: measure(store, run, never, name, key, everything, 30) for name in ("best(reward)", "vote")}
+        best, weighted = fixed["best(reward)"][-1].grades.mean(axis=1), measure(store, run, never, SIMPLE, key)[0]
+        simple = weighted.grades.mean(axis=1)
+        table = Table(
+            f"{puzzles} puzzles", "accuracy", "one run", "draws", "tokens", "fixed, same tokens", "above it", box=None
+        )
         figures: dict[str, Any] = {
-            "best_of_64_accuracy": float(most["best(reward)"].mean()),
-            "majority_of_64_accuracy": float(most["vote"].mean()),
+            "best_of_64_accuracy": float(best.mean()),
+            "weighted_of_64_accuracy": float(simple.mean()),
+            "majority_of_64_accuracy": float(fixed["vote"][-1].grades.mean()),
+            "orders": ORDERS,
         }
-        found: dict[str, Any] = {}
-        for name, selector_name in choosing.items():
-            grades = chosen(store, runs[name], selector_name)
-            own, draws = spent(store, runs[name])
-            equal = at_equal_tokens(fixed[selector_name], float(own.mean()))
-            low, high = bootstrap(grades - equal, ids, key.fold("frontier", name))
-            loss = grades - most[selector_name]
-            loss_low, loss_high = bootstrap(loss, ids, key.fold("loss", name))
-            found[name] = {
-                "accuracy": float(grades.mean()),
-                "samples": float(draws.mean()),
-                "tokens": float(own.mean()),
-                "token_saving": 1 - float(own.mean()) / cost[selector_name],
-                "over_frontier": float((grades - equal).mean()),
-                "over_frontier_low": low,
-                "over_frontier_high": high,
-                "over_64_draws": float(loss.mean()),
-                "over_64_draws_low": loss_low,
-                "over_64_draws_high": loss_high,
-            }
+        for name, rows in (*fixed.items(), (SIMPLE, (weighted,))):
+            last = rows[-1]
             table.add_row(
-                f"{name}, {selector_name}",
-                f"{grades.mean():.4f}",
-                f"{draws.mean():.1f}",
-                f"{own.mean():.0f} (-{found[name]['token_saving']:.0%})",
-                f"{equal.mean():.4f}",
-                f"{found[name]['over_frontier']:+.4f} [{low:+.4f}, {high:+.4f}]",
+                f"{name}, {CAP} draws", f"{last.grades.mean():.4f}", "", str(CAP), f"{last.tokens.mean():.0f}"
+            )
+        rules: dict[str, Any] = {}
+        for name, rule in RULES.items():
+            choice = "best(reward)" if "reward" in rule else "vote"
+            (replays,) = measure(store, run, rule, choice, key.fold("rules"))
+            grades, own = replays.grades.mean(axis=1), float(replays.tokens.mean())
+            frontier = at_equal_tokens([measured(each) for each in fixed[choice]], own)
+            whole = fixed[choice][-1]
+            rules[name] = {
+                "accuracy": float(grades.mean()),
+                "run_deviation": float(replays.grades.mean(axis=0).std(ddof=1)),
+                "samples": float(replays.draws.mean()),
+                "tokens": own,
+                "token_saving": 1 - own / float(whole.tokens.mean()),
+                **over("over_frontier", grades - frontier, ids, key.fold("frontier", name)),
+                **over("over_64_draws", grades - whole.grades.mean(axis=1), ids, key.fold("loss", name)),
+                **over("over_weighted", grades - simple, ids, key.fold("weighted", name)),
+            }
+            row = rules[name]
+            table.add_row(
+                f"{name}, {choice}",
+                f"{row['accuracy']:.4f}",
+                f"±{row['run_deviation']:.4f}",
+                f"{row['samples']:.1f}",
+                f"{own:.0f} (-{row['token_saving']:.0%})",
+                f"{frontier.mean():.4f}",
+                f"{row['over_frontier']:+.4f} [{row['over_frontier_low']:+.4f}, {row['over_frontier_high']:+.4f}]",
             )
     console.print(table, "")
-    return {**found["default"], **figures, "rules": found}
+    for name, row in rules.items():
+        beside = [
+            f"{label} {row[field]:+.4f} [{row[field + '_low']:+.4f}, {row[field + '_high']:+.4f}]"
+            for field, label in (("over_64_draws", "all 64 draws"), ("over_weighted", f"{SIMPLE} of 64"))
+        ]
+        console.print(f"{name}: above {', '.join(beside)}")
+    return {**rules["default"], **figures, "rules": rules}
+
+
+def over(name: str, gain: Floats, ids: list[str], key: Key) -> dict[str, float]:
+    """A mean difference with its interval, clustered by puzzle."""
+    low, high = bootstrap(gain, ids, key)
+    return {name: float(gain.mean()), f"{name}_low": low, f"{name}_high": high}

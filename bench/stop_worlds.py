@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from tests.support.worlds import ANSWER_DISTRIBUTIONS, VERIFIER, exact_first_pass, follow, score_worlds
 
-from samplewise.conformance.worlds import ANSWER_LAWS, VERIFIER, exact_first_pass, follow, score_worlds
-from samplewise.keys import Key
-from samplewise.numerics import Floats
-from samplewise.spec import build
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.registry import build
+from samplewise.core.types import Candidate, Usage
 from samplewise.stop.base import NOBODY, StopRule
-from samplewise.types import Candidate, Usage
 
 LEVEL, CAP, VOTES = 0.95, 64, 400
 MANY, FEW = 2000, 120  # questions a world: for rules of a microsecond, and for those that fit a law
@@ -29,7 +29,7 @@ VOTE_RULES = (  # spec, error that it names; None: it names none
     ("asc(0.95)", 0.05),
     ("asc(0.99)", 0.01),
     ("asc_dirichlet(0.95)", 0.05),
-    ("share(0.8)", None),
+    ("vote_share(0.8)", None),
     ("entropy(0.75)", None),
     ("esc(5)", None),
     ("lead(3)", None),
@@ -78,8 +78,8 @@ def scores(console: Console, key: Key) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for world in score_worlds().values():
         drawn = world.play(key, MANY, CAP)
-        oracle = needed(drawn.chance, LEVEL)
-        within = float(np.mean(1 - (1 - drawn.chance) ** CAP))
+        oracle = needed(drawn.probability, LEVEL)
+        within = float(np.mean(1 - (1 - drawn.probability) ** CAP))
         table = Table(f"{world.name}, target {world.target:g}", "attained", "draws", "", box=None)
         rows: dict[str, Any] = {}
         for name, (rule, questions, promised) in score_rules(world.target, oracle).items():
@@ -97,7 +97,7 @@ def scores(console: Console, key: Key) -> dict[str, Any]:
             }
             kept = "" if not promised or not world.independent or attained >= nominal - 3 * error else "UNDER"
             table.add_row(name, f"{attained:.3f}", f"{found.draws.mean():.1f}", kept)
-        exact = [exact_first_pass(float(p), oracle) for p in drawn.chance]
+        exact = [exact_first_pass(float(p), oracle) for p in drawn.probability]
         rows["better, oracle cap"]["theory_attained"] = float(np.mean([each.attained for each in exact]))
         rows["better, oracle cap"]["theory_samples"] = float(np.mean([each.draws for each in exact]))
         theory = rows["better, oracle cap"]["theory_samples"]
@@ -131,7 +131,7 @@ def first_pass_shares(console: Console, key: Key) -> dict[str, Any]:
 def votes(console: Console, key: Key, questions: int = 300) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     labels = [Candidate(str(label)) for label in range(12)]
-    for law in ANSWER_LAWS:
+    for law in ANSWER_DISTRIBUTIONS:
         p = np.array(law) / sum(law)
         name = "answers " + " ".join(f"{x:g}" for x in law[:4]) + (" ..." if len(law) > 4 else "")
         drawn = key.fold("votes", name).generator().choice(len(p), size=(questions, VOTES), p=p)

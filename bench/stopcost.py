@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.about import about, rounded
-from samplewise.errors import SamplewiseError
-from samplewise.keys import Key
-from samplewise.spec import build, names
+from samplewise.core.errors import SamplewiseError
+from samplewise.core.keys import Key
+from samplewise.core.registry import build, names
+from samplewise.core.types import Candidate, Usage
 from samplewise.stop.base import NOBODY, StopRule
-from samplewise.types import Candidate, Usage
 
 SEED = 0
 DRAWS = 64

@@ -13,13 +13,17 @@ kills, so that a machine that is busy with something else does not move them.
     in_flight_repeated   asks that were on their way when the process died, and had to be sent again: no store can help
     handed_repeated      those of them that died between engine and store
 
-`--batched` runs against a store that commits 50 draws at a time, to see that this bench sees it.
+`--batched` runs against a store that commits 50 draws at a time, to see that this bench sees it. `--endpoint` draws
+from an endpoint with faults, over HTTP: replies that are late, cut or refused, and `max_tokens` ignored. Then an ask
+counts as sent when it is given to the engine, and what no two runs share is left out of what is compared: seconds, and
+the bills, which count the attempts that failed by chance.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import json
 import math
@@ -27,23 +31,27 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.about import about
-from samplewise.engines.base import Arrival
+from samplewise.core.keys import Key
+from samplewise.core.types import Ask, Completion, Message, Problem, Question, Score
+from samplewise.engines.base import Arrival, Engine
+from samplewise.engines.http import http
+from samplewise.engines.http.dialect.profile import Profile
 from samplewise.engines.toy import Toy
-from samplewise.evaluate import run_task
-from samplewise.keys import Key
 from samplewise.recipe import recipe
-from samplewise.store import Store, digest_of
+from samplewise.runs.run import run_task
+from samplewise.store.database import Store
+from samplewise.store.digests import digest_of
 from samplewise.tasks.base import Task
-from samplewise.types import Ask, Completion, Message, Problem, Question, Score
 
 SEED = 0
 NUM_QUESTIONS, NUM_DRAWS = 100, 20
@@ -52,6 +60,7 @@ LATENCY_S = 0.001  # of a request, on average
 CONCURRENCY = 8
 BATCH = 50  # draws a commit, of the store that is wrong on purpose
 
+FAULTS = {"slow": 0.01, "429": 0.05, "500": 0.03, "cut middle": 0.03}  # probability of each, by request
 KILLS_PER_RUN = 4
 JITTER_S = 0.02  # a kill comes up to so much later, so that it may fall between two lines, or into a start
 
@@ -59,9 +68,9 @@ SENT, HANDED, KEPT = "sent", "handed", "kept"
 
 
 class Kill(NamedTuple):
-    """Due `delay_s` after the journal has grown to so many bytes."""
+    """Due `delay_s` after the journal has come to this mark: so many bytes, or over HTTP so many draws kept."""
 
-    bytes: int
+    mark: int
     delay_s: float
 
 
@@ -134,21 +143,63 @@ def words(num_questions: int) -> Task:
     return Task("words", tuple(Problem(question, "abcd"[i % 4]) for i, question in enumerate(asked)), read, grade)
 
 
-def draw(path: Path, num_questions: int, batched: bool) -> None:
+def journalled_http(url: str, journal: Journal) -> Engine:
+    """The engine for the endpoint with faults. It is told whose log-probs come, which no probing amid faults finds."""
+    known = Profile(logprobs=True, raw_logprobs=True)
+    engine = http("toy", base_url=url, probe=known, n="never", identity="endpoint", max_concurrency=CONCURRENCY)
+    plain = engine.answer
+
+    async def answer(asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
+        digests = [digest_of(engine.identity, ask) for ask in asks]
+        for digest in digests:
+            journal.write(SENT, digest)
+        async with contextlib.aclosing(plain(asks)) as arrivals:  # type: ignore[type-var]
+            async for arrival in arrivals:
+                if arrival.completion.finish != "error":
+                    journal.write(HANDED, digests[arrival.position])
+                yield arrival
+
+    engine.answer = answer  # type: ignore[method-assign]
+    return engine
+
+
+@contextlib.contextmanager
+def faulty_endpoint() -> Iterator[str]:
+    """An endpoint with faults, in a process of its own. Gives its address."""
+    faults = [part for name, probability in FAULTS.items() for part in ("--fault", f"{name}={probability}")]
+    command = [sys.executable, "-m", "samplewise.testing.endpoint", "--ignores", "max_tokens", *faults]
+    child = subprocess.Popen([*command, "--latency-ms", "2"], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    try:
+        yield child.stdout.readline().strip()
+    finally:
+        child.terminate()
+        child.communicate()
+
+
+def draw(path: Path, num_questions: int, batched: bool, url: str) -> None:
     """The run: what the child process does."""
     journal = Journal(path.with_suffix(".journal"))
     with (BatchedStore if batched else JournalledStore)(path, journal) as store:
-        engine, task = JournalledToy(journal), words(num_questions)
+        task = words(num_questions)
+        engine = journalled_http(url, journal) if url else JournalledToy(journal)
         asyncio.run(run_task(task, recipe(RECIPE), engine, store, seed=SEED, concurrency=CONCURRENCY))
 
 
-def start(path: Path, num_questions: int, batched: bool, kill: Kill | None = None) -> bool:
+def progress(journal: Path, url: str) -> int:
+    """How far a run has come. Over HTTP a start journals all of its asks at once, so that bytes are no clock."""
+    if not journal.exists():
+        return 0
+    return len({digest for what, digest in journal_lines(journal) if what == KEPT}) if url else journal.stat().st_size
+
+
+def start(path: Path, num_questions: int, batched: bool, url: str, kill: Kill | None = None) -> bool:
     """Run in a child process, perhaps to be killed. Gives whether it came to its end."""
     journal = path.with_suffix(".journal")
     child = os.fork()
     if child == 0:
         try:
-            draw(path, num_questions, batched)
+            draw(path, num_questions, batched, url)
             os._exit(0)
         except BaseException as error:
             print(f"the run failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -160,7 +211,7 @@ def start(path: Path, num_questions: int, batched: bool, kill: Kill | None = Non
             if os.waitstatus_to_exitcode(status):
                 raise SystemExit("a run failed by itself")
             return True
-        if kill is not None and due == math.inf and (journal.stat().st_size if journal.exists() else 0) >= kill.bytes:
+        if kill is not None and due == math.inf and progress(journal, url) >= kill.mark:
             due = time.monotonic() + kill.delay_s
         if time.monotonic() >= due:
             os.kill(child, signal.SIGKILL)
@@ -174,7 +225,8 @@ def tables(path: Path, *only: str) -> dict[str, list[tuple[Any, ...]]]:
     queries = {
         "draws": "SELECT digest, engine, ask, text, finish, logp_sum, usage FROM draws ORDER BY digest",
         "runs": "SELECT id, recipe, task, engine, seed, manifest, ended IS NULL FROM runs ORDER BY id",
-        "pools": "SELECT * FROM pools ORDER BY run, question",
+        "pools": "SELECT run, question, number, stop, answers, problem, columns, spent, bill FROM pools"
+        " ORDER BY run, question",
         "scores": "SELECT * FROM scores ORDER BY run, question, scorer",
         "selections": "SELECT * FROM selections ORDER BY run, question, selector",
         "events": "SELECT run, kind, data FROM events ORDER BY run, id",
@@ -191,10 +243,27 @@ def tables(path: Path, *only: str) -> dict[str, list[tuple[Any, ...]]]:
             db.close()
 
 
+def comparable_over_http(found: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[tuple[Any, ...]]]:
+    """The tables without what no two runs over HTTP share: events, seconds, and bills, where attempts failed by chance.
+
+    What the draws themselves cost stays.
+    """
+    kept = {name: found.get(name, []) for name in ("runs", "scores", "selections")}
+    return {
+        **kept,
+        "draws": [(*row, json.loads(usage)[:6]) for *row, usage in found["draws"]],
+        "pools": [(*row, json.loads(spent)[:6]) for *row, spent, _ in found.get("pools", [])],
+    }
+
+
 def journal_of(path: Path) -> list[tuple[str, bytes]]:
     journal = path.with_suffix(".journal")
-    lines = journal.read_text().splitlines() if journal.exists() else []
-    return [(what, bytes.fromhex(digest)) for what, _, digest in (line.partition(" ") for line in lines)]
+    return [(what, bytes.fromhex(digest)) for what, digest in journal_lines(journal)] if journal.exists() else []
+
+
+def journal_lines(journal: Path) -> list[tuple[str, str]]:
+    whole = (line for line in journal.read_text().splitlines(keepends=True) if line.endswith("\n"))
+    return [(what, digest.strip()) for what, _, digest in (line.partition(" ") for line in whole)]
 
 
 def repeats(journal: list[tuple[str, bytes]]) -> Counter[str]:
@@ -209,12 +278,17 @@ def repeats(journal: list[tuple[str, bytes]]) -> Counter[str]:
     return again
 
 
-def bench(num_kills: int, num_questions: int, batched: bool, folder: Path) -> dict[str, Any]:
+def bench(
+    num_kills: int, num_questions: int, batched: bool, folder: Path, url: str = "", per_run: int = KILLS_PER_RUN
+) -> dict[str, Any]:
+    def comparable(found: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[tuple[Any, ...]]]:
+        return comparable_over_http(found) if url else found
+
     whole_path = folder / "whole.db"
     started = time.monotonic()
-    start(whole_path, num_questions, batched)
+    start(whole_path, num_questions, batched, url)
     duration = time.monotonic() - started
-    whole, length = tables(whole_path), whole_path.with_suffix(".journal").stat().st_size
+    whole, length = comparable(tables(whole_path)), progress(whole_path.with_suffix(".journal"), url)
     drawn = {row[0]: row for row in whole["draws"]}
     if len(drawn) != num_questions * NUM_DRAWS:
         raise SystemExit(f"the undisturbed run kept {len(drawn)} draws, not {num_questions * NUM_DRAWS}")
@@ -226,11 +300,11 @@ def bench(num_kills: int, num_questions: int, batched: bool, folder: Path) -> di
         runs += 1
         path = folder / f"run{runs}.db"
         gone: set[bytes] = set()
-        points = sorted(int(length * at) for at in rng.random(min(KILLS_PER_RUN, num_kills - kills)))
+        points = sorted(int(length * at) for at in rng.random(min(per_run, num_kills - kills)))
         for kill in [*(Kill(point, float(rng.uniform(0, JITTER_S))) for point in points), None]:
-            ended = start(path, num_questions, batched, kill)
+            ended = start(path, num_questions, batched, url, kill)
             kept = {digest for what, digest in journal_of(path) if what == KEPT}
-            there = {row[0]: row for row in tables(path, "draws")["draws"]}
+            there = {row[0]: row for row in comparable(tables(path, "draws"))["draws"]}
             gone |= {digest for digest in kept if there.get(digest) != drawn[digest]}
             if ended:
                 break
@@ -238,7 +312,7 @@ def bench(num_kills: int, num_questions: int, batched: bool, folder: Path) -> di
             print(f"kill {kills:3}: run {runs}, {len(there):5,} draws kept, {len(gone)} of this run lost", flush=True)
         lost += len(gone)
         again += repeats(journal_of(path))
-        differing += tables(path) != whole
+        differing += comparable(tables(path)) != whole
         for part in folder.glob(f"{path.stem}.*"):
             part.unlink()
     return {
@@ -261,10 +335,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--questions", type=int, default=NUM_QUESTIONS)
     parser.add_argument("--batched", action="store_true", help="against a store that is wrong, which must be seen")
+    parser.add_argument("--per-run", type=int, default=KILLS_PER_RUN, help="kills on the way of one run")
+    parser.add_argument("--endpoint", action="store_true", help="draw from an endpoint with faults")
     options = parser.parse_args()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        figures = bench(options.kills, options.questions, options.batched, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        url = stack.enter_context(faulty_endpoint()) if options.endpoint else ""
+        figures = bench(options.kills, options.questions, options.batched, Path(folder), url, options.per_run)
     print(
         "{kills} kills over {runs} runs: {lost} draws lost, {paid_twice} paid twice, {runs_that_differ} results that "
         "differ; {in_flight_repeated} requests that were in flight at a kill were sent again".format(**figures)

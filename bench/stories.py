@@ -2,7 +2,7 @@
 
 It tells stories that a small child understands. The file is llama2.c's first format (MIT): seven int32 (width, hidden
 width, layers, heads, heads of keys and values, vocabulary, context), then float32 matrices layer by layer, then two
-tables that nobody needs. The embedding is the output matrix too. It is found in `samplewise.files.data_folder()`.
+tables that nobody needs. The embedding is the output matrix too. It is found in `samplewise.core.files.data_folder()`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
-from samplewise.files import data_folder
-from samplewise.types import Message
+from samplewise.core.files import data_folder
+from samplewise.core.types import Message
 
 BOS, EOS = 1, 2  # a story ends where another begins
 SPACE = "\u2581"  # how a tokenizer of this kind writes a space

@@ -4,7 +4,7 @@
 (b) each arm and the mix against direct draws, low temperature and the temperature ladder, at k = 1, 8, 32, 100;
 (c) what a checker, a reward model, votes and log-pool make of direct draws and of the mix.
 
-k counts direct draws. Every other method gets the tokens of k direct draws, its prompts and its thinker's tokens
+k counts direct draws. Every other method gets the tokens of k direct draws, its prompts and its helper's tokens
 inside, and so fewer draws. pass@k is the unbiased estimator for stratified draws (each arm its share, direct first).
 Intervals are over puzzles, differences paired. The mix was chosen on the `dev` puzzles, which are not scored here
 (`--choose` shows how).
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import tempfile
 import time
@@ -28,19 +29,22 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.about import about, rounded
-from samplewise.evaluate import load, rescore, run_task
-from samplewise.keys import Key
+from samplewise.cli.progress import Bar
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.registry import build
+from samplewise.core.spec import Spec
+from samplewise.core.types import Pool, Question
 from samplewise.measure import mean_interval, paired_difference
 from samplewise.measure.powers import failure_power
 from samplewise.measure.shortlist import SIZE as SHORTLIST
 from samplewise.measure.shortlist import shortlist_at
-from samplewise.numerics import Floats
-from samplewise.progress import Bar
-from samplewise.recipe import Recipe, recipe, selector_of
+from samplewise.recipe import Recipe, parse_choice, recipe
+from samplewise.runs.arrays import load_outcomes
+from samplewise.runs.redecide import rescore
+from samplewise.runs.run import run_task
 from samplewise.samplers.base import Variant
-from samplewise.spec import build
-from samplewise.store import Store
-from samplewise.types import Pool, Question
+from samplewise.store.database import Store
 from samplewise.vary.base import vary
 
 SEED = 0
@@ -78,52 +82,50 @@ SELECTORS = {"reward": "best(reward)", "majority": "vote", "log_pool": "log_pool
 
 
 class Drawn(NamedTuple):
-    """A method's draws of P puzzles. `arms` (P, N) number each puzzle's arms in the order of their first draw."""
+    """The draws of one method for P puzzles. `arms` (P, N) numbers the arms of each puzzle by their first draw."""
 
     run: str
     grades: Floats  # (P, N)
     arms: NDArray[np.int64]  # (P, N)
-    thinker: float  # tokens a puzzle before the first draw
+    helper: float  # tokens a puzzle before the first draw
     per_draw: float  # tokens a draw
 
 
 def copies() -> Recipe:
-    """Four arms that leave the question as it is: what a gain from nothing would look like."""
+    """Return a mix of four arms that leave the question unchanged: the control for a gain from nothing."""
 
     def arm(question: Question) -> tuple[Variant, ...]:
         return tuple(Variant(f"copy/{i}", question.messages) for i in range(1, 5))
 
     plain = recipe(f"repeat({DRAWS}) | first")
-    line = f"vary(copies) | {plain.line}"
-    return Recipe(line, vary(arm), plain.sampler, None, plain.selector, {})
+    stages = plain.stages._replace(vary=Spec("vary", (Spec("copies"),)))
+    return dataclasses.replace(plain, stages=stages, vary=vary(arm))
 
 
 def draw(store: Store, task: Any, engine: Any, method: str, line: str) -> Drawn:
-    """Draw a method, or find its draws in the store. Its fixed costs are those of one draw less a direct one's."""
+    """Draw a method, or find its draws in the store."""
     parsed = recipe(f"{line.format(n=DRAWS)} | first") if line else copies()
     with Bar(method) as bar:
         summary = asyncio.run(run_task(task, parsed, engine, store, seed=SEED, on_event=bar))
-    found = load(store, summary.run)
+    found = load_outcomes(store, summary.run)
     arms = np.zeros(found.graded.grades.shape, dtype=np.int64)
     for row, record in enumerate(store.records(summary.run)):
         codes: dict[str, int] = {}
         arms[row] = [codes.setdefault(candidate.arm, len(codes)) for candidate in record.pool.candidates]
-    thinker = 0.0
-    if "vary" in line:
-        first = asyncio.run(run_task(task, recipe(f"{line.format(n=1)} | first"), engine, store, seed=SEED))
-        alone = asyncio.run(run_task(task, recipe("repeat(1) | first"), engine, store, seed=SEED))
-        thinker = (first.spent.tokens - alone.spent.tokens) / len(task.problems)
-    total = float(np.nansum(found.tokens_per_draw * found.num_draws)) / len(task.problems)
-    return Drawn(summary.run, found.graded.grades, arms, thinker, (total - thinker) / DRAWS)
+    bills = [record.bill for record in store.records(summary.run)]
+    helper = sum(bill.helpers.tokens for bill in bills if bill is not None) / len(task.problems)
+    total = float(found.tokens.sum()) / len(task.problems)
+    return Drawn(summary.run, found.graded.grades, arms, helper, (total - helper) / DRAWS)
 
 
 def draws_for(found: Drawn, tokens: float) -> int:
-    """How many draws so many tokens a puzzle pay for, at least one."""
-    return max(1, min(DRAWS, int((tokens - found.thinker) / found.per_draw + 1e-9)))
+    """Return how many draws this many tokens per puzzle pay for, at least one."""
+    return max(1, min(DRAWS, int((tokens - found.helper) / found.per_draw + 1e-9)))
 
 
 def passed(found: Drawn, num: int) -> Floats:
-    """pass@num (P,) of stratified draws: 1 - the product over arms of the chance that all of its share fail."""
+    """Return pass@num (P,) of stratified draws: 1 - the product over arms of the probability that all of its draws
+    fail."""
     value = np.zeros(len(found.grades))
     for row, (grades, arms) in enumerate(zip(found.grades, found.arms, strict=True)):
         drawn = np.bincount(arms)
@@ -134,10 +136,10 @@ def passed(found: Drawn, num: int) -> Floats:
 
 
 def chosen(store: Store, found: Drawn, selector: str, num: int, shuffle: Key | None = None) -> Floats:
-    """Grades (P,) of what a selector chooses among the first `num` draws, arm labels shuffled where a key is given."""
-    _, choosing, verifiers = selector_of(selector)
+    """Return grades (P,) of what a selector chooses from the first `num` draws; with a key, arm labels are shuffled."""
+    _, choosing, verifiers = parse_choice(selector)
     rescore(store, found.run, verifiers)
-    outcomes = load(store, found.run, scores=choosing.verifiers)
+    outcomes = load_outcomes(store, found.run, scores=choosing.verifiers)
     grades = np.zeros(len(outcomes.questions))
     for row, record in enumerate(store.records(found.run)):
         candidates = list(record.pool.candidates[:num])
@@ -159,8 +161,8 @@ def chosen(store: Store, found: Drawn, selector: str, num: int, shuffle: Key | N
 
 
 def shortlisted(store: Store, found: Drawn, num: int) -> Floats:
-    """The chance (P,) that the 10 best-scored of `num` draws hold a right one."""
-    outcomes = load(store, found.run, scores=("reward",))
+    """Return the probability (P,) that the 10 best-scored of `num` draws hold a right one."""
+    outcomes = load_outcomes(store, found.run, scores=("reward",))
     scores, grades = outcomes.graded.scores["reward"][:, :num], outcomes.graded.grades[:, :num]
     return shortlist_at(scores, grades, min(SHORTLIST, num))
 
@@ -176,7 +178,7 @@ def difference(values: Floats, baseline: Floats) -> str:
 
 
 def coverage(console: Console, drawn: dict[str, Drawn]) -> tuple[dict[str, list[Floats]], dict[str, Any]]:
-    """pass@k of every method at the tokens of k direct draws: per puzzle, and as a table."""
+    """Report pass@k of every method at the tokens of k direct draws: per puzzle, and as a table."""
     direct = drawn["direct"]
     values = {name: [passed(found, draws_for(found, k * direct.per_draw)) for k in KS] for name, found in drawn.items()}
     table = Table("method", "tokens a draw", *(f"pass@{k}" for k in KS), f"over direct at {KS[-1]}", box=None)
@@ -205,7 +207,7 @@ def coverage(console: Console, drawn: dict[str, Drawn]) -> tuple[dict[str, list[
 
 
 def choice(console: Console, store: Store, drawn: dict[str, Drawn], k: int) -> dict[str, Any]:
-    """What each way to choose makes of direct draws and of the mix, at the tokens of k direct draws."""
+    """Report what each selector achieves on direct draws and on the mix, at the tokens of k direct draws."""
     tokens = k * drawn["direct"].per_draw
     num = {name: draws_for(drawn[name], tokens) for name in ("direct", "mix")}
     values: dict[str, dict[str, Floats]] = {"oracle": {name: passed(drawn[name], num[name]) for name in num}}
@@ -235,7 +237,7 @@ def choice(console: Console, store: Store, drawn: dict[str, Drawn], k: int) -> d
 
 
 def choose_mix(console: Console, store: Store, engine: Any, puzzles: int) -> None:
-    """pass@k of the candidates for the mix on dev puzzles, at equal tokens."""
+    """Report pass@k of the candidates for the mix on dev puzzles, at equal tokens."""
     task = build("task", f"game24('dev', limit={puzzles})")
     direct = draw(store, task, engine, "direct", METHODS["direct"])
     table = Table("mix, on dev puzzles", *(f"pass@{k}" for k in KS), box=None)
@@ -263,8 +265,8 @@ def main() -> None:
         drawn = {name: draw(store, task, engine, name, line) for name, line in METHODS.items()}
         _, figures = coverage(console, drawn)
         console.print(f"relevance, pass@{KS[2]} by level 1 to 5: {[round(x, 3) for x in figures['relevance']]}")
-        rescore(store, drawn["direct"].run, selector_of("best(reward)")[2])
-        rescore(store, drawn["mix"].run, selector_of("best(reward)")[2])
+        rescore(store, drawn["direct"].run, parse_choice("best(reward)")[2])
+        rescore(store, drawn["mix"].run, parse_choice("best(reward)")[2])
         by_choice = {k: choice(console, store, drawn, k) for k in KS[2:]}
         asyncio.run(engine.close())
     figures = {"puzzles": options.puzzles, "k": list(KS), **figures, "choice": by_choice[KS[-1]]}

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from samplewise.errors import BadSpec, UnknownName
-from samplewise.recipe import Recipe, recipe, selector_of
+from samplewise.core.errors import BadSpec, UnknownName, UsageError
+from samplewise.core.types import Capability
+from samplewise.recipe import Recipe, parse_choice, recipe
 from samplewise.stop.base import NOBODY
-from samplewise.types import Capability
 
 GOOD = [
     ("repeat(8)", "repeat(8) | first"),
@@ -37,12 +37,12 @@ def test_good_lines(line: str, canonical: str) -> None:
 
 def test_parts_of_a_recipe() -> None:
     made = recipe("vary(ladder) | repeat(64) | until(passed(logp)) | best(likelihood)")
-    assert made.draws == "vary(ladder) | repeat(64) | until(passed(logp))"
+    assert made.draw_line == "vary(ladder) | repeat(64) | until(passed(logp))"
     assert list(made.verifiers) == ["logp", "likelihood"]
     assert made.needs == {Capability.GENERATE}
     assert made.stop is not None
     assert (made.sampler.name, made.stop.name, made.selector.name) == ("repeat", "passed", "best")
-    assert recipe("repeat(3) | vote").draws == recipe("repeat(3)").draws == "repeat(3)"
+    assert recipe("repeat(3) | vote").draw_line == recipe("repeat(3)").draw_line == "repeat(3)"
 
 
 def test_a_rule_within_a_rule_brings_its_verifiers() -> None:
@@ -83,8 +83,8 @@ BAD = [
     ("repeat(8) | until(vote)", "no stop is called 'vote'", 18),
     ("repeat(8) | until(led(3))", "did you mean lead", 18),
     ("repeat(8) | best(lopg)", "did you mean logp?", None),
-    ("repeat(8) | best(3)", "expected a verifier", None),
-    ("repeat(8) | until(passed(3))", "expected a verifier", None),
+    ("repeat(8) | best(3)", "verifier must be a text", None),
+    ("repeat(8) | until(passed(3))", "verifier must be a text", None),
     ("repeat(8) or vote", "expected a name or a call", 0),
     ("repeat(8) | vote ^ first", "expected a name or a call", 12),
     ("repeat(0) | vote", "num_samples must be", 0),
@@ -105,23 +105,49 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("line", "message", "place"), BAD)
-def test_bad_lines_say_what_and_where(line: str, message: str, place: int | None) -> None:
+@pytest.mark.parametrize(("line", "message", "column"), BAD)
+def test_bad_lines_say_what_and_where(line: str, message: str, column: int | None) -> None:
     with pytest.raises((BadSpec, UnknownName), match=re.escape(message)) as caught:
         recipe(line)
-    if place is not None:
-        assert str(caught.value).endswith(f"\n  {line}\n  {' ' * place}^")
+    if column is not None:
+        assert str(caught.value).endswith(f"\n  {line}\n  {' ' * column}^")
 
 
 def test_a_selector_by_itself() -> None:
-    text, selector, verifiers = selector_of("best( logp )")
+    text, selector, verifiers = parse_choice("best( logp )")
     assert (text, selector.name, list(verifiers)) == ("best(logp)", "best", ["logp"])
     with pytest.raises(UnknownName, match="no selector is called 'repeat'"):
-        selector_of("repeat(3)")
+        parse_choice("repeat(3)")
 
 
 def test_a_recipe_is_frozen() -> None:
     made = recipe("repeat(3)")
     assert isinstance(made, Recipe)
     with pytest.raises(AttributeError):
-        made.line = "x"  # type: ignore[misc]
+        made.ahead = 3  # type: ignore[misc]
+
+
+def test_a_recipe_is_changed_by_its_stages() -> None:
+    whole = recipe("vary(ladder) | repeat(64, temperature=0.5) | until(lead(4), ahead=2) | best(puzzle)")
+    assert whole.with_draws(8).line == (
+        "vary(ladder) | repeat(8, temperature=0.5) | until(lead(4), ahead=2) | best(puzzle)"
+    )
+    assert whole.with_selector("weighted(logp)").line == whole.draw_line + " | weighted(logp)"
+    assert list(whole.with_selector("weighted(logp)").verifiers) == ["logp"]
+    assert whole.with_stop(None).with_vary(None).line == "repeat(64, temperature=0.5) | best(puzzle)"
+    assert whole.with_stop("asc(0.9)", ahead="idle").stages.line.split(" | ")[2] == "until(asc(0.9), ahead=idle)"
+    assert whole.with_vary("vary(permute(2))").vary.engines == frozenset()
+    assert recipe("repeat(num_samples=3)").with_draws(5).line == "repeat(num_samples=5) | first"
+    for changed in (whole.with_draws(8), whole.with_stop("asc(0.9)", ahead="idle"), whole.with_selector("vote")):
+        assert recipe(changed.line).line == changed.line
+    with pytest.raises(UsageError, match="only repeat"):
+        recipe("power(4) | first").with_draws(2)
+
+
+def test_a_bar_within_a_text_separates_no_stages() -> None:
+    """Lines were once cut at " | ", so an arm's name that holds one was cut in two."""
+    line = "repeat(8) | only('role/x | y')"
+    assert recipe(line).line == line
+    assert str(recipe(line).stages.selector) == "only('role/x | y')"
+    assert recipe(line).draw_line == "repeat(8)"
+    assert recipe(line).with_draws(3).line == "repeat(3) | only('role/x | y')"

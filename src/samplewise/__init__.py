@@ -4,7 +4,7 @@
     solve("make 24 from 4 6 7 8", engine="tiny", recipe="repeat(16) | vote").answer
 
 Names are imported when they are first used, so that importing the package costs next to nothing. A function that has
-the name of its module (`samplewise.run.run`, `samplewise.recipe.recipe`) is imported from there.
+the name of its module (`samplewise.loop.drive.run_question`, `samplewise.recipe.recipe`) is imported from there.
 """
 
 from __future__ import annotations
@@ -14,18 +14,9 @@ import importlib
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without importing typing
 if TYPE_CHECKING:
     from samplewise.api import asolve, solve
-    from samplewise.engines.base import Arrival, Engine
-    from samplewise.errors import SamplewiseError, SetupError
-    from samplewise.evaluate import run_task
-    from samplewise.keys import Key
-    from samplewise.recipe import Recipe
-    from samplewise.run import Budget, Result
-    from samplewise.samplers.base import Sampler, Step, Variant
-    from samplewise.select.base import Selector
-    from samplewise.stop.base import StopRule
-    from samplewise.store import Store
-    from samplewise.tasks.base import Task
-    from samplewise.types import (
+    from samplewise.core.errors import SamplewiseError, SetupError
+    from samplewise.core.keys import Key
+    from samplewise.core.types import (
         Ask,
         Candidate,
         Capability,
@@ -42,23 +33,34 @@ if TYPE_CHECKING:
         Stop,
         Usage,
     )
+    from samplewise.engines.base import Arrival, Engine
+    from samplewise.loop.ledger import Budget
+    from samplewise.loop.result import Result
+    from samplewise.recipe import Recipe
+    from samplewise.runs.run import run_task
+    from samplewise.samplers.base import Sampler, Step, Variant
+    from samplewise.select.base import Selector
+    from samplewise.stop.base import StopRule
+    from samplewise.store.database import Store
+    from samplewise.tasks.base import Task
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "samplewise.api": ("asolve", "solve"),
     "samplewise.engines.base": ("Arrival", "Engine"),
-    "samplewise.errors": ("SamplewiseError", "SetupError"),
-    "samplewise.evaluate": ("run_task",),
-    "samplewise.keys": ("Key",),
+    "samplewise.core.errors": ("SamplewiseError", "SetupError"),
+    "samplewise.runs.run": ("run_task",),
+    "samplewise.core.keys": ("Key",),
     "samplewise.recipe": ("Recipe",),
-    "samplewise.run": ("Budget", "Result"),
+    "samplewise.loop.ledger": ("Budget",),
+    "samplewise.loop.result": ("Result",),
     "samplewise.samplers.base": ("Sampler", "Step", "Variant"),
     "samplewise.select.base": ("Selector",),
     "samplewise.stop.base": ("StopRule",),
-    "samplewise.store": ("Store",),
+    "samplewise.store.database": ("Store",),
     "samplewise.tasks.base": ("Task",),
-    "samplewise.types": (
+    "samplewise.core.types": (
         "Ask",
         "Candidate",
         "Capability",

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from samplewise.api import solve
+from samplewise.core.errors import SetupError
+from samplewise.core.keys import Key
+from samplewise.core.registry import build
+from samplewise.core.types import Capability, Generate, Likelihood, Message, Problem, Question, Sampling
 from samplewise.engines.replay import Replay, replay
-from samplewise.errors import SetupError
-from samplewise.evaluate import run_task
-from samplewise.keys import Key
 from samplewise.recipe import recipe
 from samplewise.recorded import Recording
 from samplewise.recorded.base import text_draw
-from samplewise.spec import build
-from samplewise.store import Store
-from samplewise.types import Capability, Generate, Likelihood, Message, Problem, Question, Sampling
+from samplewise.runs.run import run_task
+from samplewise.store.database import Store
 
 HI, HO = (Message("user", "hi"),), (Message("user", "ho"),)
 WARM = Sampling(temperature=0.8)
@@ -103,13 +103,13 @@ def test_what_was_asked_for_in_vain_is_told_most_often_first() -> None:
     ):
         engine.one(wanted)
     beyond, colder, other = engine.notes
-    assert beyond.startswith("3 requests in vain: mine has 2 draws of this prompt, and draw 3 was asked for")
-    assert colder == "2 requests in vain: mine was recorded at temperature=0.8, not at temperature=0.5"
-    assert other.startswith("1 request in vain: a replay serves whole responses only")
+    assert beyond.startswith("3 requests failed: mine has 2 draws of this prompt, and draw 3 was asked for")
+    assert colder == "2 requests failed: mine was recorded at temperature=0.8, not at temperature=0.5"
+    assert other.startswith("1 request failed: a replay serves whole responses only")
     for name in ("ha", "he", "he"):
         engine.one(ask(messages=(Message("user", name),)))
     assert len(engine.notes) == 4
-    assert engine.notes[-1] == "2 more in vain, for 2 other reasons"
+    assert engine.notes[-1] == "2 more failed, for 2 other reasons"
 
 
 def test_the_recorded_temperature_and_none_at_all_are_served() -> None:

@@ -13,10 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from samplewise.core.keys import Key
+from samplewise.core.types import (
+    Ask,
+    Capability,
+    Completion,
+    Generate,
+    Likelihood,
+    Message,
+    RejectionBound,
+    Sampling,
+    Usage,
+)
 from samplewise.engines.base import Arrival
 from samplewise.engines.toy import Toy, toy
-from samplewise.keys import Key
-from samplewise.types import Ask, Capability, Completion, Floor, Generate, Likelihood, Message, Sampling, Usage
 
 HI = (Message("user", "hi there"),)
 ALL = ("tokens", "logp", "logq")
@@ -151,20 +161,20 @@ def test_a_floor_gives_up_and_says_so() -> None:
     seen: Counter[str] = Counter()
     for seed in range(100):
         ask = Generate(HI, max_tokens=8, seed=seed, want=ALL)
-        plain, floored = engine.one(ask), engine.one(ask._replace(floor=Floor(2.0, -4.0)))
+        plain, rejected = engine.one(ask), engine.one(ask._replace(reject_below=RejectionBound(2.0, -4.0)))
         assert plain.logp is not None
-        assert floored.logp is not None
+        assert rejected.logp is not None
         running = np.cumsum(plain.logp)
         below = np.flatnonzero(running < -4.0)
-        seen[floored.finish] += 1
+        seen[rejected.finish] += 1
         if len(below):
-            assert floored.finish == "floor"
-            assert len(floored.logp) == below[0] + 1
-            assert floored.usage.completion_tokens == below[0] + 1
+            assert rejected.finish == "rejected"
+            assert len(rejected.logp) == below[0] + 1
+            assert rejected.usage.completion_tokens == below[0] + 1
         else:
-            assert floored == plain
-    assert seen["floor"] > 10
-    assert seen["floor"] < 100
+            assert rejected == plain
+    assert seen["rejected"] > 10
+    assert seen["rejected"] < 100
 
 
 @pytest.mark.parametrize(
@@ -183,12 +193,12 @@ def test_a_floor_that_only_falls_gives_up_before_the_token_that_crosses_it(
         ask = Generate(HI, (0,), sampling, 8, seed=seed, want=(*ALL, "logz"), forbid_first=banned, exponents=(1.0,))
         plain = engine.one(ask)
         value = -0.02 * 1.05**seed
-        floored = engine.one(ask._replace(floor=Floor(4.0, value)))
+        rejected = engine.one(ask._replace(reject_below=RejectionBound(4.0, value)))
         if plain.finish == "error":
-            assert floored.failure == plain.failure
+            assert rejected.failure == plain.failure
             continue
         assert plain.tokens is not None
-        assert floored.tokens is not None
+        assert rejected.tokens is not None
         sums = list(itertools.accumulate(4 * p - q for p, q in zip(plain.logp or (), plain.logq or (), strict=True)))
         bounds = [0.0, *sums]
         for t, (p, q) in enumerate(zip(plain.logp or (), plain.logq or (), strict=True)):
@@ -196,10 +206,10 @@ def test_a_floor_that_only_falls_gives_up_before_the_token_that_crosses_it(
         doomed = next((t for t, bound in enumerate(bounds[: len(sums)]) if bound < value), len(sums) + 1)
         below = next((t + 1 for t, total in enumerate(sums) if total < value), len(sums) + 1)
         num = min(doomed, below)
-        assert (floored.finish == "floor") == (num <= len(sums)) == (sums[-1] < value)
-        assert floored.tokens == plain.tokens[:num]
-        assert floored.usage.completion_tokens == len(floored.tokens) == len(floored.logz or ())
-        assert floored.text == engine.text(floored.tokens)
+        assert (rejected.finish == "rejected") == (num <= len(sums)) == (sums[-1] < value)
+        assert rejected.tokens == plain.tokens[:num]
+        assert rejected.usage.completion_tokens == len(rejected.tokens) == len(rejected.logz or ())
+        assert rejected.text == engine.text(rejected.tokens)
         seen["whole" if num > len(sums) else "none" if num == 0 else "doomed" if doomed < below else "below"] += 1
     assert seen["whole"] > 5
     assert seen["none"] > 5
@@ -212,11 +222,11 @@ def test_a_floor_above_the_law_may_rise_and_waits() -> None:
     given_up = 0
     for seed, (temperature, alpha) in itertools.product(range(40), [(0.25, 2.0), (2.0, 4.0)]):
         ask = Generate(HI, (), Sampling(temperature), 8, seed=seed, want=ALL)
-        plain, floored = engine.one(ask), engine.one(ask._replace(floor=Floor(alpha, -1.0)))
+        plain, rejected = engine.one(ask), engine.one(ask._replace(reject_below=RejectionBound(alpha, -1.0)))
         sums = itertools.accumulate(alpha * p - q for p, q in zip(plain.logp or (), plain.logq or (), strict=True))
         below = next((t + 1 for t, total in enumerate(sums) if total < -1.0), None)
         given_up += below is not None
-        assert floored.tokens == (plain.tokens or ())[:below]
+        assert rejected.tokens == (plain.tokens or ())[:below]
     assert given_up > 10
 
 

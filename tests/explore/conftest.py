@@ -21,7 +21,7 @@ from training.branches import world as branches  # noqa: E402
 from training.branches.decode import plain_law, take  # noqa: E402
 
 from samplewise.explore import counters  # noqa: E402
-from samplewise.explore.base import Head, Step, entropies  # noqa: E402
+from samplewise.explore.base import EngineStep, Head, entropies  # noqa: E402
 from samplewise.explore.explorer import Explorer  # noqa: E402
 
 V, LENGTH, VARIANTS, PROMPTS = branches.VOCAB, branches.LENGTH, branches.VARIANTS, branches.PROMPTS
@@ -49,11 +49,11 @@ class Exact:
         if name not in self.states:
             paths = self.world.paths[prompt]
             on = self.world.weights * (paths[:, : len(symbols)] == np.array(symbols, dtype=int)).all(1)
-            law = np.zeros(V)
+            log_probs = np.zeros(V)
             for weight, path in zip(on, paths, strict=True):
                 first = PROMPTS + VARIANTS * path[len(symbols)]
-                law[first : first + VARIANTS] += weight / VARIANTS / max(on.sum(), 1e-12)
-            logits = torch.from_numpy(np.log(np.maximum(law, np.exp(JUNK))) - JUNK).float()
+                log_probs[first : first + VARIANTS] += weight / VARIANTS / max(on.sum(), 1e-12)
+            logits = torch.from_numpy(np.log(np.maximum(log_probs, np.exp(JUNK))) - JUNK).float()
             generator = torch.Generator().manual_seed(hash(name) % 2**40)
             apart = torch.randn(len(self.null), generator=generator) @ self.null
             deep = self.inverse @ logits + 20 * apart / apart.norm()
@@ -78,7 +78,7 @@ class Exact:
         `names` are the groups' own numbers, which their seeds follow from."""
         explorer = Explorer(self.head, max_groups=len(prompts))
         names = list(range(len(prompts))) if names is None else names
-        seeds = counters.words(seed, np.array(names)) >> np.uint64(11)
+        seeds = counters.random_bits(seed, np.array(names)) >> np.uint64(11)
         tokens = torch.zeros(len(prompts), size, length, dtype=torch.int64)
         logq, entropy, numbers = torch.zeros(len(prompts), size, length), [], []
         for first in range(0, size, wave or size):
@@ -98,12 +98,12 @@ class Exact:
                     for g, s in zip(group.tolist(), sample.tolist(), strict=True)
                 ]
                 logits, deep, shallow = (torch.stack(part) for part in zip(*states, strict=True))
-                law = plain_law(logits, temperature, min_p)
+                log_probs = plain_law(logits, temperature, min_p)
                 position, heat = np.full(len(group), at), torch.full((len(group),), temperature)
-                step = Step(number, sample, position, heat, logits, law, deep, shallow, min_p > 0)
+                step = EngineStep(number, sample, position, heat, logits, log_probs, deep, shallow, min_p > 0)
                 uniforms = torch.from_numpy(counters.uniforms(seeds[group], sample, at))
                 drawn, q, _ = take(explorer, step, uniforms)
-                entropy.append(float(entropies(law).mean()))
+                entropy.append(float(entropies(log_probs).mean()))
                 tokens[group, sample, at], logq[group, sample, at] = drawn, q.float()
             for row in number.tolist():
                 if row >= 0:
@@ -139,10 +139,10 @@ def step_of() -> Any:
         temperature: float = 1.0,
         min_p: float = 0.0,
         at: int = 0,
-    ) -> Step:
+    ) -> EngineStep:
         rows = len(logits)
         group, sample = np.arange(rows) // size, np.arange(rows) % size
-        law, heat = plain_law(logits, temperature, min_p), torch.full((rows,), temperature)
-        return Step(group, sample, np.full(rows, at), heat, logits, law, deep, shallow, min_p > 0)
+        log_probs, heat = plain_law(logits, temperature, min_p), torch.full((rows,), temperature)
+        return EngineStep(group, sample, np.full(rows, at), heat, logits, log_probs, deep, shallow, min_p > 0)
 
     return make

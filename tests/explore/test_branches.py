@@ -13,7 +13,7 @@ from training.branches import world as branches
 from training.branches.decode import decode, head_of, plain_law
 from training.branches.train import build, train
 
-from samplewise.errors import SetupError
+from samplewise.core.errors import SetupError
 from samplewise.explore.settings import css, esamp, lss
 
 
@@ -69,8 +69,8 @@ def test_logq_is_that_of_the_law_drawn_from(model: Any) -> None:
     ids = torch.cat([torch.tensor([0, 3])[:, None, None].expand(2, 4, 1), found.tokens], dim=-1).view(8, -1)
     with torch.no_grad():
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-    law = plain_law(logits.flatten(0, 1), 0.7, 0.1).view(8, 5, -1)
-    logq = law.gather(2, ids[:, 1:, None])[..., 0]
+    log_probs = plain_law(logits.flatten(0, 1), 0.7, 0.1).view(8, 5, -1)
+    logq = log_probs.gather(2, ids[:, 1:, None])[..., 0]
     torch.testing.assert_close(found.logq.view(8, -1), logq, rtol=0, atol=1e-4)
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from training.branches.world import independent_coverage
 
-from samplewise.explore.base import Head, Layout, Rows
+from samplewise.explore.base import Head, Layout, PolicyStep
 from samplewise.explore.css import CssPolicy
 from samplewise.explore.settings import css
 
@@ -18,23 +18,23 @@ CPU = torch.device("cpu")
 HEAD = Head(torch.randn(7, 4, generator=torch.Generator().manual_seed(1)))
 
 
-def rows(law: Any, deep: Any, size: int, at: int = 0) -> Rows:
-    num = len(law)
+def rows(log_probs: Any, deep: Any, size: int, at: int = 0) -> PolicyStep:
+    num = len(log_probs)
     layout = Layout(np.arange(num) // size, np.arange(num) % size, CPU)
-    return Rows(layout, np.full(num, at), torch.ones(num), law.float(), law, deep, None, True)
+    return PolicyStep(layout, np.full(num, at), torch.ones(num), log_probs.float(), log_probs, deep, None, True)
 
 
-def drawn(settings: Any, law: Any, deep: Any, groups: int, at: int = 0) -> Any:
+def drawn(settings: Any, log_probs: Any, deep: Any, groups: int, at: int = 0) -> Any:
     """Tokens (groups, size) of groups that all have the same laws (size, V) and states."""
     policy = CssPolicy(settings, HEAD)
     for seed in range(groups):
         policy.open(seed)
-    size = len(law)
-    advice = policy.advise(rows(law.repeat(groups, 1), deep.repeat(groups, 1), size, at))
+    size = len(log_probs)
+    advice = policy.advise(rows(log_probs.repeat(groups, 1), deep.repeat(groups, 1), size, at))
     assert advice is not None
     tokens = torch.full((groups * size,), -1)
     tokens[advice.rows] = advice.tokens
-    torch.testing.assert_close(advice.logq, law.repeat(groups, 1)[advice.rows, advice.tokens], rtol=0, atol=0)
+    torch.testing.assert_close(advice.logq, log_probs.repeat(groups, 1)[advice.rows, advice.tokens], rtol=0, atol=0)
     return tokens.view(groups, size)
 
 
@@ -45,24 +45,24 @@ def test_every_sample_keeps_its_plain_law(settings: Any) -> None:
     False alarms 5e-3 in all, at fixed seeds. A permutation drawn once for all, or one U for all groups, fails here.
     """
     generator = torch.Generator().manual_seed(0)
-    law = torch.randn(5, 7, generator=generator).double() * 1.5
-    law[:, 3] = -torch.inf
-    law = law.log_softmax(-1)
+    log_probs = torch.randn(5, 7, generator=generator).double() * 1.5
+    log_probs[:, 3] = -torch.inf
+    log_probs = log_probs.log_softmax(-1)
     deep = torch.ones(5, 4) + 0.01 * torch.randn(5, 4, generator=generator)
-    found = torch.cat([drawn(settings, law, deep, 400, at) for at in range(50)]).numpy()
+    found = torch.cat([drawn(settings, log_probs, deep, 400, at) for at in range(50)]).numpy()
     for row in range(5):
         counts = np.bincount(found[:, row], minlength=7)
         assert counts[3] == 0
         kept = [token for token in range(7) if token != 3]
-        assert stats.chisquare(counts[kept], law[row].exp().numpy()[kept] * len(found)).pvalue > 1e-3
+        assert stats.chisquare(counts[kept], log_probs[row].exp().numpy()[kept] * len(found)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("order", ["chain", "vocabulary"])
 def test_rows_with_one_law_take_each_token_as_often_as_it_is_due(order: Any) -> None:
     """Stratified: of m rows, floor(m p) or ceil(m p) take a token of probability p."""
-    law = torch.tensor([0.5, 0.2, 0.15, 0.05, 0.04, 0.03, 0.03]).double().log().expand(16, 7)
-    found = drawn(css(order=order), law, torch.ones(16, 4), 300).numpy()
-    for token, mass in enumerate(law[0].exp().numpy()):
+    log_probs = torch.tensor([0.5, 0.2, 0.15, 0.05, 0.04, 0.03, 0.03]).double().log().expand(16, 7)
+    found = drawn(css(order=order), log_probs, torch.ones(16, 4), 300).numpy()
+    for token, mass in enumerate(log_probs[0].exp().numpy()):
         counts = (found == token).sum(1)
         assert set(counts.tolist()) <= {int(np.floor(16 * mass + 1e-9)), int(np.ceil(16 * mass - 1e-9))}
 
@@ -70,13 +70,13 @@ def test_rows_with_one_law_take_each_token_as_often_as_it_is_due(order: Any) -> 
 def test_rows_apart_and_rows_without_a_choice_are_left_to_the_engine() -> None:
     policy = CssPolicy(css(), HEAD)
     policy.open(0)
-    law = torch.zeros(4, 7).double().log_softmax(-1)
-    assert policy.advise(rows(law, torch.eye(4), 4)) is None  # nobody near anybody
+    log_probs = torch.zeros(4, 7).double().log_softmax(-1)
+    assert policy.advise(rows(log_probs, torch.eye(4), 4)) is None  # nobody near anybody
     certain = torch.full((4, 7), -40.0).double()
     certain[:, 2] = 0.0
     assert policy.advise(rows(certain.log_softmax(-1), torch.ones(4, 4), 4)) is None
     near = torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [1.0, 0.01, 0, 0], [0, 0, 1.0, 0]])
-    advice = policy.advise(rows(law, near, 4))
+    advice = policy.advise(rows(log_probs, near, 4))
     assert advice is not None
     assert sorted(advice.rows.tolist()) == [0, 2]
     assert policy.close(0) == {"seen": 12.0, "guided": 2.0}

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from samplewise.explore.base import Head, Layout, Rows
+from samplewise.explore.base import Head, Layout, PolicyStep
+from samplewise.explore.controls import frozen_distiller, noise, zero
 from samplewise.explore.esamp import EsampPolicy
-from samplewise.explore.forks import Forks
-from samplewise.explore.settings import Esamp, esamp, frozen, noise, zero
+from samplewise.explore.forks import ForkThreshold
+from samplewise.explore.settings import Esamp, esamp
 
 CPU, V, D = torch.device("cpu"), 11, 6
 
@@ -24,14 +25,14 @@ def normal(*size: int, seed: int = 0) -> Tensor:
 HEAD = Head(normal(V, D, seed=9))
 
 
-def rows(at: int, sizes: tuple[int, ...] = (4, 3), heat: float = 1.0) -> Rows:
+def rows(at: int, sizes: tuple[int, ...] = (4, 3), heat: float = 1.0) -> PolicyStep:
     num = sum(sizes)
     group = np.repeat(np.arange(len(sizes)), sizes)
     layout = Layout(group, np.concatenate([np.arange(size) for size in sizes]), CPU)
     deep, shallow = 2 * normal(num, D, seed=at), normal(num, D, seed=1000 + at)
     logits = deep @ HEAD.weight.T
-    law = (logits.double() / heat).log_softmax(-1)
-    return Rows(layout, np.full(num, at), torch.full((num,), heat), logits, law, deep, shallow, False)
+    log_probs = (logits.double() / heat).log_softmax(-1)
+    return PolicyStep(layout, np.full(num, at), torch.full((num,), heat), logits, log_probs, deep, shallow, False)
 
 
 def opened(settings: Esamp, num: int = 2) -> EsampPolicy:
@@ -42,7 +43,7 @@ def opened(settings: Esamp, num: int = 2) -> EsampPolicy:
 
 
 @pytest.mark.parametrize(
-    "settings", [esamp(0.5, width=8), esamp(0.5, learner="ridge"), zero(0.5), frozen(0.5)], ids=str
+    "settings", [esamp(0.5, width=8), esamp(0.5, learner="ridge"), zero(0.5), frozen_distiller(0.5)], ids=str
 )
 def test_each_row_is_moved_by_its_own_error_under_the_weights_from_before(settings: Esamp) -> None:
     """Kills: one prediction for all siblings, the step's update applied first, the sign of beta, T on one term."""
@@ -57,7 +58,7 @@ def test_each_row_is_moved_by_its_own_error_under_the_weights_from_before(settin
         assert advice is not None
         assert advice.rows.tolist() == list(range(7))
         direct = ((1.5 * step.logits - 0.5 * predicted @ HEAD.weight.T).double() / 0.8).log_softmax(-1)
-        torch.testing.assert_close(advice.law, direct, rtol=0, atol=1e-4)
+        torch.testing.assert_close(advice.log_probs, direct, rtol=0, atol=1e-4)
         policy.took(torch.zeros(7, dtype=torch.int64))
     told = policy.close(0)
     assert told["seen"] == told["guided"] == 16
@@ -77,13 +78,13 @@ def test_beta_zero_is_no_advice_at_all() -> None:
 def test_rows_with_the_same_states_get_the_same_law() -> None:
     """P6: nothing keeps siblings apart where they part."""
     policy, step = opened(esamp(1.0, width=8)), rows(0)
-    for tensor in (step.deep, step.shallow, step.logits, step.law):
+    for tensor in (step.deep, step.shallow, step.logits, step.log_probs):
         assert tensor is not None
         tensor[:4] = tensor[:1].clone()
     advice = policy.advise(step)
     assert advice is not None
-    assert advice.law is not None
-    assert (advice.law[:4] - advice.law[:1]).abs().max() < 1e-5
+    assert advice.log_probs is not None
+    assert (advice.log_probs[:4] - advice.log_probs[:1]).abs().max() < 1e-5
 
 
 def test_noise_has_the_length_of_the_error_and_another_direction() -> None:
@@ -122,7 +123,7 @@ def test_what_is_no_number_stops_guidance_in_its_group_alone() -> None:
     again = policy.advise(rows(1))
     assert again is not None
     assert again.rows.tolist() == [4, 5, 6]
-    assert torch.isfinite(again.law).all()
+    assert torch.isfinite(again.log_probs).all()
     policy.took(torch.zeros(7, dtype=torch.int64))
     assert policy.close(0)["broken"] == 1.0
     assert policy.close(0)["broken"] == 0.0
@@ -142,7 +143,7 @@ def test_a_warm_start_learns_from_the_prompt_alone() -> None:
 
 def test_forks_are_the_upper_share_of_each_group() -> None:
     """Over 40 steps of 16 rows, a quarter acts, in a group of high entropies as in one of low ones."""
-    made, rng = Forks(0.25, CPU), np.random.default_rng(0)
+    made, rng = ForkThreshold(0.25, CPU), np.random.default_rng(0)
     made.open()
     made.open()
     layout = Layout(np.repeat([0, 1], 16), np.tile(np.arange(16), 2), CPU)
@@ -177,8 +178,8 @@ def test_what_a_group_says_of_itself_does_not_hang_on_company() -> None:
     for at in range(20):
         both = rows(at, (4, 3))
         own = Layout(np.zeros(4, dtype=np.int64), np.arange(4), CPU)
-        parts = (both.temperature, both.logits, both.law, both.deep, both.shallow)
-        single = Rows(own, both.position[:4], *(part[:4] for part in parts), False)  # type: ignore[index, arg-type]
+        parts = (both.temperature, both.logits, both.log_probs, both.deep, both.shallow)
+        single = PolicyStep(own, both.position[:4], *(part[:4] for part in parts), False)  # type: ignore[index, arg-type]
         for policy, step in ((alone, single), (beside, both)):
             policy.advise(step)
             policy.took(torch.zeros(len(step.position), dtype=torch.int64))

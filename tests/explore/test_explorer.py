@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from samplewise.errors import SetupError
-from samplewise.explore.base import Head, Layout, Step
+from samplewise.core.errors import SetupError
+from samplewise.explore.base import EngineStep, Head, Layout
+from samplewise.explore.controls import frozen_distiller, hot, noise, zero
 from samplewise.explore.explorer import Explorer
-from samplewise.explore.settings import arithmetic, css, esamp, frozen, hot, lss, noise, zero
+from samplewise.explore.settings import arithmetic, css, esamp, lss
 
 POLICIES = [
     esamp(1.0, width=16, rate=4e-3),
     esamp(1.0, learner="ridge", compensate="entropy"),
     esamp(0.5, width=8, forking=0.5),
-    frozen(0.5),
+    frozen_distiller(0.5),
     noise(0.5),
     zero(0.5),
     css(),
@@ -65,13 +66,13 @@ def test_waves_meet_what_earlier_ones_drew(exact: Any) -> None:
 HEAD = Head(torch.randn(9, 5, generator=torch.Generator().manual_seed(0)))
 
 
-def step(numbers: list[int], samples: list[int], at: int = 0, seed: int = 0) -> Step:
+def step(numbers: list[int], samples: list[int], at: int = 0, seed: int = 0) -> EngineStep:
     generator = torch.Generator().manual_seed(seed + at)
     deep, shallow = (torch.randn(len(numbers), 5, generator=generator) for _ in range(2))
     logits = deep @ HEAD.weight.T
-    law, heat = logits.double().log_softmax(-1), torch.ones(len(numbers))
-    return Step(
-        np.array(numbers), np.array(samples), np.full(len(numbers), at), heat, logits, law, deep, shallow, False
+    log_probs, heat = logits.double().log_softmax(-1), torch.ones(len(numbers))
+    return EngineStep(
+        np.array(numbers), np.array(samples), np.full(len(numbers), at), heat, logits, log_probs, deep, shallow, False
     )
 
 
@@ -80,10 +81,10 @@ def test_policies_and_plain_rows_in_one_batch_are_told_apart() -> None:
     a, b = explorer.open("a", zero(1.0), 1), explorer.open("b", hot(2.0), 2)
     advices = explorer.advise(step([b, -1, a, b, -1], [0, 0, 0, 1, 0]))
     assert sorted(row for advice in advices for row in advice.rows.tolist()) == [0, 2, 3]
-    law = step([b, -1, a, b, -1], [0, 0, 0, 1, 0]).law
+    log_probs = step([b, -1, a, b, -1], [0, 0, 0, 1, 0]).log_probs
     for advice in advices:
         heat = 2.0 if len(advice.rows) == 2 else 0.5
-        torch.testing.assert_close(advice.law, (law[advice.rows] / heat).log_softmax(-1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(advice.log_probs, (log_probs[advice.rows] / heat).log_softmax(-1), rtol=0, atol=1e-5)
     explorer.took(torch.zeros(5, dtype=torch.int64))
     assert not explorer.shallow
     assert explorer.close(a, 1).problem == ""
@@ -105,22 +106,22 @@ def test_closing_a_group_leaves_the_others_as_they_are() -> None:
             explorer.leave(numbers[0])
             explorer.close(numbers[0], 3)
         (advice,) = explorer.advise(step([numbers[1], numbers[2], numbers[2]], [0, 0, 1], 3))
-        found.append(advice.law)
+        found.append(advice.log_probs)
         explorer.took(torch.zeros(3, dtype=torch.int64))
         assert explorer.close(numbers[2], 8).problem == ""
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
 
 
 def test_a_group_that_begins_again_begins_anew() -> None:
-    explorer, laws = Explorer(HEAD), []
+    explorer, distributions = Explorer(HEAD), []
     for _ in range(2):
         number = explorer.open("a", esamp(1.0, width=4), 5)
         for at in range(3):
             (advice,) = explorer.advise(step([number, number], [0, 1], at))
             explorer.took(torch.zeros(2, dtype=torch.int64))
-        laws.append(advice.law)
+        distributions.append(advice.log_probs)
         explorer.close(number, 6)
-    assert torch.equal(laws[0], laws[1])
+    assert torch.equal(distributions[0], distributions[1])
 
 
 def test_misuse_is_said() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from training.branches.decode import plain_law
 
 from samplewise.explore.base import Head, entropies
-from samplewise.explore.guide import guided_law, heat_for
+from samplewise.explore.guide import guided_log_probs, temperature_factor_for
 
 N, D, V = 5, 7, 40
 
@@ -36,9 +36,9 @@ def law_of(
     predicted: Tensor = PREDICTED,
 ) -> Tensor:
     logits = head(DEEP)
-    law = plain_law(logits, heat, min_p)
+    log_probs = plain_law(logits, heat, min_p)
     strength, heats = torch.full((N,), beta).double(), torch.full((N,), heat)
-    return guided_law(head, logits, law, DEEP, predicted, heats, strength, compensate, min_p > 0)
+    return guided_log_probs(head, logits, log_probs, DEEP, predicted, heats, strength, compensate, min_p > 0)
 
 
 HEADS = [Head(WEIGHT), Head(WEIGHT, BIAS), Head(WEIGHT, BIAS, scale=0.5), Head(WEIGHT, BIAS, cap=3.0)]
@@ -112,16 +112,16 @@ def test_what_is_cut_stays_cut_and_the_rest_is_renormalised(min_p: float, compen
 def test_heat_is_found_where_there_is_one(seed: int, heat: float) -> None:
     logits = 3 * normal(4, 20, seed=seed)
     goal = entropies((logits.double() / heat).log_softmax(-1))
-    found = heat_for(logits, goal, 0.5, 2.0)
+    found = temperature_factor_for(logits, goal, 0.5, 2.0)
     torch.testing.assert_close(entropies((logits.double() / found[:, None]).log_softmax(-1)), goal, rtol=0, atol=1e-3)
 
 
 def test_heat_out_of_reach_is_the_nearer_end() -> None:
     logits = normal(1, 20)
-    assert float(heat_for(logits, torch.tensor([0.0]).double(), 0.5, 2.0)) == pytest.approx(0.5, rel=1e-2)
-    assert float(heat_for(logits, torch.tensor([9.0]).double(), 0.5, 2.0)) == pytest.approx(2.0, rel=1e-2)
+    assert float(temperature_factor_for(logits, torch.tensor([0.0]).double(), 0.5, 2.0)) == pytest.approx(0.5, rel=1e-2)
+    assert float(temperature_factor_for(logits, torch.tensor([9.0]).double(), 0.5, 2.0)) == pytest.approx(2.0, rel=1e-2)
     certain = torch.tensor([[0.0, -math.inf, -math.inf]])
-    assert float(heat_for(certain, torch.tensor([0.0]).double(), 0.5, 2.0)) == 1.0
+    assert float(temperature_factor_for(certain, torch.tensor([0.0]).double(), 0.5, 2.0)) == 1.0
 
 
 def test_the_optimality_claim_does_not_follow() -> None:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from samplewise.explore.base import Layout
+from samplewise.explore.controls import frozen_distiller, zero
 from samplewise.explore.distiller import Shape, backward, forward
-from samplewise.explore.learn import Adam, Ridge, learner
-from samplewise.explore.settings import esamp, frozen, zero
+from samplewise.explore.esamp import make_learner
+from samplewise.explore.learn import Adam, Ridge
+from samplewise.explore.settings import esamp
 
 CPU = torch.device("cpu")
 
@@ -213,8 +215,8 @@ def test_the_learner_learns_what_it_saw_and_not_what_it_did_not() -> None:
 def test_rows_do_not_share_predictions() -> None:
     """P16: permuting rows permutes predictions, exactly."""
     order = torch.from_numpy(np.random.default_rng(0).permutation(8))
-    for settings in (esamp(width=16), esamp(learner="ridge"), frozen(), zero()):
-        made = learner(settings, 12, CPU)
+    for settings in (esamp(width=16), esamp(learner="ridge"), frozen_distiller(), zero()):
+        made = make_learner(settings, 12, CPU)
         made.open(0)
         x = normal(1, 8, 12)
         there, back = made.predict(np.array([0]), x), made.predict(np.array([0]), x[:, order])
@@ -222,7 +224,9 @@ def test_rows_do_not_share_predictions() -> None:
 
 
 def test_which_learner_stands_for_which_settings() -> None:
-    kinds = [type(learner(s, 4, CPU)).__name__ for s in (esamp(), esamp(learner="ridge"), frozen(), zero())]
+    kinds = [
+        type(make_learner(s, 4, CPU)).__name__ for s in (esamp(), esamp(learner="ridge"), frozen_distiller(), zero())
+    ]
     assert kinds == ["Adam", "Ridge", "Frozen", "Zero"]
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 from training.branches.world import independent_coverage
 
 from samplewise.explore import counters
-from samplewise.explore.base import Head, Layout, Rows
+from samplewise.explore.base import Head, Layout, PolicyStep
 from samplewise.explore.lss import LssPolicy
 from samplewise.explore.settings import Lss, lss
 
@@ -22,9 +22,11 @@ WEIGHT[1] = WEIGHT[0] + 0.1  # synonyms
 HEAD = Head(WEIGHT)
 
 
-def rows(law: Any, deep: Any, at: int) -> Rows:
-    layout = Layout(np.zeros(len(law), dtype=np.int64), np.arange(len(law)), CPU)
-    return Rows(layout, np.full(len(law), at), torch.ones(len(law)), law.float(), law, deep, None, False)
+def rows(log_probs: Any, deep: Any, at: int) -> PolicyStep:
+    layout = Layout(np.zeros(len(log_probs), dtype=np.int64), np.arange(len(log_probs)), CPU)
+    return PolicyStep(
+        layout, np.full(len(log_probs), at), torch.ones(len(log_probs)), log_probs.float(), log_probs, deep, None, False
+    )
 
 
 class Twin:
@@ -37,7 +39,7 @@ class Twin:
         unit = centred / centred.norm(dim=-1, keepdim=True)
         self.alike = ((unit @ unit.T - 0.5) / 0.5).clamp(min=0.0).numpy()
 
-    def law(self, p: Any, key: Any) -> Any:
+    def log_probs(self, p: Any, key: Any) -> Any:
         own = self.settings
         w = [math.exp(-(1 - float(key @ other)) / own.sigma) for other, _ in self.memory]
         weight = sum(w)
@@ -71,9 +73,9 @@ def test_each_draw_is_by_the_formula_given_all_before_it(settings: Lss) -> None:
     for at in range(8):
         deep = torch.randn(3, D, generator=generator)
         deep[1] = deep[0]
-        law = torch.randn(3, V, generator=generator).double().log_softmax(-1)
-        law[1] = law[0]
-        advice = policy.advise(rows(law, deep, at))
+        log_probs = torch.randn(3, V, generator=generator).double().log_softmax(-1)
+        log_probs[1] = log_probs[0]
+        advice = policy.advise(rows(log_probs, deep, at))
         tokens = torch.randint(0, V, (3,), generator=generator)  # for the rows that draw plainly
         keys = torch.nn.functional.normalize(deep.double(), dim=-1)
         if advice is not None:
@@ -82,12 +84,12 @@ def test_each_draw_is_by_the_formula_given_all_before_it(settings: Lss) -> None:
         else:
             logq = {}
         past = list(twin.memory)
-        for row in np.argsort(counters.words(77, counters.ORDER, np.arange(3), at)).tolist():
+        for row in np.argsort(counters.random_bits(77, counters.ORDER, np.arange(3), at)).tolist():
             if row in logq:
-                expected = twin.law(law[row].exp().numpy(), keys[row])
+                expected = twin.log_probs(log_probs[row].exp().numpy(), keys[row])
                 assert logq[row] == pytest.approx(math.log(expected[tokens[row]]), abs=1e-5)
-                gained += logq[row] - float(law[row, tokens[row]])
-                num_moved += abs(logq[row] - float(law[row, tokens[row]])) > 0.01
+                gained += logq[row] - float(log_probs[row, tokens[row]])
+                num_moved += abs(logq[row] - float(log_probs[row, tokens[row]])) > 0.01
                 twin.memory.append((keys[row], int(tokens[row])))
         twin.memory = past + [(keys[row], int(tokens[row])) for row in range(3)]
         policy.took(tokens)
@@ -109,11 +111,11 @@ def test_contexts_that_all_seem_alike_are_told_apart(offset: float) -> None:
     policy = LssPolicy(lss(width=0), Head(wide))
     policy.open(5)
     generator = torch.Generator().manual_seed(1)
-    law = torch.randn(2, V, generator=generator).double().log_softmax(-1)
+    log_probs = torch.randn(2, V, generator=generator).double().log_softmax(-1)
     deep = torch.zeros(2, 64)
     for at in range(40):
         deep = torch.randn(2, 64, generator=generator) + offset
-        policy.advise(rows(law, deep, at))
+        policy.advise(rows(log_probs, deep, at))
         policy.took(torch.tensor([0, 1]))
     layout, live = Layout(np.zeros(2, dtype=np.int64), np.arange(2), CPU), torch.tensor([0])
     weights, _ = policy._past(layout, live, policy.keys.unit(live, policy.keys.raw(layout, deep)))
@@ -130,12 +132,12 @@ def test_the_second_sibling_avoids_what_the_first_took() -> None:
     p = torch.full((1, V), 1e-6).double()
     p[0, 0] = p[0, 1] = 0.3  # two words for one branch
     p[0, 7] = 0.4
-    law, deep = p.log().log_softmax(-1), torch.ones(1, D)
-    assert policy.advise(rows(law, deep, 0)) is None  # nothing is known yet: plain
+    log_probs, deep = p.log().log_softmax(-1), torch.ones(1, D)
+    assert policy.advise(rows(log_probs, deep, 0)) is None  # nothing is known yet: plain
     policy.took(torch.tensor([0]))
     draws = []
     for _ in range(400):
-        advice = policy.advise(rows(law, deep, len(draws) + 1))
+        advice = policy.advise(rows(log_probs, deep, len(draws) + 1))
         assert advice is not None
         draws.append((int(advice.tokens), float(advice.logq)))
         policy._last = None  # looks again, with the same memory
@@ -149,16 +151,16 @@ def test_strength_zero_and_lag_without_a_memory_are_plain() -> None:
     for settings in (lss(0.0), lss(lag=True)):
         policy = LssPolicy(settings, HEAD)
         policy.open(0)
-        law = torch.zeros(4, V).double().log_softmax(-1)
-        assert policy.advise(rows(law, torch.ones(4, D), 0)) is None
+        log_probs = torch.zeros(4, V).double().log_softmax(-1)
+        assert policy.advise(rows(log_probs, torch.ones(4, D), 0)) is None
 
 
 def test_the_memory_drops_the_oldest() -> None:
     policy = LssPolicy(lss(memory=3, width=0), HEAD)
     policy.open(0)
-    law = torch.zeros(2, V).double().log_softmax(-1)
+    log_probs = torch.zeros(2, V).double().log_softmax(-1)
     for at in range(4):
-        policy.advise(rows(law, torch.full((2, D), float(at)), at))
+        policy.advise(rows(log_probs, torch.full((2, D), float(at)), at))
         policy.took(torch.tensor([2 * at, 2 * at + 1]))
     assert sorted(policy.taken[0].tolist()) == [5, 6, 7]
     assert sorted(policy.memory[0, :, 0].tolist()) == [2.0, 3.0, 3.0]
@@ -170,14 +172,21 @@ def test_tokens_that_are_cut_are_never_drawn_and_the_rest_is_reached() -> None:
     """Two candidates only, a third of the mass in the rest, a token that is cut: 4,000 draws."""
     policy = LssPolicy(lss(1.0, candidates=2), HEAD)
     p = torch.tensor([0.4, 0.27, 0.0, *([0.33 / 9] * 9)]).double()
-    law = p.log().expand(400, V)
+    log_probs = p.log().expand(400, V)
     for seed in range(100):
         policy.open(seed)
     layout = Layout(np.arange(400) // 4, np.arange(400) % 4, CPU)
     counts = np.zeros(V, dtype=int)
     for at in range(10):
-        every = Rows(
-            layout, np.full(400, at), torch.ones(400), law.float(), law, torch.ones(400, D) * (at + 1), None, True
+        every = PolicyStep(
+            layout,
+            np.full(400, at),
+            torch.ones(400),
+            log_probs.float(),
+            log_probs,
+            torch.ones(400, D) * (at + 1),
+            None,
+            True,
         )
         advice = policy.advise(every)
         assert advice is not None

@@ -8,35 +8,35 @@ from typing import Any
 
 import pytest
 
-from samplewise.explore import settings
-from samplewise.explore.settings import Esamp, Reshape, Settings, arithmetic, cold, css, esamp, frozen, hot, lss, zero
-from samplewise.spec import parse
+from samplewise.core.registry import build
+from samplewise.explore import controls
+from samplewise.explore.controls import Reshape, cold, frozen_distiller, hot, zero
+from samplewise.explore.settings import Esamp, ExploreSettings, arithmetic, css, esamp, lss
 
 EVERY = [
     esamp(),
     esamp(0.5, learner="ridge", compensate="entropy", forking=0.25),
     zero(1.0),
-    frozen(),
-    settings.noise(),
+    frozen_distiller(),
+    controls.noise(),
     css(0.8),
     css(order="vocabulary"),
     esamp(aside="wait", warm_start=True),
     lss(8.0, lag=True),
     hot(1.5),
     cold(0.5),
-    settings.top_sigma(2.0),
-    settings.top_entropy(),
+    controls.top_sigma(2.0),
+    controls.top_entropy(),
     arithmetic(),
 ]
 
 
 @pytest.mark.parametrize("made", EVERY, ids=str)
 def test_the_text_of_settings_makes_them_again(made: Any) -> None:
-    spec = parse(str(made))
-    again = getattr(settings, spec.name)(*spec.args, **dict(spec.kwargs))
+    again = build("explore", str(made))
     assert again == made
     assert str(again) == str(made)
-    assert isinstance(made, Settings)
+    assert isinstance(made, ExploreSettings)
     assert hash(again) == hash(made)
 
 
@@ -49,7 +49,10 @@ def test_texts_name_only_what_differs() -> None:
 
 
 def test_who_needs_the_states_after_the_first_block() -> None:
-    assert [made.shallow for made in (esamp(), frozen(), zero(), css(), lss(), hot())] == [True, True] + [False] * 4
+    assert [made.reads_shallow for made in (esamp(), frozen_distiller(), zero(), css(), lss(), hot())] == [
+        True,
+        True,
+    ] + [False] * 4
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,9 @@ def test_what_cannot_be_says_why(make: Any, says: str) -> None:
 
 
 def test_settings_need_no_torch() -> None:
-    code = "import sys, samplewise.explore.settings as s; str(s.esamp(0.5)); print('torch' in sys.modules)"
+    code = (
+        "import sys; from samplewise.explore import controls, settings; str(settings.esamp(0.5)); controls.hot(); "
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

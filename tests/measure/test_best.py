@@ -26,7 +26,7 @@ def pools(draw, scores=(0.0, 0.3, 1.0, -inf, inf, nan), outcomes=(0.0, 0.4, 1.0,
 
 
 def test_known_weights():
-    """best-of-2 from 4: the chance of each rank to be picked, read off with one right draw at a time."""
+    """best-of-2 from 4: the probability of each rank to be picked, read off with one right draw at a time."""
     scores = np.tile([0.1, 0.2, 0.3, 0.4], (4, 1))
     assert best_at(scores, np.eye(4), [2])[0] == pytest.approx([0, 1 / 6, 1 / 3, 1 / 2], abs=1e-15)
 

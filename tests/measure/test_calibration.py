@@ -1,4 +1,4 @@
-"""Maps from score to chance: known laws found again, a closed form as twin, questions as the unit, risk controlled."""
+"""Maps from score to probability: known ones recovered, a closed form, questions as the unit, risk controlled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure.calibration import (
     Calibration,
     choose_method,
@@ -29,15 +29,15 @@ def expit(x):
     return 1 / (1 + np.exp(-np.asarray(x)))
 
 
-def world(num_questions, draws, chance_of, key):
-    """Scores uniform on (0, 1), right with the chance that the map gives."""
+def world(num_questions, draws, probability_of, key):
+    """Scores uniform on (0, 1), right with the probability that the map gives."""
     generator = key.generator()
     scores = generator.random((num_questions, draws)).ravel()
-    right = (generator.random(len(scores)) < chance_of(scores)).astype(float)
+    right = (generator.random(len(scores)) < probability_of(scores)).astype(float)
     return scores, right, np.repeat(np.arange(num_questions), draws)
 
 
-def beta_law(s):
+def beta_distribution(s):
     return expit(2.0 * np.log(s) - 0.5 * np.log1p(-s) + 1.0)
 
 
@@ -56,9 +56,9 @@ def test_pooled_steps_are_the_largest_of_least_means(numbers, data):
 
 @pytest.mark.parametrize("method", ["isotonic", "beta"])
 def test_a_known_map_is_found_again(method):
-    fitted = fit_calibration(*world(4000, 5, beta_law, Key(1)), method)
+    fitted = fit_calibration(*world(4000, 5, beta_distribution, Key(1)), method)
     at = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
-    assert fitted(at) == pytest.approx(beta_law(at), abs=0.05 if method == "isotonic" else 0.015)
+    assert fitted(at) == pytest.approx(beta_distribution(at), abs=0.05 if method == "isotonic" else 0.015)
     if method == "beta":  # standard errors of about .06
         assert (*fitted.slopes, fitted.intercept) == pytest.approx((2.0, 0.5, 1.0), abs=0.25)
 
@@ -94,7 +94,7 @@ def test_every_map_is_monotone_inside_and_survives_json(seed, method):
 
 
 def test_a_question_weighs_one_however_many_draws_it_has():
-    scores, right, questions = world(60, 3, beta_law, Key(3))
+    scores, right, questions = world(60, 3, beta_distribution, Key(3))
     twice = np.flatnonzero(questions == 0)
     more = [np.concatenate([x, *[x[twice]] * 50]) for x in (scores, right, questions)]
     for method in ("isotonic", "beta", "platt"):
@@ -156,13 +156,13 @@ def test_folds_keep_questions_whole_and_are_dealt_by_the_key():
         deal_folds(np.zeros(3), Key(0), 2)
 
 
-def test_held_out_chances_do_not_see_their_own_question():
+def test_held_out_probabilities_do_not_see_their_own_question():
     """A leak would tell the coin flips of a question by itself: 40 questions, one draw each, pure noise, isotonic."""
     generator = Key(8).generator()
     scores, right = generator.random(400), generator.integers(0, 2, 400).astype(float)
     held = cross_fit(scores, right, np.arange(400), Key(9), "isotonic")
     own = fit_calibration(scores, right, np.arange(400), "isotonic")(scores)
-    loss = [measure_reliability(p, right, np.arange(400)).log_loss.value for p in (held.chances, own)]
+    loss = [measure_reliability(p, right, np.arange(400)).log_loss.value for p in (held.probabilities, own)]
     assert loss[1] < math.log(2) < loss[0]
     assert held.digest == cross_fit(scores, right, np.arange(400), Key(9), "platt").digest
     assert held.digest != cross_fit(scores, right, np.arange(400), Key(10), "platt").digest
@@ -172,16 +172,16 @@ def test_reliability_by_hand():
     found = measure_reliability([0.2, 0.2, 0.8, 0.8], [0, 1, 1, 1], [0, 1, 2, 3], num_bins=2)
     assert found.brier.value == pytest.approx((0.04 + 0.64 + 0.04 + 0.04) / 4)
     assert found.log_loss.value == pytest.approx(-(3 * math.log(0.8) + math.log(0.2)) / 4)
-    assert [(b.share, b.chance, b.right.value) for b in found.bins] == [(0.5, 0.2, 0.5), (0.5, 0.8, 1.0)]
+    assert [(b.share, b.probability, b.right.value) for b in found.bins] == [(0.5, 0.2, 0.5), (0.5, 0.8, 1.0)]
     assert found.error == pytest.approx(0.5 * 0.3 + 0.5 * 0.2)
     assert len(measure_reliability([0.5] * 6, [0, 1] * 3, range(6)).bins) == 1
     assert math.isnan(measure_reliability([math.nan], [1], [0]).error)
 
 
 def test_a_right_map_is_reliable():
-    scores, right, questions = world(400, 3, beta_law, Key(11))
-    found = measure_reliability(beta_law(scores), right, questions)
-    inside = sum(b.right.low <= b.chance <= b.right.high for b in found.bins)
+    scores, right, questions = world(400, 3, beta_distribution, Key(11))
+    found = measure_reliability(beta_distribution(scores), right, questions)
+    inside = sum(b.right.low <= b.probability <= b.right.high for b in found.bins)
     assert inside >= 8  # of 10 at 95 % each: fewer has odds of about .01
     assert found.error < 0.04
     assert found.brier.value < measure_reliability(scores, right, questions).brier.value
@@ -239,7 +239,7 @@ def test_misuse_is_told():
         control_risk([0.9, 0.8], [9, 8], [0, 0], risk=0.1)
     with pytest.raises(ValueError, match="above 0 and below 1"):
         needed_without_error(0.0, 0.05)
-    with pytest.raises(ValueError, match="chances must be"):
+    with pytest.raises(ValueError, match="probabilities must be"):
         measure_reliability([1.5], [1], [0])
     for text in ("[]", "{", json.dumps({"method": "spline"}), json.dumps({"method": "platt", "other": 1})):
         with pytest.raises(ValueError, match="not a calibration"):

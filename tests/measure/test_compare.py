@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, ttest_rel
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure import (
     Curve,
     adjust_holm,

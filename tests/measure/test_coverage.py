@@ -25,8 +25,8 @@ def rows(num_draws, *num_right):
 
 def test_known_values():
     # 10 of 100 kept at random, c right: the chance levels of a shortlist
-    chance = pass_at(rows(100, 1, 3, 10), [10])[0]
-    assert chance == pytest.approx([0.1, 0.273469, 0.669524], abs=1e-6)
+    probability = pass_at(rows(100, 1, 3, 10), [10])[0]
+    assert probability == pytest.approx([0.1, 0.273469, 0.669524], abs=1e-6)
     assert pass_at(rows(4, 2), [1, 2, 3, 4])[:, 0] == pytest.approx([1 / 2, 5 / 6, 1, 1], abs=1e-15)
 
 

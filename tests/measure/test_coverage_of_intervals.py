@@ -1,6 +1,6 @@
 """Do 95 % intervals hold the truth in 95 % of repeats? Simulated worlds with known truth, all seeds fixed.
 
-In a world every problem has its own chance of success, from a Beta law, or 0 with some chance; N draws are made and
+In a world every problem has its own success probability, from a Beta, or 0 with some probability; N draws are made and
 pass@k is estimated; the truth is the mean over all problems that the world could have given.
 4,000 repeats: the standard error of a coverage of .95 is .0034. Of 16,000 repeats with other seeds, unsaturated
 worlds held the truth in .950 to .967 (means) and .933 to .959 (differences), saturated ones in .933 to .984. The bounds
@@ -17,20 +17,20 @@ import pytest
 from scipy.special import betaln
 from scipy.stats import t
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure import mean_intervals, pass_at
 
 NUM_REPEATS = 4_000
 
 
 class World(NamedTuple):
-    """Success chance of a problem: 0 with chance `impossible`, else Beta(a, b)."""
+    """Success probability of a problem: 0 with probability `impossible`, else Beta(a, b)."""
 
     a: float
     b: float
     impossible: float = 0.0
 
-    def chances(self, generator, shape):
+    def probabilities(self, generator, shape):
         return generator.beta(self.a, self.b, shape) * (generator.random(shape) >= self.impossible)
 
     def truth(self, k):
@@ -63,7 +63,7 @@ def share_covered(values, truth, support=(0.0, 1.0)):
 def test_the_interval_of_a_mean_covers(name, num_problems, num_draws):
     world = WORLDS[name]
     generator = Key(11).fold(name, num_problems).generator()
-    successes = generator.binomial(num_draws, world.chances(generator, (NUM_REPEATS, num_problems)))
+    successes = generator.binomial(num_draws, world.probabilities(generator, (NUM_REPEATS, num_problems)))
     for k in (1, 4, 16):
         truth = world.truth(k)
         covered = share_covered(table(num_draws, k)[successes], truth)
@@ -74,12 +74,12 @@ def test_the_interval_of_a_mean_covers(name, num_problems, num_draws):
 @pytest.mark.parametrize(("num_problems", "num_draws"), SIZES)
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_interval_of_a_paired_difference_covers(name, num_problems, num_draws):
-    """The second method has the first one's chance of success on 70 % of the problems, a fresh one on the others."""
+    """The second method has the first one's success probability on 70 % of the problems, a fresh one on the others."""
     world, other = WORLDS[name], World(1, 3)
     generator = Key(12).fold(name, num_problems).generator()
     shape = (NUM_REPEATS, num_problems)
-    first = world.chances(generator, shape)
-    second = np.where(generator.random(shape) < 0.7, first, other.chances(generator, shape))
+    first = world.probabilities(generator, shape)
+    second = np.where(generator.random(shape) < 0.7, first, other.probabilities(generator, shape))
     wins, losses = generator.binomial(num_draws, first), generator.binomial(num_draws, second)
     for k in (1, 4, 16):
         values = table(num_draws, k)[wins] - table(num_draws, k)[losses]
@@ -92,7 +92,7 @@ def test_the_simulation_tells_a_plain_t_interval():
     """The mutant: mean +- t x standard error covers .59 where pass@16 of 16 draws is .982, far below the bound."""
     world = WORLDS["hump"]
     generator = Key(11).generator()
-    values = table(16, 16)[generator.binomial(16, world.chances(generator, (NUM_REPEATS, 50)))]
+    values = table(16, 16)[generator.binomial(16, world.probabilities(generator, (NUM_REPEATS, 50)))]
     half = t.ppf(0.975, 49) * values.std(axis=1, ddof=1) / 50**0.5
     assert (np.abs(values.mean(axis=1) - world.truth(16)) <= half).mean() < 0.7
     assert share_covered(values, world.truth(16)) >= 0.92
@@ -105,7 +105,7 @@ def test_a_saturated_world_is_not_claimed_to_be_free_of_hard_problems(world):
     """
     for num_problems in (20, 50, 200):
         generator = Key(13).fold(num_problems).generator()
-        successes = generator.binomial(32, world.chances(generator, (NUM_REPEATS, num_problems)))
+        successes = generator.binomial(32, world.probabilities(generator, (NUM_REPEATS, num_problems)))
         assert share_covered(table(32, 16)[successes], world.truth(16)) >= 0.95
 
 

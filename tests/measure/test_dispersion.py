@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, kstest
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure.clustering import analyse_clustering, between_arm_variance, effective_draws
 from samplewise.measure.dispersion import (
     least_dispersion,
@@ -19,16 +19,16 @@ from samplewise.measure.dispersion import (
     mean_deviation,
     shuffled_failures,
 )
-from samplewise.measure.powers import Counts
+from samplewise.measure.powers import ArmCounts
 
 nan = math.nan
-TEN = Counts(np.array([[9, 8, 10, 5]]), np.full((1, 4), 10))
+TEN = ArmCounts(np.array([[9, 8, 10, 5]]), np.full((1, 4), 10))
 UNLIKE = [0.95, 0.9, 0.8, 0.6, 0.4, 0.2]
 
 
 def of(failures, num_draws):
     table = np.array(failures)
-    return Counts(table, np.full(table.shape, num_draws))
+    return ArmCounts(table, np.full(table.shape, num_draws))
 
 
 def test_known_log_rates():
@@ -80,7 +80,7 @@ def test_ragged_clustering_is_the_analysis_of_variance():
     between = sum(len(o) * (np.mean(o) - everything.mean()) ** 2 for o in outcomes) / 2
     within = sum(((np.array(o) - np.mean(o)) ** 2).sum() for o in outcomes) / (11 - 3)
     size = (11 - (4 + 36 + 9) / 11) / 2
-    found = analyse_clustering(Counts(failures, draws))
+    found = analyse_clustering(ArmCounts(failures, draws))
     assert (found.between[0], found.within[0], found.draws_per_arm[0]) == pytest.approx((between, within, size))
     assert found.icc[0] == pytest.approx((between - within) / (between + (size - 1) * within))
 
@@ -96,7 +96,7 @@ def test_a_fresh_idea_for_every_draw_says_nothing():
 
 
 def test_shuffling_keeps_what_it_must():
-    counts = Counts(np.array([[3, 0, 2], [0, 0, 0]]), np.array([[4, 2, 5], [1, 0, 3]]))
+    counts = ArmCounts(np.array([[3, 0, 2], [0, 0, 0]]), np.array([[4, 2, 5], [1, 0, 3]]))
     dealt = shuffled_failures(counts, Key(1), 500)
     assert (dealt.sum(axis=2) == [5, 0]).all()
     assert (dealt >= 0).all()
@@ -119,8 +119,8 @@ def test_a_copy_of_direct_is_no_dispersion():
     p_values, corrected = [], []
     for repeat in range(60):
         generator = Key(repeat).fold("copies").generator()
-        chance = generator.beta(0.8, 2, 40)[:, None]
-        counts = of(generator.binomial(10, np.broadcast_to(1 - chance, (40, 2))), 10)
+        probability = generator.beta(0.8, 2, 40)[:, None]
+        counts = of(generator.binomial(10, np.broadcast_to(1 - probability, (40, 2))), 10)
         found = log_dispersion(counts, Key(repeat), num_shuffles=99)
         p_values.append(found.p_value)
         corrected.append([found.raw, found.by_variance, found.by_permutation, found.low])
@@ -149,7 +149,7 @@ def test_signs_from_one_half_cannot_be_lifted_by_noise():
 
 
 def test_weights_and_unknown_problems():
-    counts = Counts(np.array([[9, 2], [5, 5], [3, 0]]), np.array([[10, 10], [10, 10], [4, 0]]))
+    counts = ArmCounts(np.array([[9, 2], [5, 5], [3, 0]]), np.array([[10, 10], [10, 10], [4, 0]]))
     heavy = log_dispersion(counts, Key(0), weights=[1.0, 0.0, 5.0])
     alone = log_dispersion(of([[9, 2]], 10), Key(0))
     assert (heavy.raw, heavy.by_variance, heavy.num_problems) == (alone.raw, alone.by_variance, 1)

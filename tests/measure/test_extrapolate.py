@@ -1,4 +1,4 @@
-"""pass@k beyond the draws: a published fit, known laws, the edges where nothing can be fitted, and honest intervals."""
+"""pass@k beyond the draws: a published fit, known distributions, edges where nothing can be fitted, and intervals."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from samplewise.files import data_folder
-from samplewise.keys import Key
+from samplewise.core.files import data_folder
+from samplewise.core.keys import Key
 from samplewise.measure import majority_at, pass_at
-from samplewise.measure.extrapolate import DROP, PassModel, _covered, _Mixture, _Places, majority_beyond
+from samplewise.measure.extrapolate import DROP, PassModel, _covered, _LikelihoodGrid, _Mixture, majority_beyond
 
 
 def outcomes(share, a, b, num_problems, num_draws, key):
     generator = key.generator()
-    chance = np.where(generator.random(num_problems) < share, 0.0, generator.beta(a, b, num_problems))
-    return (generator.random((num_problems, num_draws)) < chance[:, None]).astype(float)
+    probability = np.where(generator.random(num_problems) < share, 0.0, generator.beta(a, b, num_problems))
+    return (generator.random((num_problems, num_draws)) < probability[:, None]).astype(float)
 
 
 def test_recorded_game24_has_the_known_fit():
     """GPT-4's 100 chains of thought on each of 100 puzzles, without the zero part."""
     if (folder := data_folder()) is None:
         pytest.skip("the recorded draws are not at hand")
-    from samplewise.recorded import load
+    from samplewise.recorded import load_recording
 
     assert folder.is_dir()
-    graded = np.array([[draw.grade for draw in row] for row in load("game24_gpt4_100x/cot").draws])
+    graded = np.array([[draw.grade for draw in row] for row in load_recording("game24_gpt4_100x/cot").draws])
     model = PassModel(graded, blind=False)
     assert (model.spread.a, model.spread.b) == pytest.approx((0.2155, 5.1283), abs=1e-3)
     assert [round(model.modelled(k), 3) for k in (10, 50, 100)] == [0.217, 0.410, 0.487]
@@ -37,7 +37,7 @@ def test_recorded_game24_has_the_known_fit():
     assert early.low < 0.49 < early.high
 
 
-def test_chances_of_a_beta_by_quadrature():
+def test_coverage_of_a_beta_by_quadrature():
     from scipy.integrate import quad
     from scipy.stats import beta
 
@@ -48,24 +48,24 @@ def test_chances_of_a_beta_by_quadrature():
 
 def test_the_likelihood_is_that_of_scipy():
     solved, made = np.array([0, 0, 3, 5, 1]), np.array([5, 8, 5, 5, 8])
-    places = _Places(solved, made, True)
+    grid = _LikelihoodGrid(solved, made, True)
     mean, precision, share = 0.3, 1.1, -0.4
     total, m, z = math.exp(precision), 1 / (1 + math.exp(-mean)), 1 / (1 + math.exp(-share))
-    chances = (1 - z) * betabinom.pmf(solved, made, m * total, (1 - m) * total) + z * (solved == 0)
+    probabilities = (1 - z) * betabinom.pmf(solved, made, m * total, (1 - m) * total) + z * (solved == 0)
     constant = sum(math.log(math.comb(n, s)) for s, n in zip(solved, made, strict=True))
-    found = places._log_likelihood(np.array(mean), np.array(precision), np.array([share]))
-    assert float(found[0]) == pytest.approx(np.log(chances).sum() - constant)
+    found = grid._log_likelihood(np.array(mean), np.array(precision), np.array([share]))
+    assert float(found[0]) == pytest.approx(np.log(probabilities).sum() - constant)
 
 
 def test_the_top_is_the_top():
     """No place among 300 around it is better, and its value is what it says."""
-    places = _Places(outcomes(0.3, 0.8, 1.5, 200, 40, Key(1)).sum(axis=1).astype(int), np.full(200, 40), True)
-    fit = places.fit
+    grid = _LikelihoodGrid(outcomes(0.3, 0.8, 1.5, 200, 40, Key(1)).sum(axis=1).astype(int), np.full(200, 40), True)
+    fit = grid.fit
     assert fit.blind == pytest.approx(0.3, abs=0.12)  # three standard errors of the share alone
     mean, precision = math.log(fit.a / fit.b), math.log(fit.a + fit.b)
     share = math.log(fit.blind / (1 - fit.blind))
     steps = Key(2).generator().normal(0, 0.1, (300, 3)) + np.array([mean, precision, share])
-    around = [float(places._log_likelihood(m, p, np.array([z]))[0]) for m, p, z in steps]
+    around = [float(grid._log_likelihood(m, p, np.array([z]))[0]) for m, p, z in steps]
     assert max(around) <= fit.log_likelihood + 1e-6
 
 
@@ -92,7 +92,7 @@ def test_how_many_draws_are_needed_is_the_least_that_reaches():
         assert needed.low <= needed.draws <= needed.high
     blind = PassModel(outcomes(0.4, 3.0, 3.0, 200, 32, Key(5)))
     assert blind.ceiling.value == pytest.approx(0.6, abs=0.1)
-    assert blind.ceiling.high == pytest.approx(1.0), "no pilot can rule out chances of one in a million"
+    assert blind.ceiling.high == pytest.approx(1.0), "no pilot can rule out probabilities of one in a million"
     assert blind.at([64])[0].high < 0.8
     assert blind.needed(0.9).draws == math.inf
     assert blind.needed(0.9).low > 64
@@ -105,7 +105,7 @@ def test_where_nothing_is_solved_the_upper_end_says_what_may_hide():
     model = PassModel(np.zeros((20, 10)))
     near, far = model.at([10, 1000])
     assert (near.value, far.value, far.low) == (0.0, 0.0, 0.0)
-    # every problem with the chance p: none of 200 draws right with odds .025
+    # every problem with the probability p: none of 200 draws right with probability .025
     p = 1 - 0.025 ** (1 / 200)
     assert far.high == pytest.approx(1 - (1 - p) ** 1000)
     assert near.high <= 1 - 0.025 ** (1 / 20) + 0.05
@@ -145,11 +145,13 @@ def test_ragged_empty_and_wrong():
         PassModel([[0.5, 1.0]]).at([1])
 
 
-def test_ends_are_those_of_a_search_over_laws():
-    """On three chances of one count the likelihood can be looked at everywhere: the same ends by a fine grid."""
+def test_ends_are_those_of_a_search_over_distributions():
+    """On three probabilities the likelihood can be searched everywhere: a fine grid gives the same ends."""
     mixture = _Mixture(np.array([0, 1, 2, 2]), np.full(4, 2))
-    mixture._chances, law = np.array([0.0, 0.5, 1.0]), np.array([[1, 0.25, 0], [0, 0.25, 0], [0, 0.25, 1]])
-    mixture._law, mixture._times = law / law.max(axis=1, keepdims=True), np.array([1.0, 1.0, 2.0])
+    mixture._probabilities = np.array([0.0, 0.5, 1.0])
+    likelihood = np.array([[1, 0.25, 0], [0, 0.25, 0], [0, 0.25, 1]])
+    mixture._likelihood = likelihood / likelihood.max(axis=1, keepdims=True)
+    mixture._times = np.array([1.0, 1.0, 2.0])
     grid = np.linspace(0.0005, 0.9995, 1000)
     half, one = np.meshgrid(grid, grid)
     weights = np.stack([1 - half - one, half, one], axis=-1)[half + one < 1]
@@ -167,20 +169,20 @@ def test_ends_are_those_of_a_search_over_laws():
 def test_the_ends_hold_the_shape_that_the_model_cannot():
     """Half of the problems easy and half nearly hopeless, which no Beta is: the model's value is .15 too low."""
     generator = Key(12).generator()
-    chance = np.where(generator.random(200) < 0.5, 0.8, 0.03)
-    drawn = (generator.random((200, 16)) < chance[:, None]).astype(float)
+    probability = np.where(generator.random(200) < 0.5, 0.8, 0.03)
+    drawn = (generator.random((200, 16)) < probability[:, None]).astype(float)
     truth = float(1 - (0.5 * 0.2**200 + 0.5 * 0.97**200))
     found = PassModel(drawn).at([200])[0]
     assert found.value < truth - 0.1
     assert found.low < truth <= found.high
 
 
-def cover(law, k, repeats):
-    truth = float((1 - (1 - law(Key(0).generator(), 400_000)) ** k).mean())
+def cover(distribution, k, repeats):
+    truth = float((1 - (1 - distribution(Key(0).generator(), 400_000)) ** k).mean())
     hits = 0
     for key in Key(1).split(repeats):
         generator = key.generator()
-        drawn = generator.random((100, 16)) < law(generator, 100)[:, None]
+        drawn = generator.random((100, 16)) < distribution(generator, 100)[:, None]
         found = PassModel(drawn.astype(float)).at([k])[0]
         hits += found.low <= truth <= found.high
     return hits
@@ -188,24 +190,24 @@ def cover(law, k, repeats):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "law",
+    "distribution",
     [
         lambda g, num: g.beta(0.5, 2.0, num),
         lambda g, num: np.where(g.random(num) < 0.3, 0.0, g.beta(0.8, 1.5, num)),
         lambda g, num: np.where(g.random(num) < 0.5, g.beta(8, 2, num), g.beta(1, 20, num)),
     ],
 )
-def test_intervals_cover(law):
+def test_intervals_cover(distribution):
     """100 problems of 16 draws foretelling pass@64: fewer than 45 of 50 has odds of .04 at a true .95; fixed seeds."""
-    assert cover(law, 64, 50) >= 45
+    assert cover(distribution, 64, 50) >= 45
 
 
 def test_votes_beyond_by_enumeration():
-    """Three draws with replacement from a, a, b, unread: every sequence of places is looked at."""
+    """Three draws with replacement from a, a, b, unread: every sequence of positions is enumerated."""
     answers, right = np.array([[0, 0, 1, -1]]), np.array([[1.0, 1.0, 0.0, 0.0]])
     total = 0.0
-    for places in itertools.product(range(4), repeat=3):
-        votes = [sum(answers[0][p] == code for p in places) for code in (0, 1)]
+    for positions in itertools.product(range(4), repeat=3):
+        votes = [sum(answers[0][p] == code for p in positions) for code in (0, 1)]
         total += 1.0 if votes[0] > votes[1] else 0.5 if votes[0] == votes[1] > 0 else 0.0
     found = majority_beyond(answers, right, [3, math.inf], Key(7), num_resamples=40_000)
     assert found[0, 0] == pytest.approx(total / 64, abs=0.01)  # four standard errors

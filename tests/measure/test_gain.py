@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure._bootstrap import ratios
 from samplewise.measure.dispersion import mean_deviation
 from samplewise.measure.gain import (
@@ -21,7 +21,7 @@ from samplewise.measure.gain import (
     fidelity,
     two_factor_gain,
 )
-from samplewise.measure.powers import Counts, failure_power, stratified_failure
+from samplewise.measure.powers import ArmCounts, failure_power, stratified_failure
 
 nan = math.nan
 KEY = Key(3)
@@ -29,7 +29,7 @@ KEY = Key(3)
 
 def of(failures, num_draws):
     table = np.array(failures)
-    return Counts(table, np.full(table.shape, num_draws))
+    return ArmCounts(table, np.full(table.shape, num_draws))
 
 
 def exact(rates, big=10**9):
@@ -104,19 +104,19 @@ def test_without_n_draws_per_arm_the_split_is_not_known():
 
 
 def test_problems_without_draws_are_left_out():
-    arms = Counts(np.array([[5, 4], [5, 0], [3, 4], [5, 5]]), np.array([[5, 5], [5, 0], [5, 5], [5, 5]]))
-    direct = Counts(np.array([[5], [4], [4], [0]]), np.array([[5], [5], [5], [0]]))
+    arms = ArmCounts(np.array([[5, 4], [5, 0], [3, 4], [5, 5]]), np.array([[5, 5], [5, 0], [5, 5], [5, 5]]))
+    direct = ArmCounts(np.array([[5], [4], [4], [0]]), np.array([[5], [5], [5], [0]]))
     gain = two_factor_gain(arms, direct, [1, 1], KEY, num_resamples=200)
     assert gain.num_problems == 2
     assert gain.mix == pytest.approx((0.8 + 0.6 * 0.8) / 2)
     assert gain.direct == pytest.approx((1 + 0.6) / 2)
-    nothing = two_factor_gain(Counts(arms.failures, arms.draws * 0 + [[5, 5]]), of([[0]] * 4, 5), [1, 1], KEY)
+    nothing = two_factor_gain(ArmCounts(arms.failures, arms.draws * 0 + [[5, 5]]), of([[0]] * 4, 5), [1, 1], KEY)
     assert math.isnan(nothing.total.value)  # direct never fails: no ratio
 
 
 def test_no_problem_at_all():
-    empty = Counts(np.zeros((1, 2), dtype=int), np.zeros((1, 2), dtype=int))
-    gain = two_factor_gain(empty, Counts(empty.failures[:, :1], empty.draws[:, :1]), [1, 1], KEY)
+    empty = ArmCounts(np.zeros((1, 2), dtype=int), np.zeros((1, 2), dtype=int))
+    gain = two_factor_gain(empty, ArmCounts(empty.failures[:, :1], empty.draws[:, :1]), [1, 1], KEY)
     assert gain.num_problems == 0
     assert math.isnan(gain.total.value)
 

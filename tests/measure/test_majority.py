@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure import MAX_EXACT_DRAWS, majority_at
 
 from .twins import drawn, majority_twin
@@ -41,23 +41,25 @@ def test_known_values(counts, k, value):
 
 
 @pytest.mark.parametrize(
-    ("law", "values"),
+    ("distribution", "values"),
     [
         ((0.6, 0.4), {3: 0.648, 5: 0.682560, 9: 0.733432}),
         ((0.4, 0.3, 0.3), {3: 0.424, 5: 0.447040, 9: 0.488650}),
         ((0.4, 0.5, 0.1), {3: 0.392, 5: 0.389440, 9: 0.370235}),
     ],
 )
-def test_the_mean_over_pools_is_the_vote_of_fresh_draws(law, values):
-    """Unbiased: over pools of 12 draws from a law, maj@k averages to the known plurality of k fresh draws. Exactly, by
-    weighing every possible pool with its multinomial chance."""
+def test_the_mean_over_pools_is_the_vote_of_fresh_draws(distribution, values):
+    """Unbiased: over pools of 12 draws from a distribution, maj@k averages to the known plurality of k fresh draws.
+
+    Exactly, by weighing every possible pool with its multinomial probability."""
     total = dict.fromkeys(values, 0.0)
-    for counts in np.ndindex(*[13] * len(law)):
+    for counts in np.ndindex(*[13] * len(distribution)):
         if sum(counts) == 12:
-            chance = math.factorial(12) * math.prod(p**c / math.factorial(c) for p, c in zip(law, counts, strict=True))
+            terms = (p**c / math.factorial(c) for p, c in zip(distribution, counts, strict=True))
+            probability = math.factorial(12) * math.prod(terms)
             answers, _ = pool(*counts)
             for k, value in zip(values, majority_at(answers, answers == 0, list(values))[:, 0], strict=True):
-                total[k] += chance * value
+                total[k] += probability * value
     assert total == pytest.approx(values, abs=1e-6)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure.margins import margin_pieces, vote_margins
 from samplewise.measure.transitions import count_transitions, detectable_gain, mcnemar
 
@@ -17,8 +17,8 @@ nan = math.nan
 
 
 def test_known_pieces():
-    laws = [[[0.4, 0.5, 0.1], [0.4, 0.1, 0.5]], [[0.4, 0.5, 0.1], [0.3, 0.6, 0.1]]]
-    found = margin_pieces(laws, [0, 0])
+    distributions = [[[0.4, 0.5, 0.1], [0.4, 0.1, 0.5]], [[0.4, 0.5, 0.1], [0.3, 0.6, 0.1]]]
+    found = margin_pieces(distributions, [0, 0])
     assert found.mix == pytest.approx([0.1, -0.2])
     assert found.direct == pytest.approx([-0.1, -0.1])
     assert found.bonus == pytest.approx([0.2, 0.0], abs=1e-12)
@@ -31,19 +31,19 @@ def test_known_pieces():
     st.randoms(use_true_random=False),
 )
 def test_the_identity_is_exact(rows, right, shuffler):
-    laws = np.array([rows]) / np.sum([rows], axis=2, keepdims=True)
+    distributions = np.array([rows]) / np.sum([rows], axis=2, keepdims=True)
     weights = np.array([shuffler.random() + 0.01 for _ in rows])
-    found = margin_pieces(laws, [right], weights / weights.sum())
+    found = margin_pieces(distributions, [right], weights / weights.sum())
     assert found.mix - found.direct == pytest.approx(found.fidelity_term + found.bonus, abs=1e-12)
     assert found.bonus >= -1e-12
 
 
 @pytest.mark.parametrize(("num_draws", "raw"), [(4, 0.072), (16, 0.023), (64, 0.0066)])
 def test_identical_arms_earn_no_bonus(num_draws, raw):
-    """Six arms and ten answers, of one skewed law: raw B is too high, shuffles take that off."""
+    """Six arms and ten answers, of one skewed distribution: raw B is too high, shuffles take that off."""
     generator = Key(1).fold(num_draws).generator()
-    law = np.array([0.4, 0.2, 0.15, 0.1, 0.05, 0.03, 0.03, 0.02, 0.01, 0.01])
-    answers = generator.choice(10, size=(200, 6 * num_draws), p=law)
+    distribution = np.array([0.4, 0.2, 0.15, 0.1, 0.05, 0.03, 0.03, 0.02, 0.01, 0.01])
+    answers = generator.choice(10, size=(200, 6 * num_draws), p=distribution)
     found = vote_margins(answers, np.repeat(np.arange(6), num_draws), np.zeros(200, dtype=int), Key(2), num_shuffles=30)
     assert abs(found.bonus.value) < 0.1 * found.bonus_raw + 4 * found.bonus.stderr
     assert found.p_value > 0.01
@@ -94,7 +94,7 @@ def test_misuse_is_told():
         mcnemar(-1, 2)
     with pytest.raises(ValueError, match="share in"):
         detectable_gain(10, 1.5)
-    with pytest.raises(ValueError, match="laws must be"):
+    with pytest.raises(ValueError, match="distributions must be"):
         margin_pieces([[0.5]], [0])
     with pytest.raises(ValueError, match="right must be codes below 2"):
         margin_pieces([[[0.5, 0.5]]], [2])

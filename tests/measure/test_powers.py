@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure.powers import (
-    Counts,
+    ArmCounts,
     counts_by_arm,
     failure_power,
     independent_failure,
@@ -22,7 +22,7 @@ from samplewise.measure.powers import (
 )
 
 nan = math.nan
-TEN = Counts(np.array([[9, 8, 10, 5]]), np.full((1, 4), 10))
+TEN = ArmCounts(np.array([[9, 8, 10, 5]]), np.full((1, 4), 10))
 RATES = np.array([0.95, 0.8, 0.99, 0.6])
 counts_of_two = st.tuples(st.integers(0, 6), st.integers(0, 6))
 
@@ -62,7 +62,7 @@ def test_known_failures_of_shared_draws():
 def test_stratified_is_unbiased_at_ten_draws_of_three():
     """Truth .092003 at 3 of 10 draws per arm; the plug-in's exact expectation is .120417. 4 standard errors."""
     failures = Key(1).generator().binomial(10, RATES, (100_000, 4))
-    values = stratified_failure(Counts(failures, np.full(failures.shape, 10)), [3] * 4)
+    values = stratified_failure(ArmCounts(failures, np.full(failures.shape, 10)), [3] * 4)
     assert abs(values.mean() - 0.0920026) < 4 * values.std() / len(values) ** 0.5
     counts = np.arange(11)
     plug_in = [binom.pmf(counts, 10, f) @ (counts / 10) ** 3 for f in RATES]
@@ -77,12 +77,12 @@ def test_independent_arms_are_every_way_to_toss_them(pairs, num_draws):
     ways = []
     for tossed in product(range(len(pairs)), repeat=num_draws):
         allocation = np.bincount(tossed, minlength=len(pairs))
-        ways.append(stratified_failure(Counts(failures, draws), allocation)[0])
-    assert independent_failure(Counts(failures, draws), num_draws)[0] == pytest.approx(np.mean(ways), abs=1e-12)
+        ways.append(stratified_failure(ArmCounts(failures, draws), allocation)[0])
+    assert independent_failure(ArmCounts(failures, draws), num_draws)[0] == pytest.approx(np.mean(ways), abs=1e-12)
 
 
 def test_independent_at_a_hundred_draws_stays_finite():
-    counts = Counts(np.array([[100, 99, 0], [100, 100, 100]]), np.full((2, 3), 100))
+    counts = ArmCounts(np.array([[100, 99, 0], [100, 100, 100]]), np.full((2, 3), 100))
     value = independent_failure(counts, 100)
     assert value[1] == pytest.approx(1)
     assert 0 < value[0] < 1
@@ -97,8 +97,8 @@ def test_orderings_of_the_truths(rates, per_arm):
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=1, max_size=4), st.permutations(range(3)))
 def test_relabelling_changes_nothing(table, order):
-    counts = Counts(np.array(table), np.full((len(table), 3), 5))
-    turned = Counts(counts.failures[:, order], counts.draws[:, order])
+    counts = ArmCounts(np.array(table), np.full((len(table), 3), 5))
+    turned = ArmCounts(counts.failures[:, order], counts.draws[:, order])
     allocation = np.array([2, 0, 3])
     assert stratified_failure(turned, allocation[order]) == pytest.approx(stratified_failure(counts, allocation))
     assert independent_failure(turned, 4) == pytest.approx(independent_failure(counts, 4))
@@ -115,7 +115,7 @@ def test_counting_by_arm():
 
 
 def test_nothing_drawn_is_not_known():
-    ragged = Counts(np.array([[2, 0], [2, 1]]), np.array([[3, 0], [3, 4]]))
+    ragged = ArmCounts(np.array([[2, 0], [2, 1]]), np.array([[3, 0], [3, 4]]))
     assert stratified_failure(ragged, [1, 1]) == pytest.approx([nan, 2 / 3 * 1 / 4], nan_ok=True)
     assert stratified_failure(ragged, [2, 0]) == pytest.approx(
         [1 / 3, 1 / 3]
@@ -129,11 +129,11 @@ def test_misuse_is_told():
     with pytest.raises(ValueError, match="k must be integers >= 0"):
         failure_power([2], [3], 1.5)
     with pytest.raises(ValueError, match="failures must be at least 0 and at most the draws"):
-        stratified_failure(Counts(np.array([[4]]), np.array([[3]])), [1])
+        stratified_failure(ArmCounts(np.array([[4]]), np.array([[3]])), [1])
     with pytest.raises(ValueError, match=r"allocation must have shape \(4,\)"):
         stratified_failure(TEN, [1, 1])
     with pytest.raises(ValueError, match="counts must be integers"):
-        reused_failure(Counts(np.array([[0.5]]), np.array([[3]])), 1)
+        reused_failure(ArmCounts(np.array([[0.5]]), np.array([[3]])), 1)
     with pytest.raises(ValueError, match="arms must be 0 to 1, got 2"):
         counts_by_arm([[1.0]], [2], 2)
     with pytest.raises(ValueError, match="outcomes of 0, 1 or nan"):

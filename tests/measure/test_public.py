@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from samplewise import measure
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 
 
 def test_names_are_sorted_and_there():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure.coverage import pass_at
 from samplewise.measure.shortlist import judge_shortlist, shortlist_at
 
@@ -31,7 +31,7 @@ def test_the_published_chance_level() -> None:
     found = shortlist_at(np.zeros((3, 100)), right)
     assert found.tolist() == pytest.approx([0.1, 0.273469, 0.669524], abs=1e-6)
     blind = judge_shortlist(np.zeros((3, 100)), right)
-    assert blind.success.value == pytest.approx(blind.chance.value)
+    assert blind.success.value == pytest.approx(blind.baseline.value)
     assert blind.skill == pytest.approx(0, abs=1e-12)
     assert judge_shortlist(right, right).skill == pytest.approx(1)
     assert judge_shortlist(-right, right).skill < 0, "a judge that prefers what is wrong is worse than chance"
@@ -47,11 +47,11 @@ def test_against_every_order_of_ties(draws: list[tuple[float, float]], data: st.
     if not known:
         assert math.isnan(shortlist_at(scores, outcomes, 1)[0])
         return
-    size, places = data.draw(st.integers(1, len(known))), set(range(len(known)))
+    size, indices = data.draw(st.integers(1, len(known))), set(range(len(known)))
     lists = [
         kept
-        for kept in combinations(places, size)
-        if min(known[i][0] for i in kept) >= max((known[i][0] for i in places - set(kept)), default=-math.inf)
+        for kept in combinations(indices, size)
+        if min(known[i][0] for i in kept) >= max((known[i][0] for i in indices - set(kept)), default=-math.inf)
     ]
     by_hand = np.mean([any(known[i][1] for i in kept) for kept in lists])
     assert shortlist_at(scores, outcomes, size)[0] == pytest.approx(by_hand)
@@ -62,10 +62,10 @@ def test_scores_that_are_noise_have_no_skill() -> None:
     right = (generator.random((400, 40)) < generator.beta(0.5, 3, 400)[:, None]).astype(float)
     noise = judge_shortlist(generator.random((400, 40)), right)
     assert abs(noise.skill) < 0.15, "standard error about .04"
-    assert noise.success.value == pytest.approx(noise.chance.value, abs=4 * noise.success.stderr)
+    assert noise.success.value == pytest.approx(noise.baseline.value, abs=4 * noise.success.stderr)
     better = judge_shortlist(right + generator.normal(0, 1, right.shape), right)
     assert 0.5 < better.skill < 1
-    assert better.chance.value == pytest.approx(pass_at(right, [10])[0].mean())
+    assert better.baseline.value == pytest.approx(pass_at(right, [10])[0].mean())
 
 
 def test_what_cannot_be_judged_is_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure.spread import (
     answer_divergence,
     deal_answers,
@@ -49,17 +49,17 @@ def test_known_figures():
 
 @given(st.lists(st.lists(st.floats(0.01, 1), min_size=3, max_size=3), min_size=1, max_size=4))
 def test_the_divergence_is_between_0_and_the_log_of_the_arms(rows):
-    laws = np.array(rows) / np.sum(rows, axis=1, keepdims=True)
-    value = divergence(laws)
+    distributions = np.array(rows) / np.sum(rows, axis=1, keepdims=True)
+    value = divergence(distributions)
     assert -1e-12 <= value <= math.log(len(rows)) + 1e-12
-    assert divergence(laws[::-1]) == pytest.approx(value)
-    assert divergence(np.repeat(laws[:1], 4, axis=0)) == pytest.approx(0, abs=1e-12)
+    assert divergence(distributions[::-1]) == pytest.approx(value)
+    assert divergence(np.repeat(distributions[:1], 4, axis=0)) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("num_draws", [4, 16, 64])
 def test_identical_arms_have_a_null_as_large_as_the_plug_in(num_draws):
-    """Six arms, one uniform law over ten answers. The textbook correction, (M - 1)(K - 1) / (2 M n), is .938 nats at 4
-    draws, where the plug-in is .9; for laws with rare answers it takes off far too much."""
+    """Six arms, one uniform distribution over ten answers. The textbook correction, (M - 1)(K - 1) / (2 M n), is .938
+    nats at 4 draws, where the plug-in is .9; for distributions with rare answers it takes off far too much."""
     generator = Key(1).fold(num_draws).generator()
     answers = generator.integers(10, size=(150, 6 * num_draws))
     found = answer_divergence(answers, np.repeat(np.arange(6), num_draws), Key(2), num_shuffles=20)
@@ -94,7 +94,7 @@ def test_unread_answers_take_no_part():
 
 @given(st.lists(st.lists(st.integers(-1, 3), min_size=6, max_size=6), min_size=1, max_size=3), st.integers(0, 99))
 def test_shuffles_keep_what_they_must(table, seed):
-    """The readable draws of a problem stay its own, and unread places stay unread."""
+    """The readable draws of a problem stay its own, and unread positions stay unread."""
     dealt = deal_answers(np.array(table), [0, 1, 2, 0, 1, 2], 3)
     codes = dealt.shuffled(Key(seed).generator())
     assert np.sort(codes, axis=1).tolist() == np.sort(dealt.codes, axis=1).tolist()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samplewise.errors import BadInput, SetupError
-from samplewise.files import data_folder
+from samplewise.core.errors import BadInput, SetupError
+from samplewise.core.files import data_folder
+from samplewise.core.types import Sampling
 from samplewise.measure import pass_at
-from samplewise.recorded import Recording, load
-from samplewise.types import Sampling
+from samplewise.recorded import Recording, load_recording
 
 at_hand = pytest.mark.skipif(data_folder() is None, reason="no recorded draws here; set SAMPLEWISE_DATA")
 
@@ -35,7 +35,7 @@ def grades(recording: Recording) -> np.ndarray:
     ],
 )
 def test_a_collection_says_what_its_authors_say(name: str, problems: int, draws: int, mean: float | None) -> None:
-    found = load(name)
+    found = load_recording(name)
     assert len(found.problems) == len(found.draws) == problems
     assert {len(each) for each in found.draws} == {draws}
     assert len({problem.question.id for problem in found.problems}) == problems
@@ -50,38 +50,41 @@ def test_a_collection_says_what_its_authors_say(name: str, problems: int, draws:
 @at_hand
 def test_pass_at_5_of_cruxeval_is_the_published_one() -> None:
     for part, published in (("input", 0.44991), ("output", 0.40287)):
-        assert pass_at(grades(load(f"cruxeval_codellama7b_10x/{part}")), [5]).mean() == pytest.approx(
+        assert pass_at(grades(load_recording(f"cruxeval_codellama7b_10x/{part}")), [5]).mean() == pytest.approx(
             published, abs=1e-5
         )
 
 
 @at_hand
 def test_what_is_known_of_a_draw_is_kept() -> None:
-    maths = load("math_qwen_rm_8x").draws[0][0]
+    maths = load_recording("math_qwen_rm_8x").draws[0][0]
     assert maths.scores == {"reward": 3.546875}
-    puzzle = load("game24_gpt4_100x").draws[0][0]
+    puzzle = load_recording("game24_gpt4_100x").draws[0][0]
     assert puzzle.sampling == Sampling(temperature=0.7)
     assert puzzle.completion.usage[:3] == (1, 22, 70), "2,185 and 6,960 tokens for 100 draws"
+    counts = [draws[0].completion.usage for draws in load_recording("game24_gpt4_100x").draws]
+    assert counts[32][:3] == (1, 22, 68), "the authors' counter begins again at the 33rd puzzle"
+    assert min(usage.completion_tokens for usage in counts) > 50
 
 
 @at_hand
 def test_no_question_holds_its_reference() -> None:
     for name in ("math_qwen_rm_8x", "humaneval_codegen16b_100x", "cruxeval_codellama7b_10x/input"):
-        for problem in load(name).problems:
+        for problem in load_recording(name).problems:
             assert not {"reference", "answer", "test", "gt", "input", "output"} & set(problem.question.facts)
 
 
 @at_hand
 def test_a_part_that_is_not_there_is_said_with_those_that_are() -> None:
     with pytest.raises(BadInput, match="has the parts cot, direct; got 'tree'"):
-        load("game24_gpt4_100x/tree")
+        load_recording("game24_gpt4_100x/tree")
     with pytest.raises(BadInput, match="holds 126 runs, and '' names no run"):
-        load("otis_aime_8x")
+        load_recording("otis_aime_8x")
     with pytest.raises(BadInput, match="Meta-Llama-3-8B_5shots"):
-        load("mmlu_pro_28_models/gpt-2")
+        load_recording("mmlu_pro_28_models/gpt-2")
 
 
 def test_without_the_data_it_is_said_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setenv("SAMPLEWISE_DATA", str(tmp_path))
     with pytest.raises(SetupError, match="point SAMPLEWISE_DATA at a folder that does"):
-        load("math_qwen_rm_8x")
+        load_recording("math_qwen_rm_8x")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from samplewise.measure import Estimate, mean_interval, sign_test
-from samplewise.report.data import Draws, Method, Point, Report, Sample, Series, View
+from samplewise.report.data import CurvePoint, DrawView, MethodRow, PoolView, ProblemView, Report, Series
 
 NAN = float("nan")
 TEXT = (
@@ -20,7 +20,7 @@ WORDS = TEXT.split()
 
 
 class MakeReport(Protocol):
-    def __call__(self, *, problems: int = 100, samples: int = 64, words: int = 40, methods: int = 8) -> Report: ...
+    def __call__(self, *, problems: int = 100, draws: int = 64, words: int = 40, methods: int = 8) -> Report: ...
 
 
 def estimate(value: float, half: float, num: int = 100, unscored: int = 0) -> Estimate:
@@ -33,21 +33,27 @@ def small() -> Report:
     base, vote = estimate(0.4, 0.05), estimate(0.5125, 0.0525)
     unknown = Estimate(NAN, NAN, NAN, NAN, 0, 100)
     methods = (
-        Method("direct", "repeat(1)", 1, 120.5, base, base, None, NAN),
-        Method("direct | vote", "repeat(8) | vote", 8, 1000, vote, estimate(0.7, 0.05), estimate(0.1125, 0.06), 0.0002),
-        Method("judge", "repeat(8) | best(judge)", 8, 1000, unknown, estimate(0.7, 0.05), unknown, NAN),
+        MethodRow("direct", "repeat(1)", 1, 120.5, base, base, None, NAN),
+        MethodRow(
+            "direct | vote", "repeat(8) | vote", 8, 1000, vote, estimate(0.7, 0.05), estimate(0.1125, 0.06), 0.0002
+        ),
+        MethodRow("judge", "repeat(8) | best(judge)", 8, 1000, unknown, estimate(0.7, 0.05), unknown, NAN),
     )
-    sample = Sample("6 * 4 = 24", "24", 1.0, "direct", 8, -3.25, "stop", {"reward": 0.5, "judge": NAN})
-    wrong = Sample("6 + 4 = 10", None, NAN, "idea 1", 7, NAN, "length", {})
-    draws = Draws("repeat(2) | vote", (sample, wrong), {"vote": 0, "judge": None})
+    draw = DrawView("6 * 4 = 24", "24", 1.0, "direct", 8, -3.25, "stop", {"reward": 0.5, "judge": NAN})
+    wrong = DrawView("6 + 4 = 10", None, NAN, "idea 1", 7, NAN, "length", {})
+    pool = PoolView("repeat(2) | vote", (draw, wrong), {"vote": 0, "judge": None})
     return Report(
         title="Game of 24",
         facts={"engine": "tiny", "seed": "7", "command": "samplewise compare --seed 7"},
         tokens=1000,
         baseline="direct",
         methods=methods,
-        series=(Series("direct | vote", "accuracy", (Point(1, 125, 0.4, 0.35, 0.45), Point(8, 1000, NAN, NAN, NAN))),),
-        views=(View("p1", "4 6 1 1", [24, NAN], (draws,)),),
+        series=(
+            Series(
+                "direct | vote", "accuracy", (CurvePoint(1, 125, 0.4, 0.35, 0.45), CurvePoint(8, 1000, NAN, NAN, NAN))
+            ),
+        ),
+        views=(ProblemView("p1", "4 6 1 1", [24, NAN], (pool,)),),
         notes=("3 answers could not be read",),
     )
 
@@ -81,7 +87,7 @@ NAMES = (
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
-def realistic(*, problems: int = 100, samples: int = 64, words: int = 40, methods: int = 8) -> Report:
+def realistic(*, problems: int = 100, draws: int = 64, words: int = 40, methods: int = 8) -> Report:
     """Made-up figures with the shape of real ones: rising curves, intervals from problems, long texts."""
     rng = np.random.default_rng(20)
     skill = rng.normal(-0.6, 1.6, problems)  # (P,)
@@ -99,8 +105,8 @@ def realistic(*, problems: int = 100, samples: int = 64, words: int = 40, method
                 mean_interval(drawn.astype(float) * 0.3 + right * 0.7),
                 mean_interval(np.maximum(covered, right)),
             )
-            accuracy.append(Point(n, cost, *one[:3]))
-            ceiling.append(Point(n, cost, *many[:3]))
+            accuracy.append(CurvePoint(n, cost, *one[:3]))
+            ceiling.append(CurvePoint(n, cost, *many[:3]))
             if n == 16:
                 values = drawn.astype(float)
                 base = values if base is None else base
@@ -108,7 +114,7 @@ def realistic(*, problems: int = 100, samples: int = 64, words: int = 40, method
                 p = NAN if difference is None else sign_test(values, base).p_value
                 count = int(1900 / cost * n)
                 rows.append(
-                    Method(
+                    MethodRow(
                         name,
                         recipe.format(n=count),
                         count,
@@ -129,7 +135,7 @@ def realistic(*, problems: int = 100, samples: int = 64, words: int = 40, method
         "power(alpha=4)",
         "ladder(0.3, 1.2)",
     ]
-    views = tuple(_view(rng, p, skill[p], pools, samples, words) for p in range(problems))
+    views = tuple(_view(rng, p, skill[p], pools, draws, words) for p in range(problems))
     facts = {
         "engine": "local, samplewise/tiny (4.1 M parameters, float32)",
         "task": f"game24, held-out split, {problems} problems",
@@ -146,14 +152,14 @@ def realistic(*, problems: int = 100, samples: int = 64, words: int = 40, method
     return Report("Game of 24 on the bundled model", facts, 1888, "direct", tuple(rows), tuple(curves), views, notes)
 
 
-def _view(rng: np.random.Generator, p: int, skill: float, pools: list[str], samples: int, words: int) -> View:
+def _view(rng: np.random.Generator, p: int, skill: float, pools: list[str], num: int, words: int) -> ProblemView:
     answers = [str(a) for a in rng.integers(2, 400, 9)]
     numbers = " ".join(map(str, rng.integers(1, 14, 4)))
-    draws = []
+    views = []
     for q, recipe in enumerate(pools):
-        right = rng.random(samples) < 1 / (1 + np.exp(-(skill + 0.2 * q)))
-        items = []
-        for i in range(samples):
+        right = rng.random(num) < 1 / (1 + np.exp(-(skill + 0.2 * q)))
+        draws = []
+        for i in range(num):
             answer = answers[0] if right[i] else answers[1 + int(8 * rng.random() ** 2)]
             answer_read = None if rng.random() < 0.03 else answer
             length = int(rng.integers(words // 2, words * 3 // 2))
@@ -165,14 +171,14 @@ def _view(rng: np.random.Generator, p: int, skill: float, pools: list[str], samp
                 "judge": NAN if i % 9 == 0 else float(rng.random()),
             }
             finish = "length" if rng.random() < 0.04 else "stop"
-            items.append(Sample(text, answer_read, grade, arm, length * 2, -float(rng.gamma(9, 3)), finish, scores))
-        read = [s.answer for s in items if s.answer is not None]
+            draws.append(DrawView(text, answer_read, grade, arm, length * 2, -float(rng.gamma(9, 3)), finish, scores))
+        read = [s.answer for s in draws if s.answer is not None]
         winner = max(sorted(set(read)), key=read.count, default=None)
-        vote = next((i for i, s in enumerate(items) if s.answer == winner), None) if read else None
-        best = int(np.argmax([s.scores["reward"] for s in items]))
-        draws.append(Draws(recipe, tuple(items), {"vote": vote, "best(reward)": best}))
+        vote = next((i for i, s in enumerate(draws) if s.answer == winner), None) if read else None
+        best = int(np.argmax([s.scores["reward"] for s in draws]))
+        views.append(PoolView(recipe, tuple(draws), {"vote": vote, "best(reward)": best}))
     prompt = (
         f"Use each of the numbers {numbers} exactly once, with + - * / and parentheses, to make 24. "
         "Show your work, and give the expression at the end."
     )
-    return View(f"game24-{p:03d}", prompt, answers[0], tuple(draws))
+    return ProblemView(f"game24-{p:03d}", prompt, answers[0], tuple(views))

@@ -8,29 +8,30 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from typer.testing import CliRunner
 
-from samplewise.cli.app import app
+from samplewise.cli.commands import app
+from samplewise.core.types import Capability, Completion, Message, Problem, Question, Score, Usage
 from samplewise.engines.base import Arrival
-from samplewise.engines.crew import Crew
+from samplewise.engines.team import Team
 from samplewise.engines.toy import Toy, toy
-from samplewise.evaluate import run_task
-from samplewise.purse import Budget
+from samplewise.loop.ledger import Budget
 from samplewise.recipe import recipe
 from samplewise.report import compact
-from samplewise.report.build import Entry, build
-from samplewise.report.data import Explored, Report
-from samplewise.report.explored import DEPENDENCE, in_words, played, summary
-from samplewise.report.html import html
-from samplewise.report.json import as_json
-from samplewise.report.markdown import markdown
-from samplewise.report.trace import chains_in_words
-from samplewise.store import Store
+from samplewise.report.build import ReportEntry, build_report
+from samplewise.report.data import ExplorationSummary, Report
+from samplewise.report.explored import DEPENDENCE, describe_exploration, explored_questions, summarize_exploration
+from samplewise.report.html import render_html
+from samplewise.report.json import report_json
+from samplewise.report.markdown import render_markdown
+from samplewise.report.trace import describe_trace
+from samplewise.runs.run import run_task
+from samplewise.store.database import Store
+from samplewise.store.records import Run
 from samplewise.tasks.base import Task
-from samplewise.types import Capability, Completion, Message, Problem, Question, Score, Usage
 
 NAN = float("nan")
 
@@ -43,19 +44,26 @@ def info(*groups: dict[str, Any], logp: Sequence[float | None] = (), logq: Seque
     return {"explored": list(groups), "logp": list(logp), "logq": list(logq)}
 
 
-LOOKED = {"effective_temperature": 0.8, "divergence_nats": 0.02, "entropy_before": 1.25, "entropy_after": 1.0}
+LOOKED: dict[str, Any] = {
+    "effective_temperature": 0.8,
+    "divergence_nats": 0.02,
+    "entropy_before": 1.25,
+    "entropy_after": 1.0,
+}
 ONE = group(seen=40.0, guided=10.0, error_first=1.0, error_last=0.5, **LOOKED)
 TWO = group(6, seen=10.0, guided=10.0, error_first=2.0, error_last=1.5, clipped=1.0, trained=10.0)
 
 
 def test_means_are_over_the_groups_that_measured_a_thing() -> None:
-    told = summary([{"moves": []}, info(ONE, logp=[-3.0, None], logq=[-2.0]), info(TWO, logp=[-5.0])], "repeat(8)")
+    told = summarize_exploration(
+        [{"moves": []}, info(ONE, logp=[-3.0, None], logq=[-2.0]), info(TWO, logp=[-5.0])], "repeat(8)"
+    )
     assert told is not None
-    assert told._replace(remembered=0.0) == Explored(
+    assert told._replace(remembered=0.0) == ExplorationSummary(
         recipe="repeat(8)",
         policy="esamp(beta=0.5)",
         num_groups=2,
-        num_samples=14,
+        num_draws=14,
         guided=0.625,  # of 0.25 and 1, whatever the groups' sizes
         temperature=0.8,
         entropy_before=1.25,
@@ -72,35 +80,35 @@ def test_means_are_over_the_groups_that_measured_a_thing() -> None:
 
 
 def test_in_words() -> None:
-    told = summary([info(ONE, logp=[-3.0], logq=[-2.25])])
+    told = summarize_exploration([info(ONE, logp=[-3.0], logq=[-2.25])])
     assert told is not None
-    assert in_words(told) == [
-        "explores by esamp(beta=0.5): 8 samples; 25% of the tokens guided; effective temperature 0.80; entropy 1.25 -> "
+    assert describe_exploration(told) == [
+        "explores by esamp(beta=0.5): 8 draws; 25% of the tokens guided; effective temperature 0.80; entropy 1.25 -> "
         "1.00 nats a token; KL 0.020 nats a token; prediction error 1.00 -> 0.50; log-prob of a "
-        "sample -2.2 as drawn, -3.0 under the model",
+        "draw -2.2 as drawn, -3.0 under the model",
         DEPENDENCE,
     ]
     wrong = group(policy="lss", seen=8.0, guided=0.0, remembered=1234.0, problem="it saw 3 of 4 tokens")
-    told = summary([info(group(policy="lss", seen=8.0, guided=4.0), wrong)])
+    told = summarize_exploration([info(group(policy="lss", seen=8.0, guided=4.0), wrong)])
     assert told is not None
-    assert in_words(told) == [
-        "explores by lss: means of 2 groups, 16 samples; 25% of the tokens guided; 1,234 draws remembered",
+    assert describe_exploration(told) == [
+        "explores by lss: means of 2 groups, 16 draws; 25% of the tokens guided; 1,234 draws remembered",
         DEPENDENCE,
-        "1 of 2 groups went wrong: it saw 3 of 4 tokens",
+        "1 of 2 groups failed: it saw 3 of 4 tokens",
     ]
 
 
-def test_samples_that_do_not_depend_on_one_another_are_not_said_to() -> None:
-    told = summary([info(group(policy="reshape(heat=1.5)", seen=9.0))])
+def test_draws_that_do_not_depend_on_one_another_are_not_said_to() -> None:
+    told = summarize_exploration([info(group(policy="reshape(heat=1.5)", seen=9.0))])
     assert told is not None
-    assert in_words(told) == ["explores by reshape(heat=1.5): 8 samples"]
+    assert describe_exploration(told) == ["explores by reshape(heat=1.5): 8 draws"]
 
 
 def test_traces_without_groups_say_nothing() -> None:
-    assert summary([]) is None
-    assert summary([None, "words", {"moves": []}, info(logp=[-1.0], logq=[-1.0])]) is None
-    assert chains_in_words([info(logp=[-1.0])]) == []
-    assert chains_in_words([info(ONE)])[0].startswith("explores by esamp(beta=0.5): 8 samples")
+    assert summarize_exploration([]) is None
+    assert summarize_exploration([None, "words", {"moves": []}, info(logp=[-1.0], logq=[-1.0])]) is None
+    assert describe_trace([info(logp=[-1.0])]) == []
+    assert describe_trace([info(ONE)])[0].startswith("explores by esamp(beta=0.5): 8 draws")
 
 
 # --- out of a store ---------------------------------------------------------------------------------------------------
@@ -150,23 +158,35 @@ LINES = (
 )
 
 
-def ran(store: Store, *lines: str, engine: Any = None, budget: Budget = Budget()) -> list[Entry]:
+def ran(store: Store, *lines: str, engine: Any = None, budget: Budget = Budget()) -> list[ReportEntry]:
     for line in lines:
         asyncio.run(run_task(TASK, recipe(line), engine or Grouped(), store, budget=budget))
-    return [Entry(run.recipe, run, "vote") for run in store.runs()]
+    return [ReportEntry(run.recipe, run, "vote") for run in store.runs()]
 
 
-def test_a_stored_run_is_played_again() -> None:
+class Replayed(NamedTuple):
+    question: str
+    trace: tuple[Any, ...]
+    logq: tuple[float, ...]
+
+
+def replays(store: Store, run: Run, question: str | None = None) -> list[Replayed]:
+    return [
+        Replayed(one.question, one.trace, one.logq(record)) for record, one in explored_questions(store, run, question)
+    ]
+
+
+def test_a_stored_run_is_rereplays() -> None:
     with Store(":memory:") as store:
         plain, lss, css = (entry.run for entry in ran(store, *LINES))
-        assert list(played(store, plain)) == []
-        found = list(played(store, lss))
+        assert (replays(store, plain)) == []
+        found = replays(store, lss)
         assert [each.question for each in found] == ["q0", "q1", "q2"]
         assert found[0].logq == (-0.5, -0.75, -1.0, -1.25)
-        assert [len(each.trace) for each in played(store, css)] == [2, 2, 2]
-        (one,) = played(store, css, "q1")
+        assert [len(each.trace) for each in replays(store, css)] == [2, 2, 2]
+        (one,) = replays(store, css, "q1")
         assert [each["samples"] for each in one.trace[0]["explored"] + one.trace[1]["explored"]] == [1, 2, 2]
-        assert one == list(played(store, css))[1]
+        assert one == (replays(store, css))[1]
 
 
 def test_a_run_under_a_budget_is_played_no_further_than_it_came() -> None:
@@ -174,16 +194,16 @@ def test_a_run_under_a_budget_is_played_no_further_than_it_came() -> None:
     with Store(":memory:") as store:
         (cut,) = ran(store, "repeat(6, explore=lss, wave=3) | vote", budget=Budget(requests=9))
         entries = ran(store, "repeat(6, explore=lss, wave=3) | vote")
-        assert [len(each.logq) for each in played(store, cut.run)] == [3, 3, 3]
-        assert summary([info for each in played(store, cut.run) for info in each.trace]) is None
+        assert [len(each.logq) for each in replays(store, cut.run)] == [3, 3, 3]
+        assert summarize_exploration([info for each in replays(store, cut.run) for info in each.trace]) is None
         whole = next(entry.run for entry in entries if entry.run.id != cut.run.id)
-        assert [len(each.logq) for each in played(store, whole)] == [6, 6, 6]
+        assert [len(each.logq) for each in replays(store, whole)] == [6, 6, 6]
 
 
-def test_of_a_crew_the_solvers_draws_are_found() -> None:
+def test_of_a_team_the_solvers_draws_are_found() -> None:
     with Store(":memory:") as store:
-        (entry,) = ran(store, LINES[1], engine=Crew({"": Grouped(), "other": toy()}))
-        assert [each.logq for each in played(store, entry.run)] == [(-0.5, -0.75, -1.0, -1.25)] * 3
+        (entry,) = ran(store, LINES[1], engine=Team({"": Grouped(), "other": toy()}))
+        assert [each.logq for each in replays(store, entry.run)] == [(-0.5, -0.75, -1.0, -1.25)] * 3
 
 
 def test_what_is_not_there_is_not_made_up() -> None:
@@ -191,73 +211,74 @@ def test_what_is_not_there_is_not_made_up() -> None:
     with Store(":memory:") as store:
         (entry,) = ran(store, LINES[1])
         store._db.execute("DELETE FROM draws WHERE digest = (SELECT MIN(digest) FROM draws)")
-        shapes = [[math.isnan(value) for value in each.logq] for each in played(store, entry.run)]
+        shapes = [[math.isnan(value) for value in each.logq] for each in replays(store, entry.run)]
         assert sorted(shapes) == [[False] * 4, [False] * 4, [True] * 4]
-        assert list(played(store, entry.run._replace(recipe="mine(3) | vote"))) == []
+        assert (replays(store, entry.run._replace(recipe="mine(3) | vote"))) == []
     with Store(":memory:") as store:
         (entry,) = ran(store, LINES[1], engine=Grouped(tell=False))
-        assert [len(each.logq) for each in played(store, entry.run)] == [4, 4, 4]
-        assert build(store, [entry], title="t", baseline=entry.name).explored == ()
+        assert [len(each.logq) for each in replays(store, entry.run)] == [4, 4, 4]
+        assert build_report(store, [entry], title="t", baseline=entry.name).explored == ()
 
 
 @pytest.fixture
 def report() -> Any:
     with Store(":memory:") as store:
-        yield build(store, ran(store, *LINES), title="t", baseline=LINES[0])
+        yield build_report(store, ran(store, *LINES), title="t", baseline=LINES[0])
 
 
 def test_a_report_tells_of_every_run_that_explored(report: Report) -> None:
     lss, css = report.explored
-    assert (lss.recipe, lss.policy, lss.num_groups, lss.num_samples) == ("repeat(4, explore=lss)", "lss", 3, 12)
-    assert (lss.guided, lss.remembered, lss.logp, lss.logq) == (0.25, 4.0, -2.0, pytest.approx(-0.875))
+    assert (lss.recipe, lss.policy, lss.num_groups, lss.num_draws) == ("repeat(4, explore=lss)", "lss", 3, 12)
+    assert (lss.guided, lss.remembered, lss.logp) == (0.25, 4.0, -2.0)
+    assert lss.logq == pytest.approx(-0.875)
     assert (css.recipe, css.policy, css.num_groups) == (LINES[2].rpartition(" | ")[0], "css", 9)
     assert math.isnan(lss.temperature)
     for view in report.views:
-        plain, own, _ = view.draws
-        assert all(math.isnan(sample.logq_sum) for sample in plain.samples)
-        assert [sample.logq_sum for sample in own.samples] == [-0.5, -0.75, -1.0, -1.25]
+        plain, lss_pool, _ = view.pools
+        assert all(math.isnan(draw.logq) for draw in plain.draws)
+        assert [draw.logq for draw in lss_pool.draws] == [-0.5, -0.75, -1.0, -1.25]
 
 
 def test_two_choices_on_one_run_are_one_row() -> None:
     with Store(":memory:") as store:
         (entry,) = ran(store, LINES[1])
-        both = [entry, Entry("first", entry.run, "first")]
-        assert len(build(store, both, title="t", baseline="first").explored) == 1
+        both = [entry, ReportEntry("first", entry.run, "first")]
+        assert len(build_report(store, both, title="t", baseline="first").explored) == 1
 
 
 def test_the_page_has_a_section_for_it(report: Report, small: Report) -> None:
-    text = html(report)
+    text = render_html(report)
     (section,) = re.findall('<section [^>]*id="explored">.*?</section>', text, re.S)
     heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', section)
     assert heads == ["Policy", "Groups", "Guided", "Remembered", "Log-prob"]  # what was measured
     row = re.findall(r'<tr role="row"><th scope="row".*?</tr>', section, re.S)[0]
     assert re.findall("<td[^>]*>([^<]*)</td>", row) == ["3", "25%", "4", "−2.0 → −0.9"]
-    assert '<p class="note">Samples of one group are not independent' in section
-    assert "How samples explored" not in html(small)
-    hostile = Explored("<b>", "<i>", 1, 1, dependent=False, problems=("<u>",))
+    assert '<p class="note">Draws of one group are not independent' in section
+    assert "How draws explored" not in render_html(small)
+    hostile = ExplorationSummary("<b>", "<i>", 1, 1, dependent=False, problems=("<u>",))
     (section,) = re.findall(
-        '<section [^>]*id="explored">.*?</section>', html(small._replace(explored=(hostile,))), re.S
+        '<section [^>]*id="explored">.*?</section>', render_html(small._replace(explored=(hostile,))), re.S
     )
     assert not re.findall("<[biu]>", section)
     assert section.count("note") == 1
     assert "&lt;i&gt;: &lt;u&gt;" in section
 
 
-def test_samples_carry_both_log_probs(report: Report) -> None:
-    plain, lss, _ = compact._columns(report.views[0])["draws"]
+def test_draws_carry_both_log_probs(report: Report) -> None:
+    plain, lss, _ = compact.draw_columns(report.views[0])["pools"]
     assert plain["logq"] is None
     assert lss["logq"] == [-0.5, -0.75, -1, -1.25]
     assert lss["logp"] == [-2, -2, -2, -2]
 
 
 def test_the_other_writers_tell_it(report: Report) -> None:
-    data = as_json(report)
+    data = report_json(report)
     assert json.loads(json.dumps(data, allow_nan=False))["explored"][0] == {
-        **dict.fromkeys(Explored._fields),
+        **dict.fromkeys(ExplorationSummary._fields),
         "recipe": "repeat(4, explore=lss)",
         "policy": "lss",
         "num_groups": 3,
-        "num_samples": 12,
+        "num_draws": 12,
         "guided": 0.25,
         "remembered": 4.0,
         "logp": -2.0,
@@ -265,7 +286,7 @@ def test_the_other_writers_tell_it(report: Report) -> None:
         "dependent": True,
         "problems": [],
     }
-    assert "- `repeat(4, explore=lss)`: explores by lss: means of 3 groups, 12 samples; 25% of" in markdown(report)
+    assert "- `repeat(4, explore=lss)`: explores by lss: means of 3 groups, 12 draws; 25% of" in render_markdown(report)
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -277,15 +298,15 @@ def test_show_and_report_tell_it(tmp_path: Path) -> None:
     where = ["--store", str(tmp_path / "s.db")]
     done = CliRunner().invoke(app, ["show", *where, "--json"])
     assert done.exit_code == 0
-    assert "explores by lss: means of 3 groups, 12 samples; 25% of the tokens guided" in " ".join(done.stdout.split())
+    assert "explores by lss: means of 3 groups, 12 draws; 25% of the tokens guided" in " ".join(done.stdout.split())
     assert json.loads(done.stdout.splitlines()[-1])["explored"]["num_groups"] == 3
     done = CliRunner().invoke(app, ["show", entry.run.id, "--question", "q1", *where])
-    assert "explores by lss: 4 samples; 25% of the tokens guided" in " ".join(done.stdout.split())
+    assert "explores by lss: 4 draws; 25% of the tokens guided" in " ".join(done.stdout.split())
     page = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", *where, "--output", str(page)])
     assert done.exit_code == 0
     assert "means of 3 groups" in done.stdout
-    assert "How samples explored" in page.read_text("utf-8")
+    assert "How draws explored" in page.read_text("utf-8")
 
 
 def test_show_says_nothing_of_what_did_not_explore(tmp_path: Path) -> None:
@@ -303,5 +324,5 @@ def test_ask_tells_it_of_the_bundled_model() -> None:
     done = CliRunner().invoke(app, ["ask", "make 24 from 4 6 7 8", "-e", "tiny", "-r", line])
     assert done.exit_code == 0
     said = " ".join(done.stdout.split())
-    assert re.search(r"explores by lss: 4 samples; \d+% of the tokens guided; .*\d+ draws remembered", said)
+    assert re.search(r"explores by lss: 4 draws; \d+% of the tokens guided; .*\d+ draws remembered", said)
     assert DEPENDENCE in said

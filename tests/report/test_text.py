@@ -13,8 +13,8 @@ from rich.console import Console
 from samplewise.measure import Estimate
 from samplewise.report import format as fmt
 from samplewise.report.data import Report
-from samplewise.report.json import as_json
-from samplewise.report.markdown import markdown
+from samplewise.report.json import report_json
+from samplewise.report.markdown import render_markdown
 from samplewise.report.terminal import print_report
 
 NAN = float("nan")
@@ -32,11 +32,11 @@ Game of 24
 At 1,000 tokens per problem, direct | vote answers best: accuracy 0.512 [0.46, 0.56], +0.113 [+0.05,
 +0.17] against direct, p < 0.001.
 
-method              samples             accuracy   coverage              difference
-───────────────────────────────────────────────────────────────────────────────────
-direct (baseline)         1   0.400 [0.35, 0.45]      0.400                       –
-direct | vote             8   0.512 [0.46, 0.56]      0.700   +0.113 [+0.05, +0.17]
-judge                     8     – (100 unscored)      0.700                       –
+method              draws             accuracy   coverage              difference
+─────────────────────────────────────────────────────────────────────────────────
+direct (baseline)       1   0.400 [0.35, 0.45]      0.400                       –
+direct | vote           8   0.512 [0.46, 0.56]      0.700   +0.113 [+0.05, +0.17]
+judge                   8     – (100 unscored)      0.700                       –
 
 recipes
 direct         repeat(1)
@@ -55,11 +55,11 @@ WIDE = """\
 Game of 24
 At 1,000 tokens per problem, direct | vote answers best: accuracy 0.512 [0.46, 0.56], +0.113 [+0.05, +0.17] against direct, p < 0.001.
 
-method              recipe                    samples   tokens             accuracy   coverage              difference        p
-───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-direct (baseline)   repeat(1)                       1      120   0.400 [0.35, 0.45]      0.400                       –        –
-direct | vote       repeat(8) | vote                8    1,000   0.512 [0.46, 0.56]      0.700   +0.113 [+0.05, +0.17]   <0.001
-judge               repeat(8) | best(judge)         8    1,000     – (100 unscored)      0.700                       –        –
+method              recipe                    draws   tokens             accuracy   coverage              difference        p
+─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+direct (baseline)   repeat(1)                     1      120   0.400 [0.35, 0.45]      0.400                       –        –
+direct | vote       repeat(8) | vote              8    1,000   0.512 [0.46, 0.56]      0.700   +0.113 [+0.05, +0.17]   <0.001
+judge               repeat(8) | best(judge)       8    1,000     – (100 unscored)      0.700                       –        –
 
 note: 3 answers could not be read
 
@@ -74,7 +74,7 @@ MARKDOWN = """\
 
 At 1,000 tokens per problem, direct \\| vote answers best: accuracy 0.512 [0.46, 0.56], +0.113 [+0.05, +0.17] against direct, p \\< 0.001.
 
-| method | recipe | samples | tokens | accuracy | coverage | difference | p |
+| method | recipe | draws | tokens | accuracy | coverage | difference | p |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |
 | direct (baseline) | `repeat(1)` | 1 | 120 | 0.400 [0.35, 0.45] | 0.400 [0.35, 0.45] | – | – |
 | direct \\| vote | `repeat(8) \\| vote` | 8 | 1,000 | **0.512 [0.46, 0.56]** | 0.700 [0.65, 0.75] | +0.113 [+0.05, +0.17] | <0.001 |
@@ -100,7 +100,7 @@ def test_terminal_at_160_columns_has_the_recipes_in_the_table(small: Report) -> 
 
 
 def test_terminal_never_breaks_a_figure(make_report: Any) -> None:
-    report = make_report(problems=20, samples=1)
+    report = make_report(problems=20, draws=1)
     lines = printed(report, 100).splitlines()
     for m in report.methods:
         assert any(
@@ -120,19 +120,19 @@ def test_terminal_makes_the_best_bold_and_obeys_no_text(small: Report) -> None:
 
 
 def test_markdown(small: Report) -> None:
-    assert markdown(small) == MARKDOWN
+    assert render_markdown(small) == MARKDOWN
 
 
 def test_markdown_escapes_what_would_be_read_as_markup(small: Report) -> None:
     evil = small.methods[0]._replace(name="a|b <img> *c*\nd", recipe="x(`|`)")
-    text = markdown(small._replace(methods=(evil,)))
+    text = render_markdown(small._replace(methods=(evil,)))
     assert "| a\\|b \\<img\\> \\*c\\* d | ``x(`\\|`)`` |" in text
 
 
 def test_empty_report_in_words(empty: Report) -> None:
-    assert markdown(empty) == "## Nothing\n\nNo methods were compared.\n"
+    assert render_markdown(empty) == "## Nothing\n\nNo methods were compared.\n"
     assert printed(empty, 80) == "Nothing\nNo methods were compared.\n\n"
-    assert as_json(empty, views=True) == {
+    assert report_json(empty, views=True) == {
         "title": "Nothing",
         "facts": {},
         "notes": [],
@@ -141,12 +141,13 @@ def test_empty_report_in_words(empty: Report) -> None:
         "methods": [],
         "series": [],
         "explored": [],
+        "passes": [],
         "views": [],
     }
 
 
 def test_json_has_no_nan_and_puts_interval_ends_beside_the_value(small: Report) -> None:
-    data = as_json(small, views=True)
+    data = report_json(small, views=True)
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     direct, vote, judge = data["methods"]
     assert list(vote)[4:10] == [
@@ -161,7 +162,7 @@ def test_json_has_no_nan_and_puts_interval_ends_beside_the_value(small: Report) 
     assert direct["difference"] is direct["difference_low"] is direct["p_value"] is judge["accuracy"] is None
     assert judge["num_unscored"] == 100
     assert data["series"][0]["points"][0] == {
-        "samples": 1,
+        "draws": 1,
         "tokens": 125,
         "value": 0.4,
         "value_low": 0.35,
@@ -169,9 +170,25 @@ def test_json_has_no_nan_and_puts_interval_ends_beside_the_value(small: Report) 
     }
     (view,) = data["views"]
     assert view["reference"] == [24, None]
-    assert view["draws"][0]["chosen"] == {"vote": 0, "judge": None}
-    assert view["draws"][0]["samples"][0]["scores"] == {"reward": 0.5, "judge": None}
-    assert "views" not in as_json(small)
+    assert view["pools"][0]["chosen"] == {"vote": 0, "judge": None}
+    assert view["pools"][0]["draws"][0]["scores"] == {"reward": 0.5, "judge": None}
+    assert "views" not in report_json(small)
+
+
+def test_what_is_not_at_equal_tokens_says_so(small: Report) -> None:
+    direct, vote, judge = small.methods
+    assert small.cost_notes == ()
+    costly = small._replace(methods=(direct, vote._replace(tokens=1500, compared_at="own cost"), judge))
+    assert fmt.reading(costly).startswith("At 1,500 tokens per problem, others at 1,000, direct | vote answers best")
+    note = (
+        "direct | vote costs 1,500 tokens per problem and cannot be had in part: its difference is not at equal tokens."
+    )
+    assert costly.cost_notes == (note,)
+    assert f"note: {note}" in printed(costly, 160)
+    assert note.replace("|", "\\|") in render_markdown(costly)
+    assert report_json(costly)["methods"][1]["compared_at"] == "own cost"
+    (line,) = costly._replace(tokens=NAN).cost_notes
+    assert line == "Every method stands at its own cost: these differences are not at equal tokens."
 
 
 @pytest.mark.parametrize(

@@ -8,40 +8,42 @@ import pytest
 from typer.testing import CliRunner
 
 from samplewise import solve
-from samplewise.cli.app import app
-from samplewise.report.trace import chains_in_words
+from samplewise.cli.commands import app
+from samplewise.report.trace import describe_trace
+from samplewise.samplers.infos import MoveInfo, WeightInfo, to_json
 
-MOVE = {"chain": 0, "stage": 0, "at": 0, "tokens": 3, "kept": 2, "length": 4, "logp": -1.0, "ended": True}
+MOVE = MoveInfo(0, 0, 0, 0, 0, "same", None, tokens=3, saved=2, length=4, logp=-1.0, ended=True)
 
 
 def test_a_chain_in_words() -> None:
-    outcomes = ["accepted", "rejected", "same", "behind"]
-    moves: list[Any] = [{**MOVE, "step": step, "outcome": outcome} for step, outcome in enumerate(outcomes)]
-    # 4 steps with 3 tokens and 2 kept ones each; one of two redraws that differ was accepted.
-    assert chains_in_words([{"target": {}}, {"moves": moves}]) == [
-        "chains: 4 steps, 2 of them free; 50% of the redraws that differ accepted; 12 tokens drawn, 8 saved"
+    outcomes: list[Any] = ["accepted", "rejected", "same", "behind"]
+    moves = [to_json(MOVE._replace(step=step, outcome=outcome)) for step, outcome in enumerate(outcomes)]
+    # 4 steps with 3 tokens drawn and 2 saved each; one of two proposals that differ was accepted.
+    assert describe_trace([{"target": {}}, {"moves": moves}]) == [
+        "chains: 4 steps, 2 of them free; 50% of the proposals that differ accepted; 12 tokens drawn, 8 saved"
     ]
 
 
-def test_collapsed_weights_are_told() -> None:
-    said = chains_in_words([{"weights": {"num": 8, "ess": 3.0}}, {"weights": {"num": 16, "ess": 1.25}}])
-    assert said[0] == "weights: 16 responses, effectively 1.2"
-    assert "collapsed" in said[1]
-    assert len(said) == 2
-    assert len(chains_in_words([{"weights": {"num": 16, "ess": 2.5}}])) == 1
+def test_collapsed_weights_are_reported() -> None:
+    one, two, three = ({"weights": to_json(WeightInfo(*info, 0.0))} for info in ((8, 3.0), (16, 1.25), (16, 2.5)))
+    lines = describe_trace([one, two])
+    assert lines[0] == "weights: 16 responses, effective sample size 1.2"
+    assert "collapsed" in lines[1]
+    assert len(lines) == 2
+    assert len(describe_trace([three])) == 1
 
 
 def test_other_traces_say_nothing() -> None:
-    assert chains_in_words([]) == []
-    assert chains_in_words([None, "words", {"arms": 3}, {"moves": []}]) == []
+    assert describe_trace([]) == []
+    assert describe_trace([None, "words", {"arms": 3}, {"moves": []}]) == []
 
 
 @pytest.mark.parametrize(
     ("sampler", "words"),
     {
         "power(2, 6, 2, max_tokens=4)": ["chains: 12 steps", "split R-hat"],
-        "tempering((1.5, 2.0), 4, max_tokens=4)": ["chains: 8 steps", "change places"],
-        "adaptive(4, 2, 3, max_tokens=4)": ["adaptive, so of no stated law"],
+        "tempering((1.5, 2.0), 4, max_tokens=4)": ["chains: 8 steps", "neighbors swap"],
+        "adaptive(4, 2, 3, max_tokens=4)": ["adaptive, so of no stated distribution"],
         "sir(8, 2, max_tokens=4)": ["weights: 8 responses"],
         "smc(4, 2, block=2, max_tokens=4)": ["particles: resampled", "weights: 4 responses"],
         "greedy(4, max_tokens=4)": ["chains: 4 steps"],
@@ -51,7 +53,7 @@ def test_other_traces_say_nothing() -> None:
 def test_every_power_sampler_has_words(sampler: str, words: list[str]) -> None:
     """The trace is the samplers' own, so a field that is renamed there is seen here."""
     result = solve("say something", engine="toy", recipe=f"{sampler} | first")
-    said = "\n".join(chains_in_words(result.trace))
+    said = "\n".join(describe_trace(result.trace))
     for each in words:
         assert each in said, said
 

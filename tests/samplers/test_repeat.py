@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from samplewise.core.checks import check_sampling
+from samplewise.core.keys import Key
+from samplewise.core.types import Candidate, Completion, Generate, Message, Question, Sampling, Usage
 from samplewise.engines.toy import Toy
-from samplewise.keys import Key
 from samplewise.samplers.base import Sampler, Variant, deal, direct
-from samplewise.samplers.repeat import RepeatState, checked, repeat
-from samplewise.types import Candidate, Completion, Generate, Message, Question, Sampling, Usage
+from samplewise.samplers.repeat import RepeatState, repeat
 
 QUESTION = Question("q", (Message("user", "spell a word"),))
 TOY = Toy(3)
@@ -122,5 +123,5 @@ def test_settings_out_of_range_are_misuse(settings: dict[str, object]) -> None:
 
 
 def test_edges_that_are_fine() -> None:
-    assert checked(Sampling(0.0, 0, 1.0, 0.0)) == Sampling(0.0)
+    assert check_sampling(Sampling(0.0, 0, 1.0, 0.0)) == Sampling(0.0)
     assert draws(repeat(2, temperature=0))[0][0].sampling.temperature == 0.0

@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
+from samplewise.core.types import Candidate, Pool, Selection
 from samplewise.select import Selector
 from samplewise.select.arms import arm_vote, log_pool, only
 from samplewise.select.base import Round
-from samplewise.select.learned import dawid_skene, learned, odds
+from samplewise.select.learned import dawid_skene, learned, log_odds
 from samplewise.select.ranked import bom, borda, mob
 from samplewise.select.votes import vote
-from samplewise.types import Candidate, Pool, Selection
 
 KEY = Key(0)
 
@@ -108,7 +108,7 @@ def test_best_of_the_majority() -> None:
     [(0.6, 10, 2.602690), (0.3, 10, 1.349927), (0.1, 10, 0.0), (0.05, 10, 0.0), (0.6, 2, 0.405465)],
 )
 def test_dawid_skene_weights(accuracy: float, distinct: float, weight: float) -> None:
-    assert odds(np.array([accuracy]), distinct)[0] == pytest.approx(weight, abs=1e-6)
+    assert log_odds(np.array([accuracy]), distinct)[0] == pytest.approx(weight, abs=1e-6)
 
 
 # --- six worlds, simulated ----------------------------------------------------------------------------------------

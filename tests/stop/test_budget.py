@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
+from samplewise.core.types import Pool, Stop
 from samplewise.recipe import recipe
 from samplewise.stop import asc, blend_asc, cap, either, first_of, passed, vote_e
 from samplewise.stop.budget import best_fall, expected_fall, fall
-from samplewise.types import Pool, Stop
 
 from .twins import FREE, PLAIN, QUESTION, asc_exact, fed, scored, stops_after, verdict
 
@@ -57,8 +57,8 @@ def test_votes_elsewhere_and_draws_that_cannot_be_read_make_a_draw_worth_less() 
 
 def test_blend_asc_draws_its_floor_and_never_stops_by_itself() -> None:
     rule = blend_asc()
-    assert rule.worth is not None
-    assert [rule.worth(fed(rule, "a" * n)) == math.inf for n in range(5)] == [True, True, True, False, False]
+    assert rule.expected_gain is not None
+    assert [rule.expected_gain(fed(rule, "a" * n)) == math.inf for n in range(5)] == [True, True, True, False, False]
     assert stops_after(rule, "a" * 50) is None
 
 
@@ -69,7 +69,7 @@ def test_a_shared_budget_goes_further_by_worth() -> None:
     laws = [(0.95, 0.05), (0.8, 0.2), (0.6, 0.4), (0.5, 0.3, 0.2)]
     drawn = ["".join("abc"[k] for k in rng.choice(len(laws[i % 4]), 400, p=laws[i % 4])) for i in range(400)]
     rule = blend_asc()
-    assert rule.worth is not None
+    assert rule.expected_gain is not None
     states = [rule.start(QUESTION) for _ in drawn]
     worths = np.full(len(drawn), math.inf)
     taken = [0] * len(drawn)
@@ -80,7 +80,7 @@ def test_a_shared_budget_goes_further_by_worth() -> None:
             continue
         states[place] = rule.see(states[place], PLAIN, drawn[place][taken[place]])
         taken[place] += 1
-        worths[place] = rule.worth(states[place])
+        worths[place] = rule.expected_gain(states[place])
     by_worth = sum(state.leader != "a" for state in states)
     evenly = sum(fed(rule, votes[:8]).leader != "a" for votes in drawn)
     assert min(taken) >= 3
@@ -107,9 +107,9 @@ def test_either_has_what_its_parts_have() -> None:
     assert (first_of(vote_e(), cap(9)).guarantee, first_of(vote_e(), passed("v")).about) == ("exact", "verifier")
     assert rule.at_least(fed(rule, "aa")) == 1  # the next may pass
     assert first_of(vote_e(), cap(9)).at_least(fed(first_of(vote_e(), cap(9)), "aa")) == 6
-    assert rule.worth is not None
-    assert rule.worth(fed(rule, "ab")) == expected_fall(fed(asc(), "ab"))
-    assert first_of(vote_e(), cap(9)).worth is None
+    assert rule.expected_gain is not None
+    assert rule.expected_gain(fed(rule, "ab")) == expected_fall(fed(asc(), "ab"))
+    assert first_of(vote_e(), cap(9)).expected_gain is None
     assert rule.check(Pool((scored(0.2), scored(1.0))), ("a", "b")) is not None
 
 

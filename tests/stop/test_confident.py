@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.errors import SetupError
-from samplewise.stop import StopRule, asc, cges, deepconf, ias, reasc
-from samplewise.stop.confident import draws_for_success, posterior
-from samplewise.types import Candidate
+from samplewise.core.errors import SetupError
+from samplewise.core.types import Candidate
+from samplewise.stop import StopRule, asc, deepconf
+from samplewise.stop.published import cges, ias, reasc
+from samplewise.stop.published.confident import draws_for_success, posterior
 
 from .twins import FREE, PLAIN, QUESTION, fed, scored, stops_after
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.spec import build
+from samplewise.core.registry import build
 from samplewise.stop.certified import Race, pair_of, see_race
 from samplewise.stop.tables import log_e1, log_e2
 from samplewise.stop.votes import Votes, count_vote

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samplewise.core.types import Candidate, Pool, Question, Stop, Usage
 from samplewise.stop import cap, lead, passed
 from samplewise.stop.votes import count_vote, no_votes
-from samplewise.types import Candidate, Pool, Question, Stop, Usage
 
 QUESTION = Question("q", ())
 

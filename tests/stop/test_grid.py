@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from samplewise.stop.grid import Normal, fit_released, grid_count
-from samplewise.stop.truncated import Tally, draws_needed, log_cdf, normal
+from samplewise.stop.truncated import ScoreTally, draws_needed, log_cdf, truncated_normal
 from samplewise.tasks.base import data_folder
 
 DATA = data_folder()
@@ -51,7 +51,7 @@ def test_golden_counts(line: str) -> None:
     """Recorded, closed form, and its raw value: the grid takes a draw more for narrow laws, and fewer far outside."""
     law, asked, sizes, found = ([float(word) for word in part.split()] for part in line.split("|"))
     (mu, sg), (target, tail), (peek, cap), (recorded, closed, raw) = law, asked, sizes, found
-    log_f = log_cdf(normal(mu, sg), target)
+    log_f = log_cdf(truncated_normal(mu, sg), target)
     # parameters are printed to four decimals, which the extreme laws feel
     assert math.log(tail) / log_f == pytest.approx(raw, rel=2e-3, abs=2e-3)
     assert max(int(peek), draws_needed(log_f, 1 - tail, int(cap))) == closed
@@ -71,7 +71,10 @@ def shares() -> tuple[float, float]:
             targets, tails = (sorted({cell[name] for cell in cells}) for name in ("target", "percentile"))
             peek, cap = record["peek"], record["cap"]
             counts = grid_count(table[:, place], table[:, place + 1], targets, 1 - np.array(tails), peek, cap)
-            logs = [[log_cdf(normal(mu, sg), t) for t in targets] for mu, sg in table[:, place : place + 2].tolist()]
+            logs = [
+                [log_cdf(truncated_normal(mu, sg), t) for t in targets]
+                for mu, sg in table[:, place : place + 2].tolist()
+            ]
             for cell in cells:
                 row, column = targets.index(cell["target"]), tails.index(cell["percentile"])
                 recorded = np.array(cell["samples"])
@@ -119,8 +122,8 @@ def test_the_shape_and_the_ends() -> None:
         grid_count(0.5, 0.1, 0.9, 0.95, 9, 8)
 
 
-def tally_of(values: list[float]) -> Tally:
-    tally = Tally()
+def tally_of(values: list[float]) -> ScoreTally:
+    tally = ScoreTally()
     for value in values:
         tally = tally.add(value)
     return tally
@@ -134,7 +137,7 @@ def test_the_released_fit() -> None:
     pulled = fit_released(inside, Normal(0.9, 0.3))
     assert inside.mean < pulled.mu < 0.9
     with pytest.raises(ValueError, match="at least one"):
-        fit_released(Tally())
+        fit_released(ScoreTally())
 
 
 # --- what the published folder says -----------------------------------------------------------------------------------

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.worlds import VERIFIER, ScoreWorld, exact_first_pass, follow, score_worlds
 
-from samplewise.conformance.worlds import VERIFIER, World, exact_first_pass, follow, score_worlds
-from samplewise.errors import BadInput, BadSpec
-from samplewise.keys import Key
+from samplewise.core.errors import BadInput, BadSpec, UsageError
+from samplewise.core.keys import Key
+from samplewise.core.types import Candidate, Pool, Question, Usage
 from samplewise.recipe import recipe
 from samplewise.stop import optscale, passed
 from samplewise.stop.futility import misses_to_give_up
 from samplewise.stop.grid import Normal
-from samplewise.stop.optscale import make_plan
+from samplewise.stop.optscale import plan_draws_for
 from samplewise.stop.prior import BetaPrior, draws_for
-from samplewise.stop.truncated import Tally
-from samplewise.types import Candidate, Pool, Question, Usage
+from samplewise.stop.truncated import ScoreTally
 
 QUESTION = Question("q", ())
 MODES = ("better", "paper", "code")
@@ -39,6 +39,15 @@ def stops(rule: Any, values: list[float], question: Question = QUESTION) -> Any:
         if stop := rule.verdict(state, Usage()):
             return place, stop
     return len(values) + 1, None
+
+
+@pytest.mark.parametrize("mode", ["paper", "code"])
+@pytest.mark.parametrize("value", [1.0001, -0.1, 17.0, math.inf])
+def test_the_published_modes_refuse_scores_that_are_no_probability(mode: str, value: float) -> None:
+    rule = optscale(0.95, "v", target=0.9, mode=mode)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"takes scores in \[0, 1\], and v gave .*calibrate it"):
+        stops(rule, [0.5, value])
+    assert stops(optscale(0.95, "v", target=0.9), [0.5, 17.0])[0] == 2  # the default takes any score
 
 
 def test_a_recipe_line_parses() -> None:
@@ -132,8 +141,8 @@ def test_priors_by_question_from_a_file(tmp_path: Path) -> None:
     known = {"samplewise": "prior", "kind": "beta", "default": [1, 9], "questions": {"easy": [9, 1]}}
     path.write_text(json.dumps(known))
     rule = passed("v", price=0.08, prior=str(path))
-    assert rule.worth is not None
-    assert rule.worth(rule.start(Question("easy", ()))) == pytest.approx(0.9)
+    assert rule.expected_gain is not None
+    assert rule.expected_gain(rule.start(Question("easy", ()))) == pytest.approx(0.9)
     assert stops(rule, [0.0] * 64)[0] == 3  # 1 / 13 < .08
     path.write_text(json.dumps({**known, "health": {"kept": False, "reason": "it does not fit"}}))
     place, stop = stops(passed("v", price=0.2, prior=str(path)), [0.0] * 64)
@@ -147,12 +156,12 @@ def test_priors_by_question_from_a_file(tmp_path: Path) -> None:
 def test_worth_falls_with_misses_and_ends_with_a_pass() -> None:
     rule = passed("v", prior=(1.0, 4.0))
     state, worths = rule.start(QUESTION), []
-    assert rule.worth is not None
+    assert rule.expected_gain is not None
     for value in (0.0, 0.0, math.nan, 1.0):
-        worths.append(rule.worth(state))
+        worths.append(rule.expected_gain(state))
         state = rule.see(state, Candidate("x", scores={"v": value}), None)
     assert worths == pytest.approx([1 / 5, 1 / 6, 1 / 7, 1 / 8])
-    assert rule.worth(state) == 0
+    assert rule.expected_gain(state) == 0
 
 
 @given(scores, st.floats(0.01, 0.4), st.floats(0.5, 0.99))
@@ -213,13 +222,12 @@ def test_scores_that_no_law_fits() -> None:
     assert place == stop.evidence["plan"]
 
 
-def test_an_empty_response_scores_nothing_and_outliers_are_counted() -> None:
+def test_an_empty_response_scores_nothing() -> None:
     rule: Any = optscale(0.95, "v", target=0.9, mode="paper", cap=3)
     state = rule.start(QUESTION)
-    for text, value in (("", math.nan), ("x", 1.7), ("x", 0.5)):
+    for text, value in (("", math.nan), ("x", 0.7), ("x", 0.5)):
         state = rule.see(state, Candidate(text, scores={"v": value}), None)
-    stop = rule.verdict(state, Usage())
-    assert (state.tally.low, state.tally.high, stop.evidence["clipped"]) == (0.0, 1.0, 1)
+    assert (state.tally.num, state.tally.low, state.tally.high) == (3, 0.0, 0.7)
 
 
 def test_a_prior_pulls_both_fidelity_modes() -> None:
@@ -233,8 +241,8 @@ def test_a_prior_pulls_both_fidelity_modes() -> None:
         for value in values:
             state = rule.see(state, Candidate("x", scores={"v": value}), None)
         told.append(state.plan.draws)
-    tally = functools.reduce(Tally.add, values, Tally())
-    ours = [make_plan(tally, 0, 0.9, 0.95, 64, prior).draws for prior in (None, Normal(1.2, 0.5))]
+    tally = functools.reduce(ScoreTally.add, values, ScoreTally())
+    ours = [plan_draws_for(tally, 0, 0.9, 0.95, 64, prior).draws for prior in (None, Normal(1.2, 0.5))]
     assert told[1] < 20 < told[0]
     assert ours[1] < 20 < ours[0]
 
@@ -246,13 +254,13 @@ WORLDS = [world for world in score_worlds().values() if world.independent]
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
-def test_first_pass_attains_what_it_should(world: World) -> None:
+def test_first_pass_attains_what_it_should(world: ScoreWorld) -> None:
     """Exact in every world: within 4 standard errors of the closed form, in attainment and in draws. At fixed keys; a
     fresh key would fail one of these with odds of 1e-4."""
     cap = 24
     drawn = world.play(Key(11), ROUNDS, cap)
     found = follow(passed(VERIFIER, score=world.target, cap=cap), drawn.scores)
-    exact = [exact_first_pass(chance, cap) for chance in drawn.chance.tolist()]
+    exact = [exact_first_pass(chance, cap) for chance in drawn.probability.tolist()]
     attained, draws = np.mean([each.attained for each in exact]), np.mean([each.draws for each in exact])
     error = math.sqrt(max(attained * (1 - attained), 1e-4) / ROUNDS)
     assert abs(found.attained(world.target) - attained) < 4 * error
@@ -265,7 +273,7 @@ def test_a_certificate_is_wrong_no_more_often_than_it_says(confidence: float) ->
     is the price, the hardest case; 3 standard errors."""
     for world in WORLDS:
         drawn = world.play(Key(12), 500, 1)
-        chance = float(drawn.chance.max())
+        chance = float(drawn.probability.max())
         if not 0.05 < chance < 0.95:
             continue
         num = misses_to_give_up(chance, 1 - confidence)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samplewise.keys import Key
-from samplewise.spec import build
+from samplewise.core.keys import Key
+from samplewise.core.registry import build
 from samplewise.stop.base import StopRule
 from samplewise.stop.certified import pair_of
-from samplewise.stop.tables import log_e1, needed
+from samplewise.stop.tables import boundary_at, log_e1
 from samplewise.stop.votes import Votes
 
 from .twins import FREE, PLAIN, QUESTION, fed, stops_after
@@ -164,7 +164,7 @@ def test_rules_need_as_many_votes_as_was_measured(law: tuple[float, ...], spec: 
 def test_the_true_mode_is_rarely_rejected_on_any_path(law: tuple[float, ...], published: float) -> None:
     """300 paths of 200 votes at .10: rejecting the true mode is what every wrong certificate needs, whatever the
     adversary does. At most .10 + 3 standard errors, and about as often as measured with 2,000 runs (4.5 errors)."""
-    boundary, runs = needed(log_e1, math.log(10)), 300
+    boundary, runs = boundary_at(log_e1, math.log(10)), 300
     rule, rejected = build("stop", "vote_e(0.1)"), 0
     for votes in paths(law, runs, 200):
         state = rule.start(QUESTION)
@@ -176,6 +176,33 @@ def test_the_true_mode_is_rarely_rejected_on_any_path(law: tuple[float, ...], pu
                 break
     assert rejected / runs <= 0.10 + 3 * math.sqrt(0.1 * 0.9 / runs)
     assert abs(rejected / runs - published) <= 4.5 * math.sqrt(published * (1 - published) * (1 / runs + 1 / 2000))
+
+
+def key_of(state: Any) -> Any:
+    """What tells two states of a race apart: mappings by their items, the first answer by its name."""
+    votes = state.votes
+    tallies = (tuple(sorted(votes.counts.items())), next(iter(votes.counts), None), tuple(sorted(state.extra.items())))
+    return (*tallies, votes.leader, votes.runner_up, state.led, state.alone)
+
+
+@pytest.mark.parametrize(("num_modes", "num_votes"), [(2, 60), (3, 14)])
+def test_one_of_several_modes_is_certified_no_more_often_than_is_said(num_modes: int, num_votes: int) -> None:
+    """Exactly, over all paths of votes that are equally frequent, at .2: at most m / (m - 1) times .2."""
+    rule = build("stop", "vote_e(0.2)")
+    states, settled = {None: (rule.start(QUESTION), 1.0)}, 0.0
+    for _ in range(num_votes):
+        following: dict[Any, tuple[Any, float]] = {}
+        for state, probability in states.values():
+            for vote in "abc"[:num_modes]:
+                after = rule.see(state, PLAIN, vote)
+                if rule.decide(after, FREE):
+                    settled += probability / num_modes
+                else:
+                    key = key_of(after)
+                    following[key] = (after, following.get(key, (None, 0.0))[1] + probability / num_modes)
+        states = following
+    assert settled <= num_modes / (num_modes - 1) * 0.2
+    assert settled > 0.2 / 10
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
+from tests.support.worlds import VERIFIER, follow
 
-from samplewise.conformance.worlds import VERIFIER, follow
-from samplewise.keys import Key
-from samplewise.recorded.load import load
+from samplewise.core.keys import Key
+from samplewise.recorded.load import load_recording
 from samplewise.stop import passed
-from samplewise.stop.empirical import fit_beta, fit_scores, place_of
-from samplewise.stop.prior import BetaPrior, ScorePrior, beliefs, draws_for, gains, log_below, plan, prior_from
-from samplewise.stop.truncated import Tally, moments
+from samplewise.stop.empirical import fit_beta, fit_scores, score_location
+from samplewise.stop.prior import (
+    BetaPrior,
+    ScorePrior,
+    draws_for,
+    draws_for_mixture,
+    gain_table,
+    lattice_of,
+    log_below,
+    prior_from,
+)
+from samplewise.stop.truncated import ScoreTally, moments
 from samplewise.tasks.base import data_folder
 
 positive = st.floats(0.1, 20)
@@ -26,8 +35,7 @@ positive = st.floats(0.1, 20)
 @given(positive, positive, st.integers(0, 30), st.integers(0, 30))
 def test_misses_as_a_product(a: float, b: float, misses: int, draws: int) -> None:
     prior = BetaPrior(a, b)
-    assert prior.expected_draws(3) == pytest.approx(1 + prior.none_in(1) + prior.none_in(2))
-    product = math.prod(1 - prior.chance(misses + step) for step in range(draws))
+    product = math.prod(1 - prior.pass_probability(misses + step) for step in range(draws))
     assert prior.none_in(draws, misses) == pytest.approx(product, rel=1e-9)
 
 
@@ -53,14 +61,14 @@ def test_one_draw_ahead_is_optimal(a: float, b: float, price: float) -> None:
     def value(misses: int) -> float:
         if misses >= horizon:
             return 0.0
-        p = prior.chance(misses)
+        p = prior.pass_probability(misses)
         return max(0.0, p * 1.0 - price + (1 - p) * value(misses + 1))
 
     for misses in range(horizon, -1, -1):
         value(misses)
     optimal = next(misses for misses in range(horizon) if value(misses) <= 1e-15)
     rule = passed(VERIFIER, price=price, prior=(a, b), cap=horizon)
-    assert rule.worth is not None
+    assert rule.expected_gain is not None
     stopped = int(follow(rule, np.zeros((1, 500))).draws[0])
     assert stopped == max(1, optimal)
 
@@ -68,16 +76,16 @@ def test_one_draw_ahead_is_optimal(a: float, b: float, price: float) -> None:
 def test_a_prior_of_scores_is_updated_by_bayes() -> None:
     """The posterior is the prior times the likelihood of the scores, one by one, on every law of the lattice."""
     prior = ScorePrior(1.0, -1.5, 0.8, 0.4)
-    held, tally = beliefs(prior), Tally()
+    held, tally = lattice_of(prior), ScoreTally()
     scores = [0.6, 0.9, 0.75]
     weight = np.exp(held.log_weight)
     for score in scores:
         tally = tally.add(score)
         weight = weight * np.exp(held.e1 * score + held.e2 * score**2 - held.log_mass)
     assert held.posterior(tally) == pytest.approx(weight / weight.sum(), rel=1e-9)
-    assert held.posterior(Tally()).sum() == pytest.approx(1)
+    assert held.posterior(ScoreTally()).sum() == pytest.approx(1)
     means = [moments(*law).mean for law in zip(held.e1.tolist(), held.e2.tolist(), strict=True)]
-    assert held.posterior(Tally()) @ np.array(means) == pytest.approx(
+    assert held.posterior(ScoreTally()) @ np.array(means) == pytest.approx(
         float(expit(1.0 + 0.8 * np.linspace(-3, 3, 41)) @ np.exp(-0.5 * np.linspace(-3, 3, 41) ** 2))
         / float(np.exp(-0.5 * np.linspace(-3, 3, 41) ** 2).sum()),
         rel=1e-6,
@@ -86,11 +94,11 @@ def test_a_prior_of_scores_is_updated_by_bayes() -> None:
 
 def test_a_plan_averages_over_laws() -> None:
     weights, log_f = np.array([0.5, 0.5]), np.log([0.5, 0.9])
-    num = plan(weights, log_f, 0.9, 100)
+    num = draws_for_mixture(weights, log_f, 0.9, 100)
     assert 0.5 * 0.5**num + 0.5 * 0.9**num <= 0.1 < 0.5 * 0.5 ** (num - 1) + 0.5 * 0.9 ** (num - 1)
     prior = ScorePrior(1.0, -1.5, 0.8, 0.4)
     assert (log_below(prior, 0.95) <= 0).all()
-    places, table = gains(prior)
+    places, table = gain_table(prior)
     assert (np.diff(table, axis=1) <= 1e-12).all(), "a better best leaves less to gain"
     assert table[:, -1] == pytest.approx(0)
     assert places[0] == 0
@@ -129,17 +137,17 @@ def test_the_law_of_scores_is_found_again() -> None:
         size = mean * (1 - mean) / sd**2 - 1
         if size <= 0.5:
             continue
-        tally = Tally()
+        tally = ScoreTally()
         for score in rng.beta(mean * size, (1 - mean) * size, 12).tolist():
             tally = tally.add(score)
-        places.append(place_of(tally))
+        places.append(score_location(tally))
     found = fit_scores(places)
     assert found.logit_mean == pytest.approx(1, abs=0.15)
     assert found.sd_mean == pytest.approx(0.8, abs=0.12)
     assert found.log_spread == pytest.approx(-3, abs=0.1)
     assert found.sd_spread == pytest.approx(0.3, abs=0.1)
     with pytest.raises(ValueError, match="two scores"):
-        place_of(Tally().add(0.5))
+        score_location(ScoreTally().add(0.5))
     with pytest.raises(ValueError, match="two questions"):
         fit_scores(places[:1])
 
@@ -147,7 +155,7 @@ def test_the_law_of_scores_is_found_again() -> None:
 @pytest.mark.skipif(data_folder() is None, reason="the recorded draws are not here")
 def test_recorded_draws_of_a_real_model() -> None:
     """GPT-4 on 100 Game of 24 puzzles, 100 draws each, chain of thought, by an exact checker."""
-    grades = np.array([[draw.grade for draw in row] for row in load("game24_gpt4_100x").draws])
+    grades = np.array([[draw.grade for draw in row] for row in load_recording("game24_gpt4_100x").draws])
     right = grades.sum(axis=1)
     misses = np.array(
         [np.concatenate([[1.0], np.cumprod((100 - c - np.arange(100)) / (100 - np.arange(100)))]) for c in right]

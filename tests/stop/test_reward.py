@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import t as student
+from tests.support.worlds import VERIFIER, follow, score_worlds
 
-from samplewise.conformance.worlds import VERIFIER, follow, score_worlds
-from samplewise.keys import Key
-from samplewise.stop import beacon, pandora, ucb_pandora
-from samplewise.stop.reward import pandora_gain, reservation_value, scaled_e1, student_gain
-from samplewise.stop.truncated import Law, excess, normal
-from samplewise.types import Candidate, Question, Usage
+from samplewise.core.keys import Key
+from samplewise.core.types import Candidate, Question, Usage
+from samplewise.stop import beacon, pandora
+from samplewise.stop.published.ucb_pandora import pandora_gain, scaled_e1, ucb_pandora
+from samplewise.stop.reward import reservation_value, student_gain
+from samplewise.stop.truncated import TruncatedNormal, excess, truncated_normal
 
 PRIOR = (2.0, -2.0, 1.0, 0.4)
 
@@ -26,13 +27,13 @@ PRIOR = (2.0, -2.0, 1.0, 0.4)
 def test_weitzman_on_the_uniform_law() -> None:
     """E[(S - tau)+] = (1 - tau)^2 / 2, so tau = 1 - sqrt(2 price)."""
     for price in (0.005, 0.02, 0.125):
-        assert reservation_value(Law(0.0, 0.0), price) == pytest.approx(1 - math.sqrt(2 * price), abs=1e-9)
-    assert reservation_value(Law(0.0, 0.0), 0.7) == pytest.approx(-0.2)
+        assert reservation_value(TruncatedNormal(0.0, 0.0), price) == pytest.approx(1 - math.sqrt(2 * price), abs=1e-9)
+    assert reservation_value(TruncatedNormal(0.0, 0.0), 0.7) == pytest.approx(-0.2)
 
 
 def test_the_reservation_value_is_the_best_threshold() -> None:
     """Regret against Weitzman: E[max - price N] of every other threshold is lower, by simulation on common draws."""
-    price, law = 0.02, normal(0.6, 0.2)
+    price, law = 0.02, truncated_normal(0.6, 0.2)
     tau = reservation_value(law, price)
     scores = np.clip(Key(41).generator().normal(0.6, 0.2, (60_000, 60)), 0, 1)
     inside = scores[((scores > 0) & (scores < 1)).all(axis=1)][:4000]
@@ -48,14 +49,14 @@ def test_the_reservation_value_is_the_best_threshold() -> None:
 
 
 def test_pandora_with_a_known_law() -> None:
-    rule = pandora(VERIFIER, price=0.02, law=(0.6, 0.2))
-    tau = reservation_value(normal(0.6, 0.2), 0.02)
+    rule = pandora(VERIFIER, price=0.02, distribution=(0.6, 0.2))
+    tau = reservation_value(truncated_normal(0.6, 0.2), 0.02)
     found = follow(rule, np.array([[0.1, tau - 1e-6, tau + 1e-6, 1.0], [0.0] * 4]))
     assert found.draws.tolist() == [3, 4]
     assert found.reasons == ("success", "")
     state = rule.start(Question("q", ()))
-    assert rule.worth is not None
-    assert rule.worth(state) == pytest.approx(excess(normal(0.6, 0.2), 0.0))
+    assert rule.expected_gain is not None
+    assert rule.expected_gain(state) == pytest.approx(excess(truncated_normal(0.6, 0.2), 0.0))
     assert rule.guarantee == "model-based"
 
 
@@ -128,7 +129,7 @@ def test_ucb_pandora_waits_and_weighs() -> None:
 @pytest.mark.parametrize(
     "rule",
     [
-        pandora("v", price=0.01, law=(0.5, 0.2), cap=9),
+        pandora("v", price=0.01, distribution=(0.5, 0.2), cap=9),
         pandora("v", price=0.01, prior=PRIOR, cap=9),
         beacon("v", price=0.01, cap=9),
         ucb_pandora("v", price=0.01, cap=9),
@@ -149,10 +150,10 @@ def test_draws_without_a_score_cost_and_say_nothing(rule: Any) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: pandora("v", price=0.0, law=(0.5, 0.1)),
+        lambda: pandora("v", price=0.0, distribution=(0.5, 0.1)),
         lambda: pandora("v", price=0.1),
         lambda: pandora("v", price=0.1, prior=(1, 2)),
-        lambda: pandora("v", price=0.1, law=(0.5, 0.1), cap=0),
+        lambda: pandora("v", price=0.1, distribution=(0.5, 0.1), cap=0),
         lambda: beacon("v", price=0.1, first=2),
         lambda: beacon("v", price=-1),
         lambda: ucb_pandora("v", price=0.1, error=0.0),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.stop.tables import LOG2, LogTable, log_asc, log_e1, log_e2, log_tail, needed
+from samplewise.stop.tables import LOG2, LogTable, boundary_at, log_asc, log_e1, log_e2, log_tail
 
 from .twins import asc_exact, e1_exact, e2_exact
 
@@ -23,9 +23,9 @@ GOLDEN = [  # level, the smallest count in front that reaches it, for each count
 def test_boundaries_are_the_golden_ones(
     level: float, asc: tuple[int, ...], e1: tuple[int, ...], e2: tuple[int, ...]
 ) -> None:
-    assert tuple(map(needed(log_asc, math.log(1 - level)), BEHIND)) == asc
-    assert tuple(map(needed(log_e1, -math.log(level)), BEHIND)) == e1
-    assert tuple(map(needed(log_e2, -math.log(level)), BEHIND)) == e2
+    assert tuple(map(boundary_at(log_asc, math.log(1 - level)), BEHIND)) == asc
+    assert tuple(map(boundary_at(log_e1, -math.log(level)), BEHIND)) == e1
+    assert tuple(map(boundary_at(log_e2, -math.log(level)), BEHIND)) == e2
 
 
 @given(counts, counts)
@@ -56,7 +56,7 @@ def test_nothing_is_lost_at_the_edges() -> None:
     ("table", "log_level"), [(log_asc, math.log(0.95)), (log_e1, math.log(20)), (log_e2, math.log(20))]
 )
 def test_a_boundary_is_the_first_to_reach_its_level(table: LogTable, log_level: float) -> None:
-    boundary = needed(table, log_level)
+    boundary = boundary_at(table, log_level)
     for b in (40, 3, 0, 17):  # asked for in any order
         a = boundary(b)
         assert table(a, b) >= log_level > table(a - 1, b) or a == b
@@ -64,5 +64,5 @@ def test_a_boundary_is_the_first_to_reach_its_level(table: LogTable, log_level: 
 
 
 def test_a_level_that_is_met_exactly_is_met() -> None:
-    assert needed(log_asc, math.log(0.9375))(0) == 3  # asc(3, 0) = 15/16
-    assert needed(log_e2, math.log(2.0**9 / 10))(0) == 9
+    assert boundary_at(log_asc, math.log(0.9375))(0) == 3  # asc(3, 0) = 15/16
+    assert boundary_at(log_e2, math.log(2.0**9 / 10))(0) == 9

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import truncnorm
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.stop.truncated import (
-    Law,
-    Tally,
+    ScoreTally,
+    TruncatedNormal,
     draws_needed,
     excess,
     fit,
     log_cdf,
     matched,
     moments,
-    normal,
     quantile,
+    truncated_normal,
 )
 
 ANCHORS = [  # mu, sg, s, ln F(s), computed with sixty digits
@@ -39,8 +39,8 @@ ANCHORS = [  # mu, sg, s, ln F(s), computed with sixty digits
 scores = st.lists(st.floats(0, 1), min_size=2, max_size=30)
 
 
-def tally_of(values: list[float]) -> Tally:
-    tally = Tally()
+def tally_of(values: list[float]) -> ScoreTally:
+    tally = ScoreTally()
     for value in values:
         tally = tally.add(value)
     return tally
@@ -48,13 +48,13 @@ def tally_of(values: list[float]) -> Tally:
 
 @pytest.mark.parametrize(("mu", "sg", "score", "log_f"), ANCHORS)
 def test_anchors(mu: float, sg: float, score: float, log_f: float) -> None:
-    assert log_cdf(normal(mu, sg), score) == pytest.approx(log_f, rel=1e-11)
+    assert log_cdf(truncated_normal(mu, sg), score) == pytest.approx(log_f, rel=1e-11)
 
 
 def test_natural_parameters_of_a_known_law() -> None:
-    assert normal(0.9, 0.1) == pytest.approx(Law(90, -50))
+    assert truncated_normal(0.9, 0.1) == pytest.approx(TruncatedNormal(90, -50))
     with pytest.raises(ValueError, match="above 0"):
-        normal(0.9, 0.0)
+        truncated_normal(0.9, 0.0)
 
 
 @pytest.mark.parametrize("mu", [-2.0, 0.0, 0.3, 0.95, 1.0, 3.0])
@@ -62,7 +62,7 @@ def test_natural_parameters_of_a_known_law() -> None:
 def test_the_law_is_that_of_scipy(mu: float, sg: float) -> None:
     if abs(mu - 0.5) / sg > 20:
         return  # scipy's own moments lose their digits there
-    theirs, ours = truncnorm(-mu / sg, (1 - mu) / sg, mu, sg), normal(mu, sg)
+    theirs, ours = truncnorm(-mu / sg, (1 - mu) / sg, mu, sg), truncated_normal(mu, sg)
     found = moments(*ours)
     assert (found.mean, found.two) == pytest.approx((theirs.mean(), theirs.var()), rel=1e-6)
     for score in (0.01, 0.2, 0.5, 0.9, 0.999):
@@ -87,7 +87,7 @@ def test_a_law_that_no_normal_is(e1: float, e2: float) -> None:
         brute = quad(lambda s: (s - found.mean) ** power * density(s) / whole, 0, 1, limit=200)[0]  # noqa: B023
         assert ours == pytest.approx(brute, rel=1e-7, abs=1e-8)
     brute = quad(lambda s: (s - 0.4) * density(s), 0.4, 1, limit=200)[0] / whole
-    assert excess(Law(e1, e2), 0.4) == pytest.approx(brute, rel=1e-8)
+    assert excess(TruncatedNormal(e1, e2), 0.4) == pytest.approx(brute, rel=1e-8)
 
 
 @given(scores)
@@ -119,16 +119,16 @@ def test_a_fit_is_the_most_likely_law() -> None:
 def test_scores_that_no_law_fits() -> None:
     assert fit(tally_of([0.7, 0.7, 0.7])) is None
     assert fit(tally_of([0.0, 1.0, 1.0])) is None
-    assert fit(Tally()) is None
+    assert fit(ScoreTally()) is None
     u_shaped = fit(tally_of([0.01, 0.02, 0.98, 0.99]))
     assert u_shaped is not None
     assert u_shaped.e2 > 0
-    with pytest.raises(ValueError, match="no law"):
+    with pytest.raises(ValueError, match="no distribution"):
         matched(0.5, 0.25)
 
 
 def test_a_warm_start_ends_where_a_cold_one_does() -> None:
-    tally, law = Tally(), None
+    tally, law = ScoreTally(), None
     for value in Key(2).generator().beta(12, 1.2, 40).tolist():
         tally = tally.add(value)
         law, cold = fit(tally, law), fit(tally)
@@ -139,7 +139,7 @@ def test_a_warm_start_ends_where_a_cold_one_does() -> None:
 
 @given(st.floats(-2, 3), st.floats(0.01, 2), st.floats(0.01, 0.99))
 def test_a_quantile_inverts_the_law(mu: float, sg: float, share: float) -> None:
-    law = normal(mu, sg)
+    law = truncated_normal(mu, sg)
     assert log_cdf(law, quantile(law, share)) == pytest.approx(math.log(share), abs=1e-6)
 
 
@@ -162,7 +162,7 @@ def test_draws_at_the_ends() -> None:
 
 def test_expected_best_of_many() -> None:
     """E[Y_N] = 1 - integral of F^N, against simulation: 4 standard errors at a fixed seed."""
-    law = normal(0.6, 0.2)
+    law = truncated_normal(0.6, 0.2)
     drawn = truncnorm(-3, 2, 0.6, 0.2).rvs((4000, 5), random_state=Key(3).generator())
     theory = 1 - quad(lambda s: math.exp(5 * log_cdf(law, s)), 0, 1)[0]
     best = drawn.max(axis=1)
@@ -172,7 +172,7 @@ def test_expected_best_of_many() -> None:
 def test_a_fit_takes_little_time() -> None:
     """Its share of a decision of at most 200 microseconds, by processor time; eight times that on a slow machine."""
     values = Key(4).generator().beta(12, 1.2, 256).tolist()
-    tally, law = Tally(), None
+    tally, law = ScoreTally(), None
     started = time.process_time()
     for value in values:
         tally = tally.add(value)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samplewise.core.registry import build
+from samplewise.core.types import Pool, Usage
 from samplewise.recipe import recipe
-from samplewise.spec import build
 from samplewise.stop.base import StopRule
 from samplewise.stop.votes import Votes, count_vote, no_votes
-from samplewise.types import Pool, Usage
 
 from .twins import FREE, PLAIN, QUESTION, VOTE_RULES, fed, stops_after, verdict
 
@@ -23,7 +23,17 @@ votes = st.lists(st.sampled_from("aaabbc"), max_size=24).map(tuple)
 draws = st.lists(st.sampled_from(["a", "a", "a", "b", "b", "c", None]), max_size=24).map(tuple)
 
 # rules that look at counts alone; the others know what came first, and say so
-OF_COUNTS = ("asc", "asc(0.99)", "asc_dirichlet", "bayes_factor", "entropy", "lead(3)", "ppr_1v1(4)", "share", "sprt")
+OF_COUNTS = (
+    "asc",
+    "asc(0.99)",
+    "asc_dirichlet",
+    "bayes_factor",
+    "entropy",
+    "lead(3)",
+    "ppr_1v1(4)",
+    "sprt",
+    "vote_share",
+)
 NAMED = ('certify("a")', 'sprt(0.7, pair=("a", "b"))')  # rules that name an answer
 
 
@@ -93,9 +103,9 @@ def test_no_rule_stops_earlier_than_it_said(spec: str, found: tuple[str | None, 
         ("asc", "aa", 2),
         ("asc", "aab", 4),
         ("asc(0.99)", "", 6),
-        ("share", "", 2),
-        ("share", "ab", 3),
-        ("share(1.0)", "ab", 1 << 31),
+        ("vote_share", "", 2),
+        ("vote_share", "ab", 3),
+        ("vote_share(1.0)", "ab", 1 << 31),
         ("entropy", "a", 1),
         ("esc", "", 5),
         ("esc", "aa", 3),
@@ -151,7 +161,18 @@ def test_every_rule_says_what_it_guarantees() -> None:
     table = {
         "anytime-valid": ('certify("a")', "ppr_1v1(3)", "sprt(0.6)", "vote_e"),
         "model-based": ("asc_dirichlet", "bayes_factor", "bayes_l3(((0.6, 0.4),))", "cges(v)", "ias(v)"),
-        "heuristic": ("asc", "share", "entropy", "esc", "sprt", "mmc", "reasc(v)", "deepconf", "blend_asc", "lead(2)"),
+        "heuristic": (
+            "asc",
+            "vote_share",
+            "entropy",
+            "esc",
+            "sprt",
+            "mmc",
+            "reasc(v)",
+            "deepconf",
+            "blend_asc",
+            "lead(2)",
+        ),
     }
     for guarantee, specs in table.items():
         assert {build("stop", spec).guarantee for spec in specs} == {guarantee}
@@ -163,24 +184,24 @@ def test_every_rule_says_what_it_guarantees() -> None:
     ("spec", "message"),
     [
         ("asc(1)", "confidence must be between 0 and 1"),
-        ("share(0)", "level must be more than 0"),
+        ("vote_share(0)", "level must be more than 0"),
         ("entropy(1)", "level must be at least 0"),
         ("esc(0)", "window must be at least 1"),
         ("vote_e(0)", "error must be between 0 and 1"),
         ("ppr_1v1(1)", "labels must be at least 2"),
-        ("certify(7)", "answer must be the text"),
+        ("certify(7)", "answer must be a text"),
         ("sprt(0.5)", "q1 must be more than 1/2"),
         ('sprt(pair=("a", "b"))', "pair needs q1"),
         ('sprt(0.6, pair=("a", "a"))', "two different answers"),
         ("bayes_factor(0)", "factor must be more than 0"),
-        ("bayes_l3(())", "at least one law"),
+        ("bayes_l3(())", "at least one distribution"),
         ("bayes_l3(((0.3, 0.7),))", "from the largest down"),
         ("blend_asc(-1)", "floor must be at least 0"),
         ("deepconf(0)", "keep must be between 0 and 1"),
         ("ias(v, quantile=2)", "quantile must be at least 0"),
         ("cges(v, answers=1)", "answers must be at least 2"),
         ("either(asc)", "either takes two rules or more"),
-        ("either(asc, 3)", "either takes stop rules"),
+        ("either(asc, 3)", "rules must be a text"),
     ],
 )
 def test_a_setting_without_meaning_is_one_clear_line(spec: str, message: str) -> None:

@@ -7,10 +7,9 @@ import math
 
 import numpy as np
 import pytest
-
-from samplewise.conformance.worlds import (
-    ANSWER_LAWS,
-    World,
+from tests.support.worlds import (
+    ANSWER_DISTRIBUTIONS,
+    ScoreWorld,
     auc_of,
     exact_first_pass,
     follow,
@@ -18,16 +17,17 @@ from samplewise.conformance.worlds import (
     matched_beta,
     score_worlds,
 )
-from samplewise.keys import Key
+
+from samplewise.core.keys import Key
 from samplewise.stop import cap
 from samplewise.tasks.base import data_folder
 
 
 @pytest.mark.parametrize("world", score_worlds().values(), ids=lambda world: world.name)
-def test_a_world_knows_its_chances(world: World) -> None:
+def test_a_world_knows_its_chances(world: ScoreWorld) -> None:
     """The share of scores at the target or above, within 4 standard errors at a fixed key."""
     drawn = world.play(Key(51), 2000, 10)
-    share, chance = (drawn.scores >= world.target).mean(axis=1), drawn.chance
+    share, chance = (drawn.scores >= world.target).mean(axis=1), drawn.probability
     assert ((drawn.scores >= 0) & (drawn.scores <= 1)).all()
     error = math.sqrt(float(np.mean(chance * (1 - chance))) / drawn.scores.size)
     assert abs(share.mean() - chance.mean()) <= 4 * error
@@ -36,7 +36,7 @@ def test_a_world_knows_its_chances(world: World) -> None:
 
 
 def test_the_published_chances() -> None:
-    chances = {name: float(world.play(Key(0), 1, 1).chance[0]) for name, world in score_worlds().items()}
+    chances = {name: float(world.play(Key(0), 1, 1).probability[0]) for name, world in score_worlds().items()}
     for name, chance in (("TN(.9,.1)", 0.178), ("TN(.8,.1)", 0.045), ("TN(.6,.12)", 0.018), ("Beta(12,1.2)", 0.068)):
         assert chances[name] == pytest.approx(chance, abs=6e-4)
     assert chances["bounded .93"] == 0
@@ -59,7 +59,7 @@ def test_following_a_rule() -> None:
     assert found.attained(0.9) == 0.5
     assert exact_first_pass(0.1, 64).draws == pytest.approx((1 - 0.9**64) / 0.1)
     assert exact_first_pass(0.0, 64) == (0.0, 64.0)
-    assert all(sum(law) == pytest.approx(1) for law in ANSWER_LAWS)
+    assert all(sum(distribution) == pytest.approx(1) for distribution in ANSWER_DISTRIBUTIONS)
 
 
 @pytest.mark.skipif(data_folder() is None, reason="the reference folder is not here")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, TypeVar
 
+from samplewise.core.types import Candidate, Question, Stop, Usage
 from samplewise.stop.base import StopRule
-from samplewise.types import Candidate, Question, Stop, Usage
 
 S = TypeVar("S")
 QUESTION = Question("q", ())
@@ -30,12 +30,12 @@ VOTE_RULES = (  # specs of all rules that look at votes alone
     "lead(3)",
     "mmc(0.3)",
     "ppr_1v1(4)",
-    "share",
     "sprt",
     "sprt(0.7)",
     'sprt(0.7, pair=("a", "b"))',
     "vote_e",
     "vote_e(0.3)",
+    "vote_share",
 )
 
 

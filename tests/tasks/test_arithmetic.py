@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from samplewise.errors import BadInput, SetupError
-from samplewise.files import data_folder
+from samplewise.core.errors import BadInput, SetupError
+from samplewise.core.files import data_folder
 from samplewise.tasks.arithmetic import gsm8k, gsm_hard, svamp
 from samplewise.tasks.base import Task
 

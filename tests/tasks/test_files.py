@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from samplewise.errors import BadInput, SetupError
-from samplewise.tasks.files import Source, field, find, problems, read, rows
-from samplewise.types import Problem, Question
+from samplewise.core.errors import BadInput, SetupError
+from samplewise.core.types import Problem, Question
+from samplewise.tasks.files import BenchmarkSource, field, find_data_file, problems, read_table, rows
 
 ROWS = [{"a": 1, "b": "é"}, {"a": 2, "b": "x"}]
 LINES = '{"a": 1, "b": "é"}\n\n{"a": 2, "b": "x"}\n'
@@ -38,21 +38,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_the_forms_of_a_file(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
-    assert rows(Source("x", name)) == ROWS
+    assert rows(BenchmarkSource("x", name)) == ROWS
 
 
 def test_csv_gives_texts(folder: Path) -> None:
     (folder / "x.csv.gz").write_bytes(gzip.compress(b'a,b\n1,"2, 3"\n', mtime=0))
-    assert rows(Source("x", "x.csv.gz")) == [{"a": "1", "b": "2, 3"}]
+    assert rows(BenchmarkSource("x", "x.csv.gz")) == [{"a": "1", "b": "2, 3"}]
 
 
 def test_the_folder_of_benchmarks_comes_first(folder: Path) -> None:
-    assert find("x.jsonl") is None
+    assert find_data_file("x.jsonl") is None
     (folder / "x.jsonl").write_text('{"from": "above"}')
-    assert find("x.jsonl") == folder / "x.jsonl"
+    assert find_data_file("x.jsonl") == folder / "x.jsonl"
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks" / "x.jsonl").write_text('{"from": "benchmarks"}')
-    assert rows(Source("x", "x.jsonl")) == [{"from": "benchmarks"}]
+    assert rows(BenchmarkSource("x", "x.jsonl")) == [{"from": "benchmarks"}]
 
 
 @pytest.mark.parametrize(
@@ -75,19 +75,19 @@ def test_the_folder_of_benchmarks_comes_first(folder: Path) -> None:
 def test_a_damaged_file_says_where(folder: Path, name: str, content: bytes, message: str) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(BadInput, match=message):
-        rows(Source("x", name))
+        rows(BenchmarkSource("x", name))
 
 
 def test_a_truncated_file_says_how_far_it_went(folder: Path) -> None:
     whole = gzip.compress("".join(f'{{"a": {i}, "b": "{i * 7919 % 10007}"}}\n' for i in range(5000)).encode())
     (folder / "x.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadInput, match=r"cannot be read after line \d{3,}: Compressed file ended"):
-        rows(Source("x", "x.jsonl.gz"))
+        rows(BenchmarkSource("x", "x.jsonl.gz"))
     (folder / "x.jsonl.gz").write_bytes(whole[:200] + b"\xff" * 20 + whole[220:])
     with pytest.raises(BadInput, match=r"x\.jsonl\.gz"):
-        rows(Source("x", "x.jsonl.gz"))
+        rows(BenchmarkSource("x", "x.jsonl.gz"))
     with pytest.raises(BadInput, match="there is no such file"):
-        read(folder / "nowhere.jsonl")
+        read_table(folder / "nowhere.jsonl")
 
 
 def make(number: int, row: Mapping[str, Any]) -> Problem:
@@ -95,7 +95,7 @@ def make(number: int, row: Mapping[str, Any]) -> Problem:
 
 
 def test_problems_of_rows(folder: Path) -> None:
-    source = Source("x", "x.jsonl")
+    source = BenchmarkSource("x", "x.jsonl")
     (folder / "x.jsonl").write_text('{"answer": 1}\n{"target": 2}\n{"answer": null, "target": 0}\n{"other": 3}\n')
     assert [problem.reference for problem in problems(source, make, 3)] == [1, 2, 0]
     with pytest.raises(BadInput, match=r"x\.jsonl: row 4 has no field 'answer or target'"):
@@ -104,19 +104,19 @@ def test_problems_of_rows(folder: Path) -> None:
     with pytest.raises(BadInput, match=r"row 1 does not fit: invalid literal for int"):
         problems(source, make)
     with pytest.raises(ValueError, match="limit must be at least 1"):
-        problems(Source("x", "nowhere.jsonl"), make, 0)
+        problems(BenchmarkSource("x", "nowhere.jsonl"), make, 0)
 
 
 def test_nowhere_says_which_file_goes_where_and_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SetupError) as caught:
-        rows(Source("x", "x.jsonl", "who/x"))
+        rows(BenchmarkSource("x", "x.jsonl", "who/x"))
     assert str(caught.value) == (
         f"x is not here: put x.jsonl into {folder}/benchmarks, or pip install 'samplewise[eval]' to fetch who/x from "
         "the Hub"
     )
     monkeypatch.setenv("SAMPLEWISE_DATA", str(folder / "nowhere"))
     with pytest.raises(SetupError, match=r"put x\.jsonl into a folder that SAMPLEWISE_DATA names$"):
-        rows(Source("x", "x.jsonl"))
+        rows(BenchmarkSource("x", "x.jsonl"))
 
 
 def pretend(load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_the_hub_stands_in_for_a_missing_file(folder: Path, monkeypatch: pytest.
         return ROWS
 
     pretend(load, monkeypatch)
-    source = Source("x", "x.jsonl", "who/x", "main", "train")
+    source = BenchmarkSource("x", "x.jsonl", "who/x", "main", "train")
     assert rows(source) == ROWS
     assert asked == [(("who/x", "main"), {"split": "train"})]
     (folder / "x.jsonl").write_text('{"a": 3}\n')
@@ -147,4 +147,4 @@ def test_a_failing_hub_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     pretend(load, monkeypatch)
     with pytest.raises(SetupError, match=r"fetching who/x from the Hub failed: Couldn't reach 'who/x'$"):
-        rows(Source("x", "x.jsonl", "who/x"))
+        rows(BenchmarkSource("x", "x.jsonl", "who/x"))

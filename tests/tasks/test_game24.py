@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from samplewise.errors import BadInput, SetupError
-from samplewise.tasks.base import Task, data_folder, first
-from samplewise.tasks.countdown import solutions, solve
-from samplewise.tasks.game24 import FULL, ask, game24, ranked, solvable
-from samplewise.types import Candidate, Message, Problem, Question
-from samplewise.verify.puzzle import check, puzzle, read_puzzle
+from samplewise.core.errors import BadInput, SetupError
+from samplewise.core.types import Candidate, Message, Problem, Question
+from samplewise.tasks.base import Task, data_folder, first_problems
+from samplewise.tasks.countdown import solutions, solve_numbers
+from samplewise.tasks.game24 import FULL, game24, puzzle_question, ranked_puzzles, solvable
+from samplewise.verify.puzzle import is_solution, puzzle, read_puzzle
 
 DATA = Path(os.environ.get("SAMPLEWISE_DATA") or Path(__file__).parents[3] / "shared" / "data")
 needs_data = pytest.mark.skipif(
@@ -26,7 +26,7 @@ needs_data = pytest.mark.skipif(
 def test_every_puzzle_has_a_right_solution_and_the_others_have_none() -> None:
     puzzles = solvable()
     assert len(puzzles) == 1362
-    assert all(check(numbers, 24, solution) for numbers, solution in puzzles)
+    assert all(is_solution(numbers, 24, solution) for numbers, solution in puzzles)
     rest = set(combinations_with_replacement(range(1, 14), 4)) - {numbers for numbers, _ in puzzles}
     assert len(rest) == 458
     assert all(
@@ -38,9 +38,9 @@ def test_solutions_are_all_right_all_different_and_include_the_one_given() -> No
     for numbers, solution in solvable()[::90]:
         found = solutions(numbers, 24)
         assert solution in found
-        question = ask(numbers)
+        question = puzzle_question(numbers)
         for text in found:
-            assert check(numbers, 24, text)
+            assert is_solution(numbers, 24, text)
             assert read_puzzle(question, f"Answer: {text} = 24") == text
     assert solutions((3, 3, 8, 8), 24) == {"8 / (3 - 8 / 3)"}
     assert solutions((1, 5, 5, 5), 24) == {"5 * (5 - 1 / 5)"}
@@ -65,18 +65,18 @@ def brute(numbers: tuple[Fraction, ...]) -> set[Fraction]:
 def test_the_solver_against_brute_force(numbers: tuple[int, ...]) -> None:
     values = brute(tuple(map(Fraction, numbers)))
     for target in range(-70, 71):
-        solution = solve(numbers, target)
+        solution = solve_numbers(numbers, target)
         assert (solution is not None) == (target in values), (numbers, target)
-        assert solution is None or check(numbers, target, solution)
+        assert solution is None or is_solution(numbers, target, solution)
         assert (solution is not None) == bool(solutions(numbers, target))
 
 
 def test_the_solver_does_countdown_and_refuses_what_it_cannot() -> None:
-    solution = solve((2, 5, 10, 25, 75), 812)
-    assert solution is None or check((2, 5, 10, 25, 75), 812, solution)
+    solution = solve_numbers((2, 5, 10, 25, 75), 812)
+    assert solution is None or is_solution((2, 5, 10, 25, 75), 812, solution)
     for numbers in ((), (1,) * 7, (-1, 3)):
         with pytest.raises(ValueError, match="numbers"):
-            solve(numbers, 24)
+            solve_numbers(numbers, 24)
 
 
 def test_splits_are_fixed_for_good() -> None:
@@ -102,15 +102,15 @@ def test_wordings() -> None:
     assert problem.question == Question(
         "game24/2-2-4-9", (Message("user", "make 24 from 2 2 4 9"),), {"numbers": [2, 2, 4, 9], "target": 24}
     )
-    assert check([2, 2, 4, 9], 24, problem.reference)
+    assert is_solution([2, 2, 4, 9], 24, problem.reference)
     (full,) = game24("all", limit=1, prompt="full").questions
     assert full.id == problem.question.id
     assert full.messages[0].content.startswith("Use the numbers 2, 2, 4 and 9 to make 24.")
     assert full.messages[0].content.endswith("Answer: <expression> = 24")
     assert read_puzzle(full, FULL) is None  # the instructions hold no answer
-    assert ask((9, 4, 2, 2)).id == problem.question.id
-    assert ask((9, 4, 2, 2)).messages[0].content == "make 24 from 9 4 2 2"
-    assert ask((3, 5), target=8).id == "make8/3-5"
+    assert puzzle_question((9, 4, 2, 2)).id == problem.question.id
+    assert puzzle_question((9, 4, 2, 2)).messages[0].content == "make 24 from 9 4 2 2"
+    assert puzzle_question((3, 5), target=8).id == "make8/3-5"
 
 
 def test_reading_and_grading_go_together() -> None:
@@ -136,13 +136,13 @@ def test_misuse() -> None:
         Task("empty", (), task.read, task.grade)
     with pytest.raises(ValueError, match="2 problems but only 1"):
         Task("twice", (task.problems[0],) * 2, task.read, task.grade)
-    assert first([Problem(Question("a", ()))], None)[0].question.id == "a"
+    assert first_problems([Problem(Question("a", ()))], None)[0].question.id == "a"
 
 
 @needs_data
 def test_the_enumeration_is_the_published_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAMPLEWISE_DATA", str(DATA))
-    rows = ranked()
+    rows = ranked_puzzles()
     assert len(rows) == 1362
     assert {tuple(sorted(numbers)) for numbers in rows} == {numbers for numbers, _ in solvable()}
     task = game24("published")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from samplewise.errors import SetupError
-from samplewise.tasks.humaneval import examples, humaneval
-from samplewise.types import Problem
-from samplewise.verify.code import hidden_program, modules_used, read_code
+from samplewise.core.errors import SetupError
+from samplewise.core.types import Problem
+from samplewise.tasks.humaneval import Prompt, docstring_examples, humaneval
+from samplewise.verify.code import hidden_program, modules_used
+from samplewise.verify.extract import read_code
 from samplewise.verify.sandbox import Program, Sandbox
 
 DATA = Path(os.environ.get("SAMPLEWISE_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -43,13 +45,13 @@ def problems(monkeypatch: pytest.MonkeyPatch) -> tuple[Problem, ...]:
     ],
 )
 def test_examples_are_read(lines: str, found: list[str]) -> None:
-    assert list(examples(f'def f(x):\n    """Text.\n    {lines}\n    """\n', "f")) == found
+    assert list(docstring_examples(f'def f(x):\n    """Text.\n    {lines}\n    """\n', "f")) == found
 
 
 def test_examples_of_something_else() -> None:
-    assert examples("def f(x):\n    pass\n", "f") == ()
-    assert examples("this is no python", "f") == ()
-    assert examples('def g():\n    """f(1) == 2"""\n', "f") == ()
+    assert docstring_examples("def f(x):\n    pass\n", "f") == ()
+    assert docstring_examples("this is no python", "f") == ()
+    assert docstring_examples('def g():\n    """f(1) == 2"""\n', "f") == ()
 
 
 @needs_data
@@ -77,6 +79,47 @@ def test_prompts(problems: tuple[Problem, ...], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SAMPLEWISE_DATA", "/nowhere")
     with pytest.raises(SetupError, match=r"HumanEval\.jsonl\.gz"):
         humaneval()
+
+
+FORGED = {  # an answer, and a helper that makes the tests believe it
+    "HumanEval/32": ("def find_zero(xs):\n    return 42\n", "def poly(xs, x):\n    return 0.0\n"),
+    "HumanEval/38": ("def decode_cyclic(s):\n    return s\n", "def encode_cyclic(s):\n    return s\n"),
+    "HumanEval/50": ("def decode_shift(s):\n    return s\n", "def encode_shift(s):\n    return s\n"),
+}
+
+
+@needs_data
+@pytest.mark.parametrize("prompt", ["chat", "complete"])
+def test_helpers_of_the_prompt_are_not_the_programs(prompt: Prompt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests of three problems call a function that the prompt defines, and a program can define again."""
+    monkeypatch.setenv("SAMPLEWISE_DATA", str(DATA))
+    problems = {problem.question.id: problem for problem in humaneval(prompt=prompt).problems}
+    programs = []
+    for name, (answer, helper) in FORGED.items():
+        problem = problems[name]
+        head, lambdas = (
+            problem.reference["solution"],
+            re.sub(r"def (\w+)\((.*)\):\n\s+return ", r"\1 = lambda \2: ", helper),
+        )
+        right = hidden_program(problem, head)
+        assert right.tests.startswith(str(problem.question.facts["preamble"]).rstrip())
+        programs.append((right, True))
+        programs.append((hidden_program(problem, helper + head), True))  # defined twice, the prompt's last
+        programs += [(hidden_program(problem, text), False) for text in (answer, helper + answer, answer + lambdas)]
+        if prompt == "complete":
+            body = answer.partition("\n")[2]
+            read = read_code(problem.question, body + lambdas)
+            assert read is not None
+            assert lambdas.strip() in read, "an assignment is no stop word"
+            programs.append((hidden_program(problem, read), False))
+    try:
+        with Sandbox(1, isolation="bubblewrap") as sandbox:
+            found = [sandbox.run(program).passed for program, _ in programs]
+    except SetupError as error:
+        pytest.skip(str(error))
+    assert found == [passes for _, passes in programs]
+    others = [p for p in problems.values() if p.question.id not in FORGED]
+    assert [p.question.id for p in others if hidden_program(p, "pass").tests != p.reference["tests"]] == []
 
 
 @pytest.mark.slow

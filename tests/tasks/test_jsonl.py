@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from samplewise.errors import BadInput
+from samplewise.core.errors import BadInput
+from samplewise.core.types import Message, Problem, Question, Score
 from samplewise.tasks.base import Task
 from samplewise.tasks.jsonl import jsonl
-from samplewise.types import Message
+from samplewise.verify.named import NamedGrader, accept_any
 
 
 def load(folder: Path, *rows: Any, **settings: Any) -> Task:
@@ -94,7 +95,11 @@ def test_gzip_limit_and_name(tmp_path: Path) -> None:
         ({"prompt": 3}, "prompt: expected a text; got 3"),
         ({"prompt": ["a"]}, "prompt: expected a text; got a list"),
         ({"prompt": "a", "answer": ""}, "leave the field out where the answer is not known; got an empty one"),
-        ({"prompt": "a", "answer": True}, "answer: expected a text or a number; leave the field out"),
+        ({"prompt": "a", "answer": True}, "answer: expected a text, a number or a list of them; leave the field out"),
+        ({"prompt": "a", "answer": []}, "answer: expected a text, a number or a list of them"),
+        ({"prompt": "a", "answer": ["x", ""]}, "answer: expected a text, a number or a list of them"),
+        ({"prompt": "a", "answer": ["x", ["y"]]}, "answer: expected a text, a number or a list of them"),
+        ({"prompt": "a", "answer": ["x", None]}, "answer: expected a text, a number or a list of them"),
         ({"prompt": "a", "id": 1.5}, "id: expected a text or a whole number; got 1.5"),
         ({"prompt": "a", "facts": [1]}, "facts: expected an object; got a list"),
         ({"messages": []}, "messages: expected a list of objects"),
@@ -106,7 +111,7 @@ def test_gzip_limit_and_name(tmp_path: Path) -> None:
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages.0.content: expected a text or a list",
+            "image_url: only text can be asked; leave this row out",
         ),
     ],
 )
@@ -218,3 +223,76 @@ def test_choices(tmp_path: Path) -> None:
     assert math.isnan(graded(task, "D.", 3))
     with pytest.raises(BadInput, match=r":1: reference 'Dan' is no option; give its letter, or the options in facts"):
         load(tmp_path, {"prompt": "a", "answer": "Dan", "facts": options}, read="choice")
+
+
+def test_any_of_several_accepted_answers_is_right(tmp_path: Path) -> None:
+    task = load(
+        tmp_path, {"question": "six times seven", "answer": ["42", "forty-two"]}, {"question": "b", "answer": "x"}
+    )
+    assert task.problems[0].reference == ["42", "forty-two"]
+    assert graded(task, r"So \boxed{42}") == graded(task, "The answer is forty-two") == 1.0
+    assert graded(task, r"So \boxed{43}") == graded(task, "") == 0.0
+    assert graded(task, "x", 1) == 1.0
+    score = task.grade(task.problems[0], "43")
+    assert score.reason == "expected any of '42', 'forty-two'"
+    numbers = load(tmp_path, {"question": "a", "answer": ["1,000", 2.5]}, {"question": "b", "answer": 3})
+    assert numbers.problems[0].reference == ["1,000", "2.5"]
+    assert [graded(numbers, f"so it is {text}") for text in ("1000", "5/2", "3")] == [1.0, 1.0, 0.0]
+    maths = load(tmp_path, {"question": "a", "answer": [r"\sqrt{2}", "0.5"]}, read="maths")
+    assert [graded(maths, rf"\boxed{{{text}}}") for text in (r"\sqrt{2}", r"\frac12", "2")] == [1.0, 1.0, 0.0]
+    text = load(tmp_path, {"question": "a", "answer": ["ja", "yes"]}, read="text")
+    assert [graded(text, each) for each in ("ja", "yes", "no")] == [1.0, 1.0, 0.0]
+    choice = {"question": "a", "answer": ["A", "three"], "facts": {"options": ["one", "two", "three"]}}
+    letters = load(tmp_path, choice, read="choice")
+    assert [graded(letters, f"The answer is ({letter})") for letter in "ABC"] == [1.0, 0.0, 1.0]
+    listed = load(tmp_path, {"question": "a", "choices": ["one", "two", "three"], "answer": [0, 2]}, read="choice")
+    assert listed.problems[0].reference == ["A", "C"]
+
+
+def test_every_accepted_answer_must_fit_the_reader(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"mine\.jsonl:1: reference 'forty-two' is not a number"):
+        load(tmp_path, {"question": "a", "answer": ["42", "forty-two"]}, read="number")
+    with pytest.raises(BadInput, match=r"mine\.jsonl:1: reference 'D' is no option"):
+        load(tmp_path, {"question": "a", "answer": ["A", "D"], "facts": {"options": ["x", "y"]}}, read="choice")
+
+
+def test_what_cannot_be_compared_is_unknown_beside_another_that_is_wrong(tmp_path: Path) -> None:
+    def grade(problem: Problem, answer: str | None) -> Score:
+        values = {"right": 1.0, "unknown": math.nan, "wrong": 0.0}
+        return Score(values[problem.reference])
+
+    grader = accept_any(NamedGrader("g", 3, grade))
+    assert (grader.name, grader.version) == ("g", 3)
+    question = Question("q", ())
+    assert grader(Problem(question, ["wrong", "unknown", "right"]), "x").value == 1.0
+    assert math.isnan(grader(Problem(question, ["wrong", "unknown"]), "x").value)
+    assert grader(Problem(question, "wrong"), "x").value == 0.0
+
+
+def test_fields_that_are_not_asked_are_said_once(tmp_path: Path) -> None:
+    rows = [{"question": f"q{i}", "answer": "1", "context": "c", "metadata": {}, "level": i} for i in range(5)]
+    path = tmp_path / "mine.jsonl"
+    assert load(tmp_path, *rows, {"question": "b", "hint": "h"}).notes == (
+        f"{path}: fields context, level, hint not asked; what belongs to the question must stand in its text",
+    )
+    assert load(tmp_path, {"question": "b", "answer": "1", "id": "a", "facts": {}, "metadata": {}}).notes == ()
+    many = load(tmp_path, {"question": "b", **{f"f{i}": i for i in range(12)}, "\x1b": 0}).notes
+    assert many[0].startswith(f"{path}: fields f0, f1, f2, f3, f4, f5, f6, f7 and 5 more not asked; ")
+    batch = {"custom_id": "a", "body": {"model": "m", "instructions": "be brief", "input": "hi"}, "method": "POST"}
+    assert "fields body.model, body.instructions not asked" in load(tmp_path, batch).notes[0]
+    alpaca = load(tmp_path, {"instruction": "add", "input": "1 and 2", "output": "3"})
+    assert alpaca.notes == ()
+
+
+def test_a_file_of_numbers_and_texts_reads_each_as_its_reference_is(tmp_path: Path) -> None:
+    """One text among the references made every answer a text: "17 + 5 = 22" was no 22, without a word."""
+    rows = [("17 + 5?", "22"), ("The capital of France?", "Paris"), ("6 times 7?", ["42", "42.0"]), ("Why?", None)]
+    lines = [json.dumps({"question": q} | ({} if a is None else {"answer": a})) for q, a in rows]
+    (tmp_path / "mixed.jsonl").write_text("\n".join(lines))
+    task = jsonl(tmp_path / "mixed.jsonl")
+    texts = ("17 + 5 = 22.", "The answer is Paris.", "6 × 7 = 42", "Because 3 is less than 4.")
+    answers = [task.read(problem.question, text) for problem, text in zip(task.problems, texts, strict=True)]
+    assert answers == ["22", "paris", "42", "because 3 is less than 4"]
+    grades = [task.grade(problem, answer).value for problem, answer in zip(task.problems, answers, strict=True)]
+    assert grades[:3] == [1.0, 1.0, 1.0]
+    assert math.isnan(grades[3])

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from samplewise.errors import SetupError
-from samplewise.files import data_folder
+from samplewise.core.errors import SetupError
+from samplewise.core.files import data_folder
 from samplewise.tasks.arithmetic import gsm8k, gsm_hard, svamp
 from samplewise.tasks.math500 import math500
-from samplewise.verify.maths import counts, equal, key
+from samplewise.verify.maths import canonical_maths, child_counts, equal_maths
 
 pytest.importorskip("math_verify", reason="maths grading needs samplewise[eval]")
 needs_data = pytest.mark.skipif(
@@ -63,7 +63,7 @@ def test_every_reference_is_read_from_its_own_solution_and_is_right() -> None:
     for row, problem in zip(recorded("benchmarks/math500.jsonl.gz"), task.problems, strict=True):
         answer = task.read(problem.question, row["solution"])
         right += task.grade(problem, answer).value == 1.0
-        assert key(answer) == answer  # canonical spellings stay as they are
+        assert canonical_maths(answer) == answer  # canonical spellings stay as they are
     assert right == 500
 
 
@@ -73,7 +73,7 @@ def test_the_grader_agrees_with_the_labels_of_recorded_answers() -> None:
     disagreements = []
     for row in recorded("recorded/math_qwen_rm_8x/math_cot_100_with_rm_scores.jsonl.gz"):
         for answer, label in zip(row["pred"], row["score"], strict=True):
-            if equal(row["gt"], answer) is not label:
+            if equal_maths(row["gt"], answer) is not label:
                 disagreements.append((row["gt"], answer, label))
     assert disagreements == [("10{,}000", "10000", False)]
 
@@ -84,18 +84,18 @@ def test_equality_is_reflexive_and_symmetric_on_every_reference() -> None:
     """And no two different references of the neighbourhood are equal in one direction alone."""
     references = [str(problem.reference) for make in (math500, gsm8k, gsm_hard, svamp) for problem in make().problems]
     references += [row["gt"] for row in recorded("recorded/math_qwen_rm_8x/math_cot_100_with_rm_scores.jsonl.gz")]
-    before = counts()
+    before = child_counts()
     for reference in references:
-        assert equal(reference, reference) is True, reference
-        canonical = key(reference)
+        assert equal_maths(reference, reference) is True, reference
+        canonical = canonical_maths(reference)
         assert canonical is not None
-        assert equal(reference, canonical) is True, (reference, canonical)
-        assert equal(canonical, reference) is True, (reference, canonical)
-        assert key(canonical) == canonical, (reference, canonical)
+        assert equal_maths(reference, canonical) is True, (reference, canonical)
+        assert equal_maths(canonical, reference) is True, (reference, canonical)
+        assert canonical_maths(canonical) == canonical, (reference, canonical)
     formulas = sorted({reference for reference in references if not reference.lstrip("-").replace(".", "").isdigit()})
     for left, right in pairwise(formulas):
-        assert equal(left, right) is equal(right, left), (left, right)
-    assert (counts().hung, counts().crashed) == (before.hung, before.crashed)
+        assert equal_maths(left, right) is equal_maths(right, left), (left, right)
+    assert (child_counts().hung, child_counts().crashed) == (before.hung, before.crashed)
 
 
 @needs_data
@@ -116,7 +116,7 @@ def test_edits_change_no_reference(edit) -> None:  # type: ignore[no-untyped-def
     for problem in task.problems:
         edited = edit(problem.reference)
         assert task.grade(problem, edited).value == 1.0, edited
-        assert key(edited) == key(problem.reference), edited
+        assert canonical_maths(edited) == canonical_maths(problem.reference), edited
 
 
 @needs_data
@@ -124,5 +124,5 @@ def test_the_answer_to_another_problem_is_wrong() -> None:
     """Each reference as the answer to the problem before: right only where the two have one key."""
     task = math500(120)
     for problem, other in pairwise(task.problems):
-        right = key(problem.reference) == key(other.reference)
+        right = canonical_maths(problem.reference) == canonical_maths(other.reference)
         assert task.grade(problem, other.reference).value == float(right), (problem.reference, other.reference)

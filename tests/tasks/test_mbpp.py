@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from samplewise.errors import BadInput, SetupError
+from samplewise.core.errors import BadInput, SetupError
 from samplewise.tasks.mbpp import LIMITS, Split, mbpp
 from samplewise.verify.code import hidden_program
 from samplewise.verify.sandbox import Sandbox

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from samplewise.errors import BadInput, SetupError
-from samplewise.files import data_folder
+from samplewise.core.errors import BadInput, SetupError
+from samplewise.core.files import data_folder
 from samplewise.tasks.multiple import MMLU_PRO, aqua, mmlu_pro
-from samplewise.verify.choice import options_of
+from samplewise.verify.choice import answer_options
 
 needs_data = pytest.mark.skipif(
     data_folder() is None or not (data_folder() / "benchmarks").is_dir(),  # type: ignore[operator]
@@ -44,7 +44,7 @@ def test_aqua_is_the_same_from_file_and_hub(folder: Path) -> None:
     (of_hub,) = aqua().problems
     assert of_file == of_hub
     assert of_file.reference == "B"
-    assert options_of(of_file.question) == ("Ann", "Bob", "(1)", "D", "None of these")
+    assert answer_options(of_file.question) == ("Ann", "Bob", "(1)", "D", "None of these")
     assert of_file.question.messages[0].content == (
         "Who?\n\nOptions:\n(A) Ann\n(B) Bob\n(C) (1)\n(D) D\n(E) None of these\n\n"
         'Think step by step and then finish your answer with "The answer is (X)" where X is the letter of the correct '
@@ -98,5 +98,5 @@ def test_the_published_sets() -> None:
             for form in ("The answer is ({})", "**{}**", "{}.", "Answer: {}"):
                 response = form.format(problem.reference)
                 assert task.read(problem.question, response) == problem.reference
-            options = options_of(problem.question)
+            options = answer_options(problem.question)
             assert sum(task.grade(problem, "ABCDEFGHIJ"[place]).value for place in range(len(options))) == 1.0

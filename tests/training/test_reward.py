@@ -23,10 +23,10 @@ from training.reward.data import Draw, is_kept, is_right, split_of, steps_of  # 
 from training.tiny.evaluate import check  # noqa: E402
 from training.tiny.puzzles import Flaws, Step, ask, puzzles, solvable, write  # noqa: E402
 
+from samplewise.core.types import Ask, Candidate, Completion  # noqa: E402
 from samplewise.engines.base import Arrival  # noqa: E402
 from samplewise.engines.local import tiny  # noqa: E402
-from samplewise.tasks.game24 import ask as question  # noqa: E402
-from samplewise.types import Ask, Candidate, Completion  # noqa: E402
+from samplewise.tasks.game24 import puzzle_question as question  # noqa: E402
 from samplewise.verify.reward import reward  # noqa: E402
 
 FLAWED = Flaws(falsified=0.3, slip=0.3, claimed=0.15, wrong_number=0.1)

@@ -1,4 +1,4 @@
-"""Arms played by hand: a scripted thinker, which is a plain function from a request to a text, None for a failure."""
+"""Arms played by hand: a scripted helper, which is a plain function from a request to a text, None for a failure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
+from samplewise.core.types import Completion, Generate, Question
 from samplewise.samplers.base import Variant
-from samplewise.types import Completion, Generate, Question
 from samplewise.vary.base import Arm, PlainArm, vary
 
 MAX_ROUNDS = 50

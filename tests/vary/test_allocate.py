@@ -1,4 +1,4 @@
-"""How draws are shared: known plans, plans against brute force, laws of every allocator, the screen."""
+"""How draws are allocated: known allocations, brute force, laws of every allocator, the screen."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import betabinom
+from tests.support.policy import standard_world
 
-from samplewise.conformance.policy import standard_world
-from samplewise.keys import Key
-from samplewise.measure.powers import Counts
+from samplewise.core.keys import Key
+from samplewise.measure.powers import ArmCounts
 from samplewise.vary.allocate import (
     PENALTY,
     Betas,
-    at_random,
+    allocate_greedily,
     expected_failure,
     fit_betas,
-    greedy,
     hazard_order,
-    in_turn,
     next_arm,
     screen_rung,
 )
@@ -50,7 +48,7 @@ def test_known_hazard_order():
 
 
 def test_known_greedy_plan():
-    plan = greedy(CELLS, 6)
+    plan = allocate_greedily(CELLS, 6)
     assert plan.order == (0, 1, 0, 1, 2, 1)
     assert plan.failure == pytest.approx(0.314473, abs=1e-6)
     assert plan.failure == pytest.approx(min(expected_failure(CELLS, c) for c in compositions(6, 3)), abs=1e-12)
@@ -62,7 +60,7 @@ def test_known_greedy_plan():
 def test_greedy_is_the_best_plan_for_one_problem(arms, num_draws):
     """Among all plans in which the identity arm has a draw."""
     posterior = Betas(*np.array(arms)[:, None])
-    plan = greedy(posterior, num_draws)
+    plan = allocate_greedily(posterior, num_draws)
     best = min(expected_failure(posterior, c) for c in compositions(num_draws, 3) if c[0] > 0)
     assert plan.failure == pytest.approx(best, rel=1e-9)
     assert plan.failure == pytest.approx(expected_failure(posterior, plan.counts), rel=1e-9)
@@ -96,14 +94,14 @@ def test_the_index_is_right_with_costs():
 
 
 def test_costs_and_budgets():
-    plan = greedy(CELLS, 6, [1.0, 2.0, 10.0])
+    plan = allocate_greedily(CELLS, 6, [1.0, 2.0, 10.0])
     assert 2 not in plan.order
     assert plan.counts[0] + 2 * plan.counts[1] == 6
-    cheap = greedy(CELLS, 6, [1.0, 1.0, 0.1])
-    assert cheap.counts[2] > greedy(CELLS, 6).counts[2]
+    cheap = allocate_greedily(CELLS, 6, [1.0, 1.0, 0.1])
+    assert cheap.counts[2] > allocate_greedily(CELLS, 6).counts[2]
     assert sum(n * c for n, c in zip(cheap.counts, (1, 1, 0.1), strict=True)) <= 6 * (1 + 1e-9)
-    scaled = greedy(CELLS, 12, [2.0, 2.0, 2.0])
-    assert scaled.order == greedy(CELLS, 6).order
+    scaled = allocate_greedily(CELLS, 12, [2.0, 2.0, 2.0])
+    assert scaled.order == allocate_greedily(CELLS, 6).order
 
 
 def test_online():
@@ -118,28 +116,11 @@ def test_online():
     assert picks == [next_arm(THREE, [1, 0, 0], key=Key(i)) for i in range(200)]
 
 
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 5))
-def test_taking_turns(num_draws, num_arms, seed):
-    order = in_turn(num_draws, num_arms, Key(seed))
-    counts = np.bincount(order, minlength=num_arms)
-    assert order[0] == 0
-    assert counts[0] == math.ceil(num_draws / num_arms)
-    assert counts.max() - counts.min() <= 1
-    assert order[: num_draws // 2] == in_turn(max(1, num_draws // 2), num_arms, Key(seed))[: num_draws // 2]
-    tossed = at_random(num_draws, num_arms, Key(seed))
-    assert len(tossed) == num_draws
-    assert tossed[0] == 0
-
-
 @given(arms_of_three, st.integers(1, 8))
 def test_the_identity_is_always_drawn_first(arms, num_draws):
     betas = Betas(*np.array(arms))
     assert hazard_order(betas, num_draws).order[0] == 0
-    assert greedy(Betas(betas.a[None], betas.b[None]), num_draws).order[0] == 0
-
-
-def test_orders_differ_between_questions():
-    assert len({in_turn(8, 8, Key(0).fold(question)) for question in range(50)}) > 40
+    assert allocate_greedily(Betas(betas.a[None], betas.b[None]), num_draws).order[0] == 0
 
 
 def test_the_fit_is_the_beta_binomials_top():
@@ -172,7 +153,7 @@ def simulated(seed, num_problems=100, num_draws=32):
     world = standard_world()
     success = world.success(world.items(Key(seed).fold("screen test"), num_problems))
     draws = np.full(success.shape, num_draws)
-    return Counts(draws - Key(seed).generator().binomial(num_draws, success), draws)
+    return ArmCounts(draws - Key(seed).generator().binomial(num_draws, success), draws)
 
 
 def test_the_screen_drops_what_does_not_help_and_never_the_identity():
@@ -200,7 +181,7 @@ def test_an_arm_that_fails_far_more_goes_at_once():
     """Direct solves four of five, the other arm nothing: known from few draws, before any gain can be told."""
     failures = np.tile([2, 8, 2], (60, 1))
     failures[::5, 0] = failures[1::5, 2] = 8
-    rung = screen_rung(Counts(failures, np.full(failures.shape, 8)), (0, 1, 2), 100, Key(0))
+    rung = screen_rung(ArmCounts(failures, np.full(failures.shape, 8)), (0, 1, 2), 100, Key(0))
     assert rung.kept == (0, 2)
     assert rung.dropped[1] == "fails 5.00 times as often as direct at 8 draws"
 
@@ -208,9 +189,9 @@ def test_an_arm_that_fails_far_more_goes_at_once():
 def test_at_most_half_go_in_a_rung():
     failures = np.tile([1, 8, 8, 8, 8], (60, 1))
     failures[::2, 0] = 3
-    rung = screen_rung(Counts(failures, np.full(failures.shape, 8)), range(5), 3, Key(0))
+    rung = screen_rung(ArmCounts(failures, np.full(failures.shape, 8)), range(5), 3, Key(0))
     assert len(rung.dropped) == 2
-    assert screen_rung(Counts(failures, np.full(failures.shape, 8)), (0,), 3, Key(0)).kept == (0,)
+    assert screen_rung(ArmCounts(failures, np.full(failures.shape, 8)), (0,), 3, Key(0)).kept == (0,)
 
 
 @pytest.mark.slow
@@ -221,7 +202,7 @@ def test_greedy_beats_taking_turns_in_the_standard_world():
     for seed in range(12):
         won = Key(seed).generator().binomial(20, world.success(world.items(Key(seed).fold("items"), 80)))
         made = np.full(won.shape, 20)
-        plan = greedy(fit_betas(won, made).after(won, made), 32)
+        plan = allocate_greedily(fit_betas(won, made).after(won, made), 32)
         gains.append(world.failure([4] * 8) - world.failure(plan.counts))
     assert np.mean(gains) - 4 * np.std(gains) / 12**0.5 > 0
     assert np.mean(gains) == pytest.approx(0.023, abs=0.01)
@@ -229,11 +210,11 @@ def test_greedy_beats_taking_turns_in_the_standard_world():
 
 def test_misuse_is_told():
     with pytest.raises(ValueError, match="must pay one draw of the identity arm, 2; got 1"):
-        greedy(CELLS, 1, [2, 1, 1])
+        allocate_greedily(CELLS, 1, [2, 1, 1])
     with pytest.raises(ValueError, match="costs must be 3 numbers above 0"):
         hazard_order(THREE, 2, [1, 0, 1])
     with pytest.raises(ValueError, match="at least one draw and one arm"):
-        in_turn(0, 3, Key(0))
+        hazard_order(THREE, 0)
     with pytest.raises(ValueError, match="0 first"):
         screen_rung(simulated(0), (1, 0), 32, Key(0))
     with pytest.raises(ValueError, match="successes must be at least 0"):

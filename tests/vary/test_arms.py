@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from samplewise.keys import Key
-from samplewise.spec import names
-from samplewise.tasks.game24 import ask
-from samplewise.types import Completion, Generate, Message, Question
+from samplewise.core.keys import Key
+from samplewise.core.registry import names
+from samplewise.core.types import Completion, Generate, Message, Question
+from samplewise.tasks.game24 import puzzle_question
 from samplewise.vary.base import Arm, PlainArm, as_arm, vary
 from samplewise.vary.compose import compose
 from samplewise.vary.concept import concept
 from samplewise.vary.idea import idea
 from samplewise.vary.levels import LEVELS, family_of, level_of
-from samplewise.vary.plan import plan
+from samplewise.vary.plan import plan_search
 from samplewise.vary.prompts import instruction, irrelevant, jabberwocky, role, ssot, verbatim
 from samplewise.vary.puzzles import again, permute, prefer, random_step, remark, step
 from samplewise.vary.rephrase import backtranslate, rephrase
@@ -26,12 +26,12 @@ from samplewise.vary.temperature import ladder
 from samplewise.vary.verbalized import verbalized
 
 SECRET = "canary-7731"
-PUZZLE = ask((4, 6, 7, 8))
+PUZZLE = puzzle_question((4, 6, 7, 8))
 PUZZLE = PUZZLE._replace(
     messages=(Message("system", "Be brief."), *PUZZLE.messages, Message("assistant", "8 -")),
     facts={**PUZZLE.facts, "note": SECRET},
 )
-REPLIES = {  # by a word of the request, what a good thinker says
+REPLIES = {  # by a word of the request, what a good helper says
     "first step to": ("8 - 6", "7 + 4", "6 * 4", "8 * 7"),
     "Restate": ("From 4 6 7 8, by whatever route, 24 is wanted.",),
     "Rewrite": ("24 is the goal, and 4 6 7 8 are there.", "You are given 4 6 7 8; reach 24."),
@@ -60,7 +60,7 @@ CASES = {
     "jabberwocky": Case(lambda: jabberwocky(3)),
     "ladder": Case(ladder, keyed=False),
     "permute": Case(lambda: permute(3), keeps_text=False),
-    "plan": Case(lambda: plan(3)),
+    "plan": Case(lambda: plan_search(3)),
     "prefer": Case(prefer, keyed=False),
     "random_step": Case(lambda: random_step(3)),
     "remark": Case(lambda: remark(3)),
@@ -86,7 +86,7 @@ def fail(ask: Generate) -> None:
 
 def test_every_registered_arm_is_under_these_laws() -> None:
     """`plus` is tested by compositions."""
-    from samplewise.spec import BUILT_IN
+    from samplewise.core.registry import BUILT_IN
 
     assert set(BUILT_IN["arm"]) - {"plus"} <= set(CASES)
     assert set(names("arm")) >= set(BUILT_IN["arm"])
@@ -141,7 +141,7 @@ def test_the_key_decides(name: str, play: Callable[..., Any]) -> None:
 
 
 @every_arm
-def test_failed_thinkers_leave_the_question(name: str, play: Callable[..., Any]) -> None:
+def test_failed_helpers_leave_the_question(name: str, play: Callable[..., Any]) -> None:
     played = play(CASES[name].make(), PUZZLE, fail)
     if played.asks:
         assert all(variant.messages == PUZZLE.messages for variant in played.variants)
@@ -162,7 +162,7 @@ def test_variants_are_valid_whatever_was_heard(name: str) -> None:
         plain = sum(variant.messages == PUZZLE.messages and not variant.sampling for variant in made.variants)
         assert made.fallbacks == plain
         assert arm.make(key, PUZZLE, heard) == made
-        asks = arm.inquire(key, PUZZLE, heard)
+        asks = arm.next_asks(key, PUZZLE, heard)
         if not asks:
             return
         heard = (*heard, tuple(None if place % 3 == 2 else think(each) for place, each in enumerate(asks)))
@@ -178,7 +178,7 @@ def test_state_and_counts_are_plain_data(name: str) -> None:
         after, moved = mix.step(key, state, completions)
         assert state == kept
         json.dumps([after, moved])  # a TypeError where anything in them is not plain
-        restored = after._replace(heard=tuple(map(tuple, json.loads(json.dumps(after.heard)))))
+        restored = after._replace(replies=tuple(map(tuple, json.loads(json.dumps(after.replies)))))
         assert mix.variants(restored) == mix.variants(after)
         state = after
         if not moved.asks:

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samplewise.core.errors import UsageError
+from samplewise.core.keys import Key
+from samplewise.core.types import Completion, Generate, Message, Question
 from samplewise.engines.toy import Toy
-from samplewise.errors import UsageError
-from samplewise.keys import Key
+from samplewise.loop.context import RunContext
+from samplewise.loop.drive import run_question
 from samplewise.recipe import recipe
-from samplewise.run import run
 from samplewise.samplers.base import Variant, direct
-from samplewise.types import Completion, Generate, Message, Question
-from samplewise.vary.base import Arm, Heard, Made, Vary, as_arm, vary
+from samplewise.vary.base import Arm, ArmResult, HelperTexts, Vary, as_arm, vary
 from samplewise.vary.compose import compose
 from samplewise.vary.share import iid, spread
 
@@ -33,25 +34,25 @@ def suffix(word: str, num: int = 1) -> Arm:
     return as_arm(plain)
 
 
-def thinker(name: str, rounds: int, num: int = 2) -> Arm:
+def helper(name: str, rounds: int, num: int = 2) -> Arm:
     """Asks `num` things in each of some rounds, and says back all that it heard."""
 
-    def inquire(key: Key, question: Question, heard: Heard) -> tuple[Generate, ...]:
+    def next_asks(key: Key, question: Question, heard: HelperTexts) -> tuple[Generate, ...]:
         if len(heard) == rounds:
             return ()
         return tuple(Generate(question.messages, seed=key.fold(len(heard), i).seed()) for i in range(num))
 
-    def make(key: Key, question: Question, heard: Heard) -> Made:
+    def make(key: Key, question: Question, heard: HelperTexts) -> ArmResult:
         said = "/".join(str(text) for texts in heard for text in texts)
-        return Made(
+        return ArmResult(
             (Variant(name, (Message("user", f"{question.messages[0].content} [{said}]"),)),), fallbacks=len(heard)
         )
 
-    return Arm(name, make, inquire)
+    return Arm(name, make, next_asks)
 
 
 def play(mix: Vary, say=lambda ask: ask.messages[0].content.upper()) -> tuple[list[int], tuple[Variant, ...], object]:
-    """Step a mix to its end with a scripted thinker: asks by round, variants, the last info."""
+    """Step a mix to its end with a scripted helper: asks by round, variants, the last info."""
     state, sizes, completions = mix.init(QUESTION), [], ()
     assert mix.variants(state)
     while True:
@@ -64,8 +65,8 @@ def play(mix: Vary, say=lambda ask: ask.messages[0].content.upper()) -> tuple[li
         completions = tuple(Completion(text or "", "error" if text is None else "stop") for text in said)
 
 
-def test_thinkers_talk_side_by_side_and_each_hears_its_own() -> None:
-    sizes, found, info = play(vary(thinker("a", 2), suffix("s"), thinker("b", 3, num=1)))
+def test_helpers_talk_side_by_side_and_each_hears_its_own() -> None:
+    sizes, found, info = play(vary(helper("a", 2), suffix("s"), helper("b", 3, num=1)))
     assert sizes == [3, 3, 1]
     assert [v.arm for v in found] == ["direct", "a", "s0", "b"]
     assert found[1].messages[0].content == "hi [HI/HI/HI/HI]"
@@ -79,31 +80,31 @@ def test_thinkers_talk_side_by_side_and_each_hears_its_own() -> None:
 
 
 def test_a_failed_request_is_none() -> None:
-    _, found, _ = play(vary(thinker("a", 1)), say=lambda ask: None)
+    _, found, _ = play(vary(helper("a", 1)), say=lambda ask: None)
     assert found[1].messages[0].content == "hi [None/None]"
 
 
 def test_every_ask_of_a_talk_is_another() -> None:
-    mix, seen = vary(thinker("a", 2), thinker("b", 2)), []
+    mix, seen = vary(helper("a", 2), helper("b", 2)), []
     play(mix, say=lambda ask: seen.append(ask) or "x")
     assert len(set(seen)) == len(seen) == 8
 
 
 def test_the_second_arm_varies_what_the_first_made() -> None:
-    sizes, found, _ = play(vary(compose(suffix("s", 2), thinker("t", 1))))
+    sizes, found, _ = play(vary(compose(suffix("s", 2), helper("t", 1))))
     assert sizes == [4]
     assert [(v.arm, v.messages[0].content) for v in found[1:]] == [
         ("s0+t", "hi s0 [HI S0/HI S0]"),
         ("s1+t", "hi s1 [HI S1/HI S1]"),
     ]
-    sizes, found, _ = play(vary(compose(thinker("t", 2), compose(thinker("u", 1), suffix("s")))))
+    sizes, found, _ = play(vary(compose(helper("t", 2), compose(helper("u", 1), suffix("s")))))
     assert sizes == [2, 2, 2]
     assert found[1].messages[0].content == "hi [HI/HI/HI/HI] [HI [HI/HI/HI/HI]/HI [HI/HI/HI/HI]] s0"
 
 
 @given(st.lists(st.sampled_from(["s", "t", "2"]), min_size=3, max_size=3))
 def test_composition_is_associative(kinds: list[str]) -> None:
-    a, b, c = ({"s": suffix("s"), "t": thinker("t", 1), "2": suffix("z", 2)}[kind] for kind in kinds)
+    a, b, c = ({"s": suffix("s"), "t": helper("t", 1), "2": suffix("z", 2)}[kind] for kind in kinds)
     left, right = (play(vary(arm)) for arm in (compose(compose(a, b), c), compose(a, compose(b, c))))
     assert left[:2] == right[:2]
 
@@ -126,7 +127,7 @@ def test_in_a_recipe() -> None:
     clash = recipe("vary(ladder(0.5) + ladder(0.6)) | repeat(8)").vary
     with pytest.raises(UsageError, match="both set temperature"):
         clash.variants(clash.init(QUESTION))
-    with pytest.raises(UsageError, match="how draws are shared"):
+    with pytest.raises(UsageError, match="how draws are allocated"):
         recipe("vary(ladder, turns=3) | repeat(8)")
     short = recipe("vary(ladder(0.5), share=quota(2, 6, 1)) | repeat(8) | vote").vary
     assert Counter(v.arm for v in short.variants(short.init(QUESTION))) == {"direct": 2, "temperature/0.5": 6}
@@ -156,8 +157,10 @@ def test_a_run_pays_for_thoughts_as_for_draws() -> None:
     import asyncio
 
     plain = recipe("repeat(6, max_tokens=3) | vote")
-    line = type(plain)(plain.line, vary(thinker("t", 2)), plain.sampler, None, plain.selector, {})
-    result = asyncio.run(run(QUESTION, line, Toy(3), KEY, read=lambda question, text: text or None))
+    line = type(plain)(plain.line, vary(helper("t", 2)), plain.sampler, None, plain.selector, {})
+    result = asyncio.run(
+        run_question(QUESTION, line, RunContext(Toy(3)), KEY, read=lambda question, text: text or None)
+    )
     assert result.spent.requests == 4 + 6
     assert Counter(c.arm for c in result.pool.candidates) == {"direct": 3, "t": 3}
     assert result.trace[0]["vary"][0]["arm"] == "t"
@@ -166,14 +169,14 @@ def test_a_run_pays_for_thoughts_as_for_draws() -> None:
 def test_a_thought_that_does_not_fit_leaves_the_direct_draws() -> None:
     import asyncio
 
-    from samplewise.run import Budget
+    from samplewise.loop.ledger import Budget
 
     greedy = Arm(
-        "greedy", thinker("t", 1).make, lambda key, question, heard: (Generate(question.messages, max_tokens=999),)
+        "greedy", helper("t", 1).make, lambda key, question, heard: (Generate(question.messages, max_tokens=999),)
     )
     plain = recipe("repeat(6, max_tokens=3) | vote")
     line = type(plain)(plain.line, vary(greedy), plain.sampler, None, plain.selector, {})
     read = lambda question, text: text or None  # noqa: E731
-    result = asyncio.run(run(QUESTION, line, Toy(3), KEY, read=read, budget=Budget(tokens=24)))
+    result = asyncio.run(run_question(QUESTION, line, RunContext(Toy(3), budget=Budget(tokens=24)), KEY, read=read))
     assert len(result.pool.candidates) == 6
     assert result.spent.tokens <= 24

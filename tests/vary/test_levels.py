@@ -6,10 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from tests.support.policy import NUM_ANSWERS, level_world
 
-from samplewise.conformance.policy import NUM_ANSWERS, level_world
-from samplewise.keys import Key
-from samplewise.numerics import Floats
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
 from samplewise.vary.levels import pick_level
 
 WORLDS = {level: level_world(level) for level in range(1, 6)}
@@ -48,7 +48,7 @@ def test_by_hand() -> None:
     arms = np.repeat([0, 1, 2], 4)
     answers = np.array([[0, 0, 0, 1, 0, 0, 0, 1, 2, 2, 2, 0]] * 12)
     judged = np.where(answers == 2, 0.45, 0.5)
-    found = pick_level(answers, arms, [0, 2, 3], judged, Key(0), agreement_floor=0.2)
+    found = pick_level(answers, arms, [0, 2, 3], judged, Key(0), min_agreement=0.2)
     assert found.level == 3
     two, three = found.readings
     assert two.judged == 1.0
@@ -57,9 +57,9 @@ def test_by_hand() -> None:
     assert three.agreement == pytest.approx((3 / 16) / (6 / 12))
     assert two.divergence.p_value > 0.5
     assert pick_level(answers, arms, [0, 2, 3], judged, Key(0)).level is None, "agrees with direct too seldom"
-    low = pick_level(answers, arms, [0, 2, 3], np.where(answers == 2, 0.1, 0.5), Key(0), agreement_floor=0.2)
+    low = pick_level(answers, arms, [0, 2, 3], np.where(answers == 2, 0.1, 0.5), Key(0), min_agreement=0.2)
     assert low.level is None
-    assert "below a floor" in low.reason
+    assert "below a minimum" in low.reason
 
 
 def test_arms_that_change_nothing_are_not_taken() -> None:

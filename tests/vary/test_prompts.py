@@ -4,23 +4,23 @@ import time
 
 import pytest
 
-from samplewise.errors import BadSpec, UsageError
-from samplewise.keys import Key
-from samplewise.types import Message, Question
-from samplewise.vary.base import Arm, Made, as_arm
+from samplewise.core.errors import BadSpec, UsageError
+from samplewise.core.keys import Key
+from samplewise.core.types import Message, Question
+from samplewise.vary.base import Arm, ArmResult, as_arm
 from samplewise.vary.domains import DOMAINS, domain_of
 from samplewise.vary.levels import LEVELS, family_of, level_of
 from samplewise.vary.pools.instructions import INSTRUCTIONS
 from samplewise.vary.pools.roles import ROLES
 from samplewise.vary.pools.unrelated import NONSENSE, POEM, REMARKS
 from samplewise.vary.prompts import LETTERS, instruction, irrelevant, jabberwocky, role, ssot, verbatim
-from samplewise.vary.slots import Parts, inserted, parts, reworded, wording
+from samplewise.vary.slots import QuestionParts, inserted, reworded, split_rules, wording
 
 TEXT = "How many apples has Tom?"
 QUESTION = Question("q", (Message("system", "Be brief."), Message("user", TEXT)))
 
 
-def made(arm: object, question: Question = QUESTION, key: Key = Key(0)) -> Made:  # noqa: B008
+def made(arm: object, question: Question = QUESTION, key: Key = Key(0)) -> ArmResult:  # noqa: B008
     assert callable(arm) or isinstance(arm, Arm)
     return as_arm(arm).make(key, question, ())
 
@@ -118,7 +118,7 @@ def test_rules_for_the_response_come_last() -> None:
     ],
 )
 def test_parts_of_a_prompt(text: str, body: str) -> None:
-    assert parts(text) == Parts(body, text[len(body) :])
+    assert split_rules(text) == QuestionParts(body, text[len(body) :])
 
 
 def test_the_last_message_of_the_user_is_the_question() -> None:
@@ -163,10 +163,10 @@ def test_the_domain_of_a_question(question: Question, domain: str) -> None:
 )
 def test_no_question_takes_long(text: str) -> None:
     """Nested repetition over blank lines took exponential time."""
-    started = time.perf_counter()
+    started = time.process_time()
     assert domain_of(Question("q", (Message("user", text),))) in DOMAINS
-    assert "".join(parts(text)) == text
-    assert time.perf_counter() - started < 2.0
+    assert "".join(split_rules(text)) == text
+    assert time.process_time() - started < 2.0
 
 
 def test_levels() -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.errors import UsageError
-from samplewise.keys import Key
-from samplewise.tasks.game24 import ask
-from samplewise.types import Generate, Message, Question
+from samplewise.core.errors import UsageError
+from samplewise.core.keys import Key
+from samplewise.core.types import Generate, Message, Question
+from samplewise.tasks.game24 import puzzle_question
 from samplewise.vary.base import Arm, as_arm, vary
 from samplewise.vary.compose import compose
 from samplewise.vary.puzzles import (
@@ -30,7 +30,7 @@ from samplewise.vary.puzzles import (
     steps_of,
 )
 
-QUESTION = ask((4, 6, 7, 8))
+QUESTION = puzzle_question((4, 6, 7, 8))
 PLAIN = "make 24 from 4 6 7 8"
 
 
@@ -65,13 +65,13 @@ def test_an_order_of_the_numbers_is_another_one() -> None:
 
 
 def test_fewer_orders_give_fewer_variants() -> None:
-    assert set(texts(permute(4), ask((1, 1, 1, 8))).values()) == {
+    assert set(texts(permute(4), puzzle_question((1, 1, 1, 8))).values()) == {
         "make 24 from 1 1 8 1",
         "make 24 from 1 8 1 1",
         "make 24 from 8 1 1 1",
     }
-    only = as_arm(permute(4)).make(Key(0), ask((6, 6, 6, 6)), ())
-    assert (only.fallbacks, only.variants[0].messages) == (1, ask((6, 6, 6, 6)).messages)
+    only = as_arm(permute(4)).make(Key(0), puzzle_question((6, 6, 6, 6)), ())
+    assert (only.fallbacks, only.variants[0].messages) == (1, puzzle_question((6, 6, 6, 6)).messages)
 
 
 def test_a_composition_keeps_the_order_and_the_hint() -> None:
@@ -129,7 +129,7 @@ def test_reading_a_step(reply: str, text: str) -> None:
     assert read_step(reply) == text
 
 
-def test_the_thinker_names_first_steps(play: Callable[..., object]) -> None:
+def test_the_helper_names_first_steps(play: Callable[..., object]) -> None:
     replies = iter(["8 - 6", "6 - 8", "9 * 6", "6 + 4", "8 - 6", None, "4 + 6", "7 + 4", "8 / 4"])
 
     def think(asked: Generate) -> str | None:
@@ -179,7 +179,7 @@ def test_a_question_that_is_no_puzzle_is_told_what_suits_it(
     plain = Question("q7", (Message("user", "How many?"),))
     with pytest.raises(UsageError, match=rf"arm \w+ is for puzzles .*'q7' has none; {instead} suits any question"):
         play(make(), plain, lambda asked: "8 - 6")
-    full = ask((4, 6, 7, 8), prompt="full")
+    full = puzzle_question((4, 6, 7, 8), prompt="full")
     with pytest.raises(UsageError, match=rf"does not say 'make 24 from 4 6 7 8'; {instead} suits any prompt"):
         play(make(), full, lambda asked: "8 - 6")
 
@@ -210,17 +210,19 @@ def test_misuse() -> None:
     with pytest.raises(ValueError, match="twice"):
         prefer("*", "*")
     with pytest.raises(UsageError, match="at most 6 numbers"):
-        texts(permute(), ask((1, 2, 3, 4, 5, 6, 7)))
+        texts(permute(), puzzle_question((1, 2, 3, 4, 5, 6, 7)))
 
 
 @pytest.mark.slow
-def test_the_bundled_model_is_such_a_thinker() -> None:
+def test_the_bundled_model_is_such_a_helper() -> None:
     """Of 160 first steps by the model itself nearly all are possible. Its card says 99 % are well formed; at 97 % the
     odds of fewer than 90 % by chance are below 1e-4."""
     pytest.importorskip("torch")
+    from samplewise.core.registry import build
+    from samplewise.loop.context import RunContext
+    from samplewise.loop.drive import run_question
+    from samplewise.loop.result import Result
     from samplewise.recipe import Recipe, recipe
-    from samplewise.run import Result, run
-    from samplewise.spec import build
     from samplewise.tasks.game24 import game24
 
     task = game24("dev", limit=40)
@@ -230,7 +232,9 @@ def test_the_bundled_model_is_such_a_thinker() -> None:
 
     async def results() -> list[Result]:
         try:
-            return await asyncio.gather(*(run(q, mixed, engine, Key(1), read=task.read) for q in task.questions))
+            return await asyncio.gather(
+                *(run_question(q, mixed, RunContext(engine), Key(1), read=task.read) for q in task.questions)
+            )
         finally:
             await engine.close()
 

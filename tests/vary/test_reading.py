@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.vary.reading import MAX_REPLY, Item, is_none, items, lines, one, without_thoughts
+from samplewise.vary.reading import MAX_REPLY, Item, is_none, json_items, list_items, single_text, without_thoughts
 
 IDEA = "Work backwards from the target."
 
@@ -34,25 +34,25 @@ IDEA = "Work backwards from the target."
     ],
 )
 def test_one_text_out_of_what_stands_around_it(reply: str) -> None:
-    assert one(reply) == IDEA
+    assert single_text(reply) == IDEA
 
 
 @pytest.mark.parametrize("reply", ["", "  \n", "<think>never ends", "<think>a</think>", "```\n```"])
 def test_nothing_to_read(reply: str) -> None:
-    assert one(reply) in ("", "```\n```")
-    assert items(reply) == lines(reply) == ()
+    assert single_text(reply) in ("", "```\n```")
+    assert json_items(reply) == list_items(reply) == ()
 
 
 def test_code_stays_fenced_so_that_it_is_seen() -> None:
-    assert one("```python\nprint(1)\n```").startswith("```python")
+    assert single_text("```python\nprint(1)\n```").startswith("```python")
 
 
 def test_a_question_of_several_paragraphs_stays_whole() -> None:
     text = "Tom has 3 cats.\n\nHow many legs do they have?"
-    assert one(f"Rephrased question:\n{text}") == text
-    assert one(text) == text
-    assert one('He said "yes" and she said "no"') == 'He said "yes" and she said "no"'
-    assert one('"yes" or "no"') == '"yes" or "no"'
+    assert single_text(f"Rephrased question:\n{text}") == text
+    assert single_text(text) == text
+    assert single_text('He said "yes" and she said "no"') == 'He said "yes" and she said "no"'
+    assert single_text('"yes" or "no"') == '"yes" or "no"'
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_question_of_several_paragraphs_stays_whole() -> None:
     ],
 )
 def test_items_of_json(reply: str) -> None:
-    found = items(reply)
+    found = json_items(reply)
     assert [item.text for item in found] == ["one", "two", "three"][: len(found)]
     assert found[0] == Item("one", 0.3)
     assert all(math.isclose(item.probability, p) for item, p in zip(found, (0.3, 0.2), strict=False))
@@ -77,7 +77,7 @@ def test_items_of_json(reply: str) -> None:
     "reply", ["no json", "[1, 2]", "{}", '{"a": 1}', "[[[]]]", "[" * 5_000, '{"a":' * 5_000, '[{"text": "cut']
 )
 def test_no_items(reply: str) -> None:
-    assert items(reply) == ()
+    assert json_items(reply) == ()
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,17 @@ def test_no_items(reply: str) -> None:
     ],
 )
 def test_lines_of_a_list(reply: str) -> None:
-    assert [item.text for item in lines(reply)] == ["one", "two continued", "three"]
+    assert [item.text for item in list_items(reply)] == ["one", "two continued", "three"]
 
 
 def test_probabilities_of_lines() -> None:
-    found = lines("1. Use parity (probability: 0.25)\n2. Induction, p = 10%\n3. Squares; probability 0.4.")
+    found = list_items("1. Use parity (probability: 0.25)\n2. Induction, p = 10%\n3. Squares; probability 0.4.")
     assert [item.text for item in found[:2]] == ["Use parity", "Induction"]
     assert [item.probability for item in found[:2]] == [0.25, 0.1]
 
 
 def test_a_single_line_is_no_list() -> None:
-    assert lines("I am sorry, but I cannot help with that.") == ()
+    assert list_items("I am sorry, but I cannot help with that.") == ()
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_other_words_do_not_stop(text: str) -> None:
 
 @given(st.text(alphabet=st.sampled_from('ab1.-*[]{}":,\n `<>/think'), max_size=300))
 def test_any_text_can_be_read(reply: str) -> None:
-    assert one(reply) == one(reply).strip()
-    assert all(item.text.strip() for item in (*items(reply), *lines(reply)))
+    assert single_text(reply) == single_text(reply).strip()
+    assert all(item.text.strip() for item in (*json_items(reply), *list_items(reply)))
 
 
 @pytest.mark.parametrize("text", [" ", "\n", "[", "{", "1. ", "- ", '"', "here is ", "<think>", "* ", "(p ", "[1,"])
 def test_no_reply_takes_long(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     reply = text * (2 * MAX_REPLY // len(text))
-    without_thoughts(reply), one(reply), items(reply), lines(reply), is_none(reply)
-    assert time.perf_counter() - started < 2.0
+    without_thoughts(reply), single_text(reply), json_items(reply), list_items(reply), is_none(reply)
+    assert time.process_time() - started < 2.0

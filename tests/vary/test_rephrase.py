@@ -1,4 +1,4 @@
-"""The question in other words, by a thinker that is a plain function."""
+"""The question in other words, by a helper that is a plain function."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from samplewise.keys import Key
-from samplewise.types import Generate, Message, Question
+from samplewise.core.keys import Key
+from samplewise.core.types import Generate, Message, Question
+from samplewise.vary.helpers import reply_limit
 from samplewise.vary.pools.requests import PIVOTS, REPHRASINGS
 from samplewise.vary.rephrase import backtranslate, rephrase
-from samplewise.vary.thinker import room_for
 
 BODY = "Tom buys 3 apples for 12 coins. What does one apple cost?"
 RULES = "\n\nPut your final answer within \\boxed{}."
@@ -25,7 +25,7 @@ WORDINGS = [
 
 
 def script(*replies: str | None) -> Callable[[Generate], str | None]:
-    """A thinker that gives these replies in turn."""
+    """A helper that gives these replies in turn."""
     left: Iterator[str | None] = iter(replies)
     return lambda ask: next(left)
 
@@ -90,7 +90,7 @@ def test_there_and_back(play: PLAY) -> None:
 
 def test_requests_have_room_for_what_they_ask(play: PLAY) -> None:
     """A flat limit that suits long questions made the worst case of short ones so dear that budgets refused them."""
-    assert room_for("x" * 400) == 264
+    assert reply_limit("x" * 400) == 264
     for arm in (rephrase(1), backtranslate(1)):
-        assert {ask.max_tokens for ask in play(arm, QUESTION, lambda ask: "x").asks} == {room_for(BODY)}
+        assert {ask.max_tokens for ask in play(arm, QUESTION, lambda ask: "x").asks} == {reply_limit(BODY)}
     assert {ask.max_tokens for ask in play(rephrase(1, max_tokens=9), QUESTION, lambda ask: "x").asks} == {9}

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.errors import UsageError
-from samplewise.keys import Key
+from samplewise.core.errors import UsageError
+from samplewise.core.keys import Key
+from samplewise.core.types import Message, Question, Sampling
 from samplewise.samplers.base import Step, Variant, direct
-from samplewise.types import Message, Question, Sampling
 from samplewise.vary import Arm, ladder, vary
 
 QUESTION = Question("q", (Message("user", "spell a word"),))

@@ -7,14 +7,14 @@ import json
 
 import pytest
 
-from samplewise.keys import Key
-from samplewise.types import Message, Question
+from samplewise.core.keys import Key
+from samplewise.core.types import Message, Question
 from samplewise.vary.base import as_arm
+from samplewise.vary.helpers import family_id
 from samplewise.vary.levels import family_of, level_of
 from samplewise.vary.pools import instructions, requests, roles, unrelated, versions
 from samplewise.vary.prompts import role, ssot
 from samplewise.vary.puzzles import OPERATIONS, REMARKS, prefer, remark
-from samplewise.vary.thinker import family_id
 
 WORDS = {
     "backtranslate": [requests.PIVOTS, requests.THERE, requests.BACK],

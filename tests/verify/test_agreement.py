@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.keys import Key
-from samplewise.types import Candidate, Completion, Message, Question
-from samplewise.verify.agreement import agreement, agreement_scores, read_tests, who_passes
+from samplewise.core.keys import Key
+from samplewise.core.types import Candidate, Completion, Message, Question
+from samplewise.verify.agreement import agreement_scores, codet_agreement, read_tests, who_passes
 
 needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 
@@ -63,6 +63,50 @@ def test_who_passes_what() -> None:
     assert scores.argmax() in (0, 6)
 
 
+LIARS = [
+    """
+import sys
+class Out:
+    def write(self, text): return sys.__stderr__.write(text.replace("0", "1"))
+    def flush(self): pass
+sys.stdout = sys.__stdout__ = Out()
+print("\\nsamplewise tests passed: [1, 1, 1]")
+def f(x): return 4
+""",
+    """
+class Equal(int):
+    def __eq__(self, other): return True
+    __hash__ = int.__hash__
+def f(x): return Equal(4)
+""",
+    """
+class Equal:
+    def __eq__(self, other): return True
+def f(x): return Equal() if x != 2 else 4
+""",
+    """
+import builtins, json, os
+builtins.AssertionError = type("Mute", (BaseException,), {})
+json.dumps = lambda value: "[1, 1, 1]"
+for n in range(3, 32):
+    try: os.write(n, b"1" * 64)
+    except OSError: pass
+def f(x): return 4
+""",
+]
+
+
+@needs_bubblewrap
+def test_a_program_that_lies_wins_nothing() -> None:
+    """It passes what its functions return, whatever it prints, patches or compares equal to."""
+    honest = ["def f(x): return x * x", "def f(x): return x ** 2"]
+    tests = ["assert f(2) == 4", "assert f(3) == 9", "assert f(0) == 0"]
+    passed = who_passes([*honest, *LIARS], tests, "f")
+    assert passed[:2].all()
+    assert not passed[2:, 1:].any()
+    assert agreement_scores(passed).argmax() in (0, 1)
+
+
 @needs_bubblewrap
 def test_programs_are_chosen_by_agreement_on_tests_that_a_model_wrote() -> None:
     """Three right programs, two that are wrong in different ways, one that is none; some of the tests are wrong."""
@@ -71,12 +115,12 @@ def test_programs_are_chosen_by_agreement_on_tests_that_a_model_wrote() -> None:
     sources = ["x * x", "x ** 2", "x + x", "x * 3", "abs(x) * abs(x)"]
     texts = [f"```python\ndef f(x):\n    return {source}\n```" for source in sources]
     candidates = tuple(map(Candidate, (*texts, "no idea")))
-    judge = agreement(texts=2)
-    asks = judge.inquire(Key(0), question, candidates, (None,) * 6, ())
+    judge = codet_agreement(texts=2)
+    asks = judge.next_asks(Key(0), question, candidates, (None,) * 6, ())
     assert len(asks) == len(set(asks)) == 2
     assert "f" in asks[0].messages[0].content
     replies = tuple(Completion(text, "stop") for text in ("assert f(3) == 9\nassert f(4) == 16", "assert f(1) == 3"))
-    assert judge.inquire(Key(0), question, candidates, (None,) * 6, (replies,)) == ()
+    assert judge.next_asks(Key(0), question, candidates, (None,) * 6, (replies,)) == ()
     scores = judge.rate(Key(0), question, candidates, (None,) * 6, (replies,))
     assert scores[0] == scores[1] == scores[4] == pytest.approx(np.sqrt(3) * 2)
     assert scores[2] == 0.0

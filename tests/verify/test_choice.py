@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.types import Problem, Question
-from samplewise.verify.choice import LETTERS, grade_choice, letter_of, lettered, options_of, read_choice
+from samplewise.core.types import Problem, Question
+from samplewise.verify.choice import LETTERS, answer_options, grade_choice, letter_of, lettered, read_choice
 
 OPTIONS = ["Paris", "New York", "12", "A dog", "Rome"]
 QUESTION = Question("q", (), {"options": OPTIONS})
@@ -57,6 +57,21 @@ OPEN = Question("q", ())
         ("Answer: C because it is", "C"),
         ("The answer is A", "A"),
         ("The answer is A.", "A"),
+        (r"\boxed{\Delta E \le 1}. **Answer: D**", "D"),
+        (r"**Answer: D**, so \boxed{\Delta E \le 1}", "D"),
+        ("b. 4", "B"),
+        ("I would pick B — a safe choice.", "B"),
+        ("I'd go with (C).", "C"),
+        ("The answer is not A. It is B.", "B"),
+        ("The answer isn't B; it's C.", "C"),
+        ("I think it's D.", "D"),
+        ("Answer: B. Wait, it's C.", "C"),
+        ("Option C is wrong, so option B.", "B"),
+        ("Option B is correct, not option C", "B"),
+        (r"\boxed{\text{New York}}", "B"),
+        (r"\boxed{\frac{24}{2}}", "C"),
+        ('{"answer": "B", "why": "A is wrong"}', "B"),
+        ("<think>A? The answer is B?</think>\n\nC", "C"),
     ],
 )
 def test_a_choice_is_read(response: str, letter: str) -> None:
@@ -80,6 +95,11 @@ def test_a_choice_is_read(response: str, letter: str) -> None:
         "Answer: Berlin",
         "Answer:",
         "42",
+        "C is not correct.",
+        "The answer is not A or C",
+        "I pick A dog's life",
+        "A. one\nB. two\nC. three",
+        "<think>The answer is A",
         "Because of vitamin C in it, they live",
     ],
 )
@@ -90,8 +110,8 @@ def test_no_choice_is_made_up(response: str) -> None:
 def test_without_options_ten_letters_are_allowed() -> None:
     assert read_choice(OPEN, "The answer is (J)") == "J"
     assert read_choice(OPEN, "The answer is (K)") is None
-    assert options_of(OPEN) == ()
-    assert options_of(Question("q", (), {"options": "AB"})) == ()
+    assert answer_options(OPEN) == ()
+    assert answer_options(Question("q", (), {"options": "AB"})) == ()
 
 
 @given(

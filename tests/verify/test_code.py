@@ -1,4 +1,4 @@
-"""Reading programs out of responses, public tests for the verifier, hidden tests for the grader alone."""
+"""Public tests for the verifier, hidden tests for the grader alone."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ import math
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from samplewise.errors import SetupError
-from samplewise.types import Candidate, Problem, Question
+from samplewise.core.errors import SetupError
+from samplewise.core.types import Candidate, Problem, Question
 from samplewise.verify.code import (
     CodeGrader,
     PublicTests,
-    cut,
     grade_code,
     hidden_program,
     makes_objects,
     modules_used,
     public_tests,
-    read_code,
     score_of,
 )
-from samplewise.verify.sandbox import Limits, Sandbox, Verdict
+from samplewise.verify.sandbox import Limits, ProgramVerdict, Sandbox
 
 HEAD = 'import math\n\ndef f(x):\n    """Twice x."""\n'
 COMPLETE = Question(
@@ -35,66 +31,6 @@ CHAT = Question(
 HIDDEN = Problem(CHAT, {"tests": "def check(g):\n    assert g(5) == 10\n    assert g([1]) == [1, 1]\n\ncheck(f)\n"})
 
 
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("    return 2 * x", HEAD + "    return 2 * x\n"),
-        ("    return 2 * x\n\n\n", HEAD + "    return 2 * x\n"),
-        ("    return 2 * x\n\ndef g():\n    pass", HEAD + "    return 2 * x\n"),
-        ("    return 2 * x\nclass A: pass", HEAD + "    return 2 * x\n"),
-        ("    y = x\n    # twice\n    return y + y\n# test\nf(1)", HEAD + "    y = x\n    # twice\n    return y + y\n"),
-        ("    return x\nif __name__ == '__main__':\n    f(1)", HEAD + "    return x\n"),
-        ("    return x\nprint(f(1))", HEAD + "    return x\n"),
-        ("    return x\n```\nThat is it.", HEAD + "    return x\n"),
-        ("", HEAD),
-        ("```python\ndef f(x):\n    return 2 * x\n```", "import math\n\ndef f(x):\n    return 2 * x\n"),
-        ("def f(x):\n    return 2 * x\n", "import math\n\ndef f(x):\n    return 2 * x\n"),
-    ],
-)
-def test_a_completion_is_cut_where_the_function_ends(text: str, code: str) -> None:
-    assert read_code(COMPLETE, text) == code
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("Sure!\n```python\ndef f(x):\n    return 2 * x\n```\nThis doubles x.", "def f(x):\n    return 2 * x\n"),
-        ("```\ndef f(x):\n    return 2 * x\n```", "def f(x):\n    return 2 * x\n"),
-        ("```py\ndef f(x): return 1\n```\nBetter:\n```python\ndef f(x): return 2\n```", "def f(x): return 2\n"),
-        ("```python\ndef f(x): return 1\n```\nUse:\n```python\nprint(f(1))\n```", "def f(x): return 1\n"),
-        ("```python\ndef f(x): return 1\n```\n```java\nint f(int x) { def f }\n```", "def f(x): return 1\n"),
-        ("```python\ndef f(x):\n    return 2 *", "def f(x):\n    return 2 *\n"),
-        ("- so:\n  ```python\n  def f(x):\n      return 1\n  ```\n", "def f(x):\n    return 1\n"),
-        ("```python\r\ndef f(x):\r\n    return 1\r\n```", "def f(x):\n    return 1\n"),
-        ("Here it is:\ndef f(x):\n    return 1", "def f(x):\n    return 1\n"),
-        ("import re\ndef f(x):\n    return 1\n[DONE]\nmore", "import re\ndef f(x):\n    return 1\n"),
-        ("```python\nclass f:\n    pass\n```", "class f:\n    pass\n"),
-        ("```python\nasync def f(x): pass\n```", "async def f(x): pass\n"),
-        ("I cannot do that.", None),
-        ("", None),
-        ("```python\ndef ff(x): return 1\n```", None),
-        ("the def f(x) of it", None),
-        ("```python\ndef f(x):\n    return " + "1 + " * 50_000 + "1\n```", None),
-    ],
-)
-def test_code_out_of_an_answer(text: str, code: str | None) -> None:
-    assert read_code(CHAT, text) == code
-
-
-@given(st.text(max_size=200), st.sampled_from(["", " ", "\n", "\n\n  ", "\r\n"]))
-def test_reading_never_fails_and_trailing_white_space_is_nothing(text: str, tail: str) -> None:
-    for question in (COMPLETE, CHAT):
-        code = read_code(question, text)
-        if not text.rstrip(" \n\r").endswith("\r"):
-            assert read_code(question, text.rstrip(" \n\r") + tail) == read_code(question, text.rstrip(" \n\r"))
-        assert code is None or code.endswith("\n")
-
-
-def test_cut() -> None:
-    assert cut("ab\nclass", ("\ndef", "\nclass", "b")) == "a"
-    assert cut("ab", ("c",)) == "ab"
-
-
 def test_the_verifier_cannot_see_hidden_tests() -> None:
     """By type: it is handed a question and a candidate. The grader's program is not made of the question's tests."""
     assert "g(5)" in hidden_program(HIDDEN, "x").tests
@@ -103,12 +39,13 @@ def test_the_verifier_cannot_see_hidden_tests() -> None:
 
 
 def test_scores_of_verdicts() -> None:
-    assert score_of(Verdict("passed", reason="fine")).value == 1
+    assert score_of(ProgramVerdict("passed", reason="fine")).value == 1
     for status in ("failed", "timeout", "memory", "output", "disk", "crashed"):
-        score = score_of(Verdict(status, reason="why"))  # type: ignore[arg-type]
+        score = score_of(ProgramVerdict(status, reason="why"))  # type: ignore[arg-type]
         assert score.value == 0
         assert "why" in score.reason
-    assert math.isnan(score_of(Verdict("broken")).value)
+    for status in ("broken", "unknown"):
+        assert math.isnan(score_of(ProgramVerdict(status)).value)
 
 
 def test_what_tests_need() -> None:
@@ -152,7 +89,9 @@ def test_tests_that_need_the_programs_own_objects(sandbox: Sandbox) -> None:
     score = grade(Problem(question, {"tests": tests, "level": "together"}), answer)
     assert score.value == 1
     assert "the weaker level" in score.reason
-    assert grade(Problem(question, {"tests": tests, "level": "apart"}), answer).value == 0
+    score = grade(Problem(question, {"tests": tests, "level": "apart"}), answer)
+    assert math.isnan(score.value), "what cannot cross is unknown, not wrong"
+    assert score.reason == "the program gave a value of type Node, which is not plain data"
 
 
 @pytest.mark.parametrize("level", ["apart", "together"])
@@ -183,6 +122,20 @@ def test_tests_that_need_the_programs_own_objects(sandbox: Sandbox) -> None:
         ("x = 1", "assert f(1) == 1", False),
         ("from __future__ import annotations\ndef f(x: nothing) -> nothing: return 1", "assert f(1) == 1", True),
         ("def f(x: nothing): return 1", "assert f(1) == 1", False),
+        # what a program keeps at its top level is its own affair
+        ("import itertools\nids = itertools.count(1)\ndef f(x): return next(ids)",
+         "assert f(0) == 1\nassert f(0) == 2", True),
+        ("def primes():\n    n = 2\n    while True:\n"
+         "        if all(n % d for d in range(2, n)): yield n\n        n += 1\n"
+         "gen = primes()\ndef f(x): return next(gen)", "assert f(0) == 2\nassert f(0) == 3", True),
+        ("table = list(range(10 ** 7))\ndef f(x): return table[x]", "assert f(7) == 7", True),
+        ("table = bytearray(4 * 10 ** 7)\ndef f(x): return table[x]", "assert f(7) == 0", True),
+        ("text = 'x' * 70_000_000\ndef f(x): return text[x]", "assert f(7) == 'x'", True),
+        ("calls = 0\nlog = []\ndef f(x):\n    global calls\n    calls += 1\n    log.append(x)\n    return x",
+         "f(3)\nf(4)\nassert calls == 2 and log == [3, 4]", True),
+        ("class A: pass\ndef f(x): return A()", "assert f(1) == 1", False),
+        ("def f(x): return lambda: x", "assert f(1) == 1", False),
+        ("def f(x): return f", "assert f(1) != 1 and not isinstance(f(1), int)", True),
     ],
 )  # fmt: skip
 def test_both_levels_agree_on_honest_programs(
@@ -191,6 +144,29 @@ def test_both_levels_agree_on_honest_programs(
     question = Question("q", (), {"entry_point": "f"})
     score = CodeGrader(sandbox=sandbox)(Problem(question, {"tests": tests, "level": level}), answer)
     assert score.value == passes, score
+
+
+@pytest.mark.parametrize(
+    ("answer", "tests"),
+    [
+        ("import itertools\nids = itertools.count(1)\ndef f(x): return x", "assert next(ids) == 1"),
+        ("class A:\n    v = 3\ndef f(x): return A()", "assert f(1).v == 3"),
+        ("class A:\n    def __eq__(self, other): return other == 3\ndef f(x): return A()", "assert f(1) == 3"),
+        ("def f(x): return lambda: 3", "assert f(1)() == 3"),
+        ("def f(x): return [lambda: 3]", "assert f(1)[0]() == 3"),
+        ("def f(g): return g(3)", "assert f(lambda x: x) == 3"),
+        ("def f(x): return 'x' * 70_000_000", "assert len(f(1)) == 70_000_000"),
+        ("import itertools\ndef f(x): return itertools.count(x)", "assert next(f(3)) == 3"),
+    ],
+)
+def test_what_cannot_cross_is_unknown(sandbox: Sandbox, answer: str, tests: str) -> None:
+    """Right programs, as the other level says, whose tests need more than plain data."""
+    question = Question("q", (), {"entry_point": "f"})
+    grade = CodeGrader(sandbox=sandbox)
+    assert grade(Problem(question, {"tests": tests, "level": "together"}), answer).value == 1
+    score = grade(Problem(question, {"tests": tests, "level": "apart"}), answer)
+    assert math.isnan(score.value), score
+    assert "the program gave" in score.reason or "an argument is" in score.reason
 
 
 def test_programs_that_read_standard_input(sandbox: Sandbox) -> None:

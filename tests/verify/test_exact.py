@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from samplewise.types import Problem, Question
+from samplewise.core.types import Problem, Question
 from samplewise.verify.exact import grade_exact, grade_number, number_grader
-from samplewise.verify.readers import boxed, last_box
+from samplewise.verify.marks import last_box
 
 QUESTION = Question("q", ())
 
@@ -48,8 +48,8 @@ def test_a_tolerance_is_a_bound_that_is_not_reached() -> None:
 
 
 def test_boxes() -> None:
-    assert boxed(QUESTION, r"\boxed{\frac{1}{2}} and the answer is 7") == "0.5"
-    assert boxed(QUESTION, r"\fbox{3}") == "3"
-    assert boxed(QUESTION, "the answer is 7") is None
+    assert last_box(r"\boxed{\frac{1}{2}} and the answer is 7") == r"\frac{1}{2}"
+    assert last_box(r"\fbox{3}") == "3"
+    assert last_box("the answer is 7") is None
     assert last_box(r"\boxed{1} \boxed{2") == "1"
     assert last_box(r"\boxed{" * 200) is None

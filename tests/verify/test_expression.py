@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from samplewise.core.types import Message, Question
 from samplewise.tasks.countdown import solutions
-from samplewise.types import Message, Question
-from samplewise.verify.expression import canonical, parse
+from samplewise.verify.expression import canonical, parse_tokens
 from samplewise.verify.lexing import lex
 from samplewise.verify.puzzle import read_puzzle
 
@@ -22,7 +22,7 @@ def ask(*numbers: int, target: int = 24) -> Question:
 
 
 def canon(text: str) -> str:
-    expression = parse(lex(text))
+    expression = parse_tokens(lex(text))
     assert expression is not None, text
     return canonical(expression)
 
@@ -191,7 +191,7 @@ def test_steps_are_put_together(tree: Tree, words: bool, join: str) -> None:
     text = join.join(steps(tree, words))
     got = read_puzzle(question, text)
     assert got is not None, text
-    expression = parse(lex(got))
+    expression = parse_tokens(lex(got))
     assert expression is not None
     assert expression.value == exact  # whichever of two equal operands is meant, the value is the same
     assert sorted(expression.numbers) == sorted(leaves(tree))
@@ -228,10 +228,10 @@ def test_exchanging_and_regrouping_keep_the_canonical_form(tree: Tree, data: st.
 @settings(max_examples=100, deadline=None)
 @given(tree=trees())
 def test_the_canonical_form_is_stable_and_keeps_value_and_numbers(tree: Tree) -> None:
-    expression = parse(lex(full(tree)))
+    expression = parse_tokens(lex(full(tree)))
     assert expression is not None
     assert expression.value == value(tree)
-    again = parse(lex(canonical(expression)))
+    again = parse_tokens(lex(canonical(expression)))
     assert again is not None
     assert canonical(again) == canonical(expression)
     assert again.value == expression.value

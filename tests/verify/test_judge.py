@@ -11,17 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samplewise.core.errors import BadRequest, SetupError
+from samplewise.core.keys import Key
+from samplewise.core.types import Ask, Candidate, Completion, Generate, Message, Problem, Question, Score, Usage
 from samplewise.engines.base import Arrival, failed
-from samplewise.engines.crew import Crew
+from samplewise.engines.team import Team
 from samplewise.engines.toy import Toy
-from samplewise.errors import BadRequest, SetupError
-from samplewise.evaluate import redecide, rejudge, run_task
-from samplewise.keys import Key
-from samplewise.recipe import recipe, selector_of
-from samplewise.run import Budget, Result, run
-from samplewise.store import Store
+from samplewise.loop.context import RunContext
+from samplewise.loop.drive import run_question
+from samplewise.loop.ledger import Budget
+from samplewise.loop.result import Result
+from samplewise.recipe import parse_choice, recipe
+from samplewise.runs.redecide import redecide, rejudge
+from samplewise.runs.run import run_task
+from samplewise.store.database import Store
 from samplewise.tasks.base import Task
-from samplewise.types import Ask, Candidate, Completion, Generate, Message, Problem, Question, Score, Usage
 from samplewise.verify.base import Judge
 from samplewise.verify.judge import expectation, expected_digit, first_better, knockout, written_digit
 
@@ -88,10 +92,12 @@ def solved(
     say: Callable[[Generate], Completion], selector: str, *, budget: Budget = Budget(), store: Store | None = None
 ) -> tuple[Result, Scripted]:
     engine = Scripted(say)
-    crew = Crew({"": Toy(3), "wise": engine})
+    team = Team({"": Toy(3), "wise": engine})
     line = recipe(f"repeat(6, max_tokens=2) | {selector}")
     read = lambda question, text: text or None  # noqa: E731
-    return asyncio.run(run(QUESTION, line, crew, KEY, read=read, budget=budget, store=store)), engine
+    return asyncio.run(
+        run_question(QUESTION, line, RunContext(team, budget=budget, store=store), KEY, read=read)
+    ), engine
 
 
 def likes_a(ask: Generate) -> Completion:
@@ -111,7 +117,9 @@ def test_a_judge_chooses_and_its_tokens_are_counted(tmp_path: Path) -> None:
         digit = 1 + candidate.text.count("a")
         assert candidate.scores["judge('wise')"] == pytest.approx((0.75 * digit + 0.25 - 1) / 8 if digit > 1 else 0.0)
     plain = asyncio.run(
-        run(QUESTION, recipe("repeat(6, max_tokens=2) | vote"), Toy(3), KEY, read=lambda q, t: t or None)
+        run_question(
+            QUESTION, recipe("repeat(6, max_tokens=2) | vote"), RunContext(Toy(3)), KEY, read=lambda q, t: t or None
+        )
     )
     assert result.spent.tokens == plain.spent.tokens + 51 * engine.asked
     assert again.paid.requests == silent.asked == 0
@@ -152,7 +160,7 @@ def test_a_judge_that_fails_has_no_say() -> None:
 def play(tournament: Judge, say: Callable[[Generate], Completion], texts: Sequence[str], key: Key) -> list[float]:
     """A tournament with every candidate an answer of its own; every round answered."""
     candidates, heard = tuple(map(Candidate, texts)), ()
-    while asks := tournament.inquire(key, QUESTION, candidates, tuple(texts), heard):
+    while asks := tournament.next_asks(key, QUESTION, candidates, tuple(texts), heard):
         assert len(set(asks)) == len(asks)
         heard = (*heard, tuple(say(ask) for ask in asks))  # type: ignore[arg-type]
     return list(tournament.rate(key, QUESTION, candidates, tuple(texts), heard))
@@ -222,7 +230,7 @@ def test_candidates_of_one_answer_share_their_score() -> None:
     candidates = tuple(map(Candidate, ["1", "2", "1b", "?"]))
     answers = ("one", "two", "one", None)
     tournament, heard = knockout(), ()
-    while asks := tournament.inquire(KEY, QUESTION, candidates, answers, heard):
+    while asks := tournament.next_asks(KEY, QUESTION, candidates, answers, heard):
         heard = (*heard, tuple(by_strength(ask) for ask in asks))  # type: ignore[arg-type]
     one, two, again, unread = tournament.rate(KEY, QUESTION, candidates, answers, heard)
     assert (one, two, again) == (0.0, 1.0, 0.0)
@@ -240,7 +248,7 @@ def test_a_stored_run_is_judged_once(tmp_path: Path) -> None:
         (stored,) = store.runs()
         with pytest.raises(SetupError, match=r"has to ask an engine about run .*--engine"):
             redecide(store, stored, "best(judge)")
-        judges = {name: v for name, v in selector_of("best(judge)")[2].items() if isinstance(v, Judge)}
+        judges = {name: v for name, v in parse_choice("best(judge)").verifiers.items() if isinstance(v, Judge)}
         engine = Scripted(likes_a)
         spent = asyncio.run(rejudge(store, stored, judges, engine, Budget()))
         assert spent.tokens == 51 * engine.asked > 0

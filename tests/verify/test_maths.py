@@ -10,9 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.types import Problem, Question
-from samplewise.verify.maths import counts, equal, grade_maths, group, key, maths, pool, read_maths
-from samplewise.verify.maths.forms import form
+from samplewise.core.types import Problem, Question
+from samplewise.verify.maths import (
+    canonical_maths,
+    child_counts,
+    equal_maths,
+    grade_maths,
+    group_answers,
+    maths,
+    pool,
+    read_maths,
+)
+from samplewise.verify.maths.forms import maths_form
 from samplewise.verify.maths.normal import MAX_ANSWER, normalise
 
 QUESTION = Question("q", ())
@@ -47,6 +56,28 @@ SAME = [
     ("18", "2(9)", r"\frac{4(9)}{2}", "(2)(9)", r"3\cdot 6", "20-2(1)"),
     ("3", r"\log_2(8)", r"\log_{2} 8", "3!/2"),
     ("10", r"\binom52", r"\binom{5}{2}"),
+    (
+        r"\frac13",
+        r"0.\overline{3}",
+        r".\overline{3}",
+        r"0.\dot{3}",
+        r"0.\bar3",
+        "0.3\u0305",
+        "0.3\u0307",
+        r"0.\overline{33}",
+    ),
+    (r"\frac{1}{6}", r"0.1\overline{6}", r"0.1\dot{6}", r"0.1\overline 6", r"$0.1\overline{66}$"),
+    (r"-\frac{1}{7}", r"-0.\overline{142857}", r"-0.\dot{1}4285\dot{7}"),
+    ("3", r"2.\overline{9}"),
+    ("5", "5=x", "x=5", "2+3=5=x", r"5 = \theta"),
+    ("x=1, y=2", "1=x, 2=y", "2=y, x=1"),
+    (
+        r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}",
+        r"\begin{pmatrix} \frac{1}{5} \\ -\frac{18}{5} \end{pmatrix}",
+        r"\left(\begin{array}{c} \frac15 \\[2pt] -3.6 \\ \end{array}\right)",
+        r"\left(\begin{smallmatrix} \dfrac{1}{5} \\ \dfrac{-18}{5} \end{smallmatrix}\right)",
+    ),
+    (r"\frac{1}{2^{60}}", "2^{-60}", r"\left(\frac12\right)^{60}"),
 ]
 DIFFERENT = [
     ("(1,2)", "(2,1)"),
@@ -80,6 +111,18 @@ DIFFERENT = [
     (r"5 \text{ thousand}", "5"),
     ("3 squared", "3"),
     ("2{9}", "11"),
+    (r"\frac{1}{2^{60}}", r"\frac{1}{2^{61}}"),
+    (r"\{1/2^{60}\}", r"\{1/2^{61}\}"),
+    ("e^{-40}", "e^{-41}"),
+    (r"\frac{\sqrt{3}}{2^{70}}", r"\frac{\sqrt{3}}{2^{71}}"),
+    (r"\sqrt{2}+10^{-20}", r"\sqrt{2}"),
+    (r"\sqrt{10^{30}+1}", "10^{15}"),
+    (r"\sin(10^{-20})", "10^{-20}"),
+    (r"\frac{x}{2^{60}}", r"\frac{x}{2^{61}}"),
+    (r"0.\overline{3}", "0.333"),
+    (r"0.\overline{12}", r"0.1\overline{2}"),
+    ("5=x", "6=x"),
+    (r"\begin{pmatrix}\frac15\\2\end{pmatrix}", r"\begin{pmatrix}\frac15\\3\end{pmatrix}"),
 ]
 
 
@@ -87,28 +130,28 @@ DIFFERENT = [
 def test_these_are_equal_in_both_directions_and_have_one_key(answers: tuple[str, ...]) -> None:
     for left in answers:
         for right in answers:
-            assert equal(left, right) is True, (left, right)
-    assert len({key(answer) for answer in answers}) == 1, [key(answer) for answer in answers]
+            assert equal_maths(left, right) is True, (left, right)
+    assert len({canonical_maths(answer) for answer in answers}) == 1, [canonical_maths(answer) for answer in answers]
 
 
 @pytest.mark.parametrize(("left", "right"), [("x=5", "2x=10"), ("y=2x", "2x-y=0"), ("y=2x+3", r"x=\frac{y-3}{2}")])
 def test_equations_are_compared_whole_too(left: str, right: str) -> None:
-    assert equal(left, right) is True
-    assert equal(right, left) is True
+    assert equal_maths(left, right) is True
+    assert equal_maths(right, left) is True
 
 
 @pytest.mark.parametrize(("left", "right"), DIFFERENT)
 def test_these_differ_in_both_directions(left: str, right: str) -> None:
-    assert equal(left, right) is False
-    assert equal(right, left) is False
-    assert key(left) != key(right)
+    assert equal_maths(left, right) is False
+    assert equal_maths(right, left) is False
+    assert canonical_maths(left) != canonical_maths(right)
 
 
 @pytest.mark.parametrize("empty", ["", " ", "$$", r"\boxed{}", r"$\,$", "{}"[:0], ".", "** **"])
 def test_an_empty_answer_is_equal_to_nothing_itself_included(empty: str) -> None:
-    assert equal(empty, empty) is False
-    assert equal(empty, "5") is False
-    assert key(empty) is None
+    assert equal_maths(empty, empty) is False
+    assert equal_maths(empty, "5") is False
+    assert canonical_maths(empty) is None
     score = grade_maths(Problem(QUESTION, "5"), empty)
     assert (score.value, score.reason) == (0.0, "no answer")
     assert grade_maths(Problem(QUESTION, empty), empty).value == 0.0
@@ -175,8 +218,8 @@ def test_edits_that_change_nothing(edit) -> None:  # type: ignore[no-untyped-def
     for answers in SAME:
         answer = answers[0]
         if answer != "1,000":  # whose comma is not one between two things
-            assert equal(answer, edit(answer)) is True, edit(answer)
-            assert key(answer) == key(edit(answer)), edit(answer)
+            assert equal_maths(answer, edit(answer)) is True, edit(answer)
+            assert canonical_maths(answer) == canonical_maths(edit(answer)), edit(answer)
 
 
 LATEX = (r"\frac", r"\sqrt", r"\text{", r"\pm", r"\cup", r"\le", r"\begin{pmatrix}", r"\end{pmatrix}", r"\\", r"\left(")
@@ -186,25 +229,25 @@ SCRAPS = st.lists(st.sampled_from((*LATEX, *SIGNS)), max_size=24).map("".join)
 
 @given(SCRAPS)
 def test_the_normal_spelling_is_its_own_and_no_text_upsets_it(text: str) -> None:
-    found = form(text)
+    found = maths_form(text)
     assert normalise(text) == found.text
-    assert form(found.text).kind == found.kind or len(text) > 12  # four rounds suffice for whatever people write
+    assert maths_form(found.text).kind == found.kind or len(text) > 12  # four rounds suffice for whatever people write
 
 
 @given(st.fractions(max_denominator=10**6), st.fractions(max_denominator=10**6))
 def test_rationals_are_compared_exactly_and_without_a_child(left: object, right: object) -> None:
-    before = counts().asked
-    assert equal(str(left), str(right)) is (left == right)
-    assert (key(str(left)) == key(str(right))) is (left == right)
-    assert counts().asked == before
+    before = child_counts().asked
+    assert equal_maths(str(left), str(right)) is (left == right)
+    assert (canonical_maths(str(left)) == canonical_maths(str(right))) is (left == right)
+    assert child_counts().asked == before
 
 
 @given(st.permutations([r"\frac{1}{2}", "3", "(1,2)", "[2,3)"]))
 def test_order_in_a_set_does_not_count_and_a_number_does(items: list[str]) -> None:
     written = ", ".join(items)
-    assert equal(written, r"3, \frac{1}{2}, (1,2), [2,3)") is True
-    assert key(written) == key(r"\{3, [2,3), 0.5, (1,2)\}")
-    assert equal(written, ", ".join(items[1:])) is False
+    assert equal_maths(written, r"3, \frac{1}{2}, (1,2), [2,3)") is True
+    assert canonical_maths(written) == canonical_maths(r"\{3, [2,3), 0.5, (1,2)\}")
+    assert equal_maths(written, ", ".join(items[1:])) is False
 
 
 Written = tuple[str, Fraction, bool]  # LaTeX, its value, whether it stands as a factor without brackets
@@ -241,16 +284,18 @@ ARITHMETIC = st.recursive(NUMERALS, lambda inner: st.tuples(HOWS, inner, inner).
 def test_the_arithmetic_of_the_child_is_ours(written: Written) -> None:
     """Juxtaposed numbers were once added (2(9) as a mixed number, 11), and decimals compared as binary fractions."""
     latex, value, _ = written
-    assert equal(latex, f"{value.numerator}/{value.denominator}") in (True, None if len(latex) > 200 else True), latex
-    assert equal(latex, f"{value.numerator + value.denominator}/{value.denominator}") is not True, latex
+    assert equal_maths(latex, f"{value.numerator}/{value.denominator}") in (True, None if len(latex) > 200 else True), (
+        latex
+    )
+    assert equal_maths(latex, f"{value.numerator + value.denominator}/{value.denominator}") is not True, latex
 
 
 def test_plain_answers_never_reach_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     def no(*_: str) -> None:
         raise AssertionError("asked")
 
-    monkeypatch.setattr(pool, "equal", no)
-    monkeypatch.setattr(pool, "key", no)
+    monkeypatch.setattr(pool, "ask_equal", no)
+    monkeypatch.setattr(pool, "ask_key", no)
     for reference, answer, right in (
         ("7", "7.0", 1.0),
         ("7", "8", 0.0),
@@ -266,7 +311,7 @@ def test_plain_answers_never_reach_a_child(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_classes_of_answers() -> None:
-    assert group(["1/2", None, "7", "0.5", "", r"\sqrt{8}", r"2\sqrt{2}", "7.0"]).labels == (
+    assert group_answers(["1/2", None, "7", "0.5", "", r"\sqrt{8}", r"2\sqrt{2}", "7.0"]).labels == (
         0,
         None,
         1,
@@ -276,13 +321,13 @@ def test_classes_of_answers() -> None:
         2,
         1,
     )
-    assert group([]).labels == ()
+    assert group_answers([]).labels == ()
 
 
 def test_answers_that_are_not_transitive_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = {frozenset("ab"): True, frozenset("bc"): True, frozenset("ac"): False}
-    monkeypatch.setattr(pool, "equal", lambda left, right: pairs[frozenset((left, right))])
-    assert group(["a", "c", "b"]) == ((0, 1, 0), 1)
+    monkeypatch.setattr(pool, "ask_equal", lambda left, right: pairs[frozenset((left, right))])
+    assert group_answers(["a", "c", "b"]) == ((0, 1, 0), 1)
 
 
 # ------------------------------------------------------------------------------------------------------ hostile answers
@@ -320,13 +365,14 @@ HARMLESS = [  # decided before any child is asked, or at once by one
 
 @pytest.mark.parametrize("answer", HARMLESS, ids=lambda answer: ascii(answer[:24]))
 def test_hostile_answers_are_wrong_or_unknown(answer: str) -> None:
-    started = time.monotonic()
+    started, began = time.monotonic(), time.process_time()
     for reference in ("5", r"\sqrt{2}", r"\{1, \pi\}"):
         value = grade_maths(Problem(QUESTION, reference), answer).value
         assert value == 0.0 or math.isnan(value)
     read = read_maths(QUESTION, rf"\boxed{{{answer}}}")
     assert read is None or read.strip()
-    assert time.monotonic() - started < 30.0
+    assert time.process_time() - began < 10.0, "in this process"
+    assert time.monotonic() - started < 4 * (pool.WALL_S + pool.START_S), "with the child that compares"
 
 
 def test_nothing_is_evaluated(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -338,30 +384,55 @@ def test_nothing_is_evaluated(tmp_path) -> None:  # type: ignore[no-untyped-def]
         f"x + open('{touched}','w')",
         f"().__class__.__base__.__subclasses__() + open('{touched}','w')",
     ):
-        key(answer)
-        equal(answer, "x+1")
-        pool.key(answer)  # straight past every check of ours
-        pool.equal(answer, "x+1")
+        canonical_maths(answer)
+        equal_maths(answer, "x+1")
+        pool.ask_key(answer)  # straight past every check of ours
+        pool.ask_equal(answer, "x+1")
     assert not touched.exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("answer", ["10**10**10", "9^{9^{9^{9}}}", "(9^{9999})^{9999}"])
+@pytest.mark.parametrize("answer", ["999999999!", "(x+y+z)^{999}", r"\binom{10^{9}}{10^{8}}"])
 def test_a_hang_is_unknown_and_counted_and_the_next_answer_is_graded(answer: str) -> None:
-    before, started = counts(), time.monotonic()
+    before, started = child_counts(), time.monotonic()
     score = grade_maths(Problem(QUESTION, "5"), answer)
     assert math.isnan(score.value)
     assert score.reason == "cannot be decided within the limits"
-    assert counts().hung + counts().crashed == before.hung + before.crashed + 1
+    assert child_counts().hung + child_counts().crashed == before.hung + before.crashed + 1
     assert time.monotonic() - started < pool.WALL_S + pool.START_S
-    assert equal(r"\sqrt{18}", r"3\sqrt{2}") is True
-    again = time.monotonic()
+    assert equal_maths(r"\sqrt{18}", r"3\sqrt{2}") is True
+    after = child_counts()
     assert math.isnan(grade_maths(Problem(QUESTION, "5"), answer).value)
-    assert time.monotonic() - again < 0.5  # remembered, not waited for again
+    assert child_counts() == after, "remembered, not asked for again"
+
+
+TOWERS = ["10**10**10", "9^{9^{9^{9}}}", "(9^{9999})^{9999}", "2^{3^{4^{5}}}", "x+9^{9^9}"]
+
+
+@pytest.mark.parametrize("answer", [*TOWERS, *(rf"{base}^{{{base}^{{{base + 5}}}}}" for base in range(4, 60))])
+def test_a_tower_of_powers_is_unknown_at_once_and_takes_no_child(answer: str) -> None:
+    before = child_counts()
+    assert math.isnan(grade_maths(Problem(QUESTION, "5"), answer).value)
+    assert child_counts() == before
+
+
+@pytest.mark.parametrize(
+    ("tower", "value"),
+    [("2^{2^{3}}", "256"), ("2^{3^{2}}+1", "513"), (r"\sqrt{3^{2^{4}}}", "6561"), ("(2^{3})^{2}", "64")],
+)
+def test_a_small_tower_is_worked_out(tower: str, value: str) -> None:
+    assert equal_maths(tower, value) is True
+
+
+@pytest.mark.parametrize("text", [r"\[" * 10_000, r"\(" * 10_000, "$$ " * 6_000, r"\boxed{" * 3_000])
+def test_brackets_that_never_close_take_no_time(text: str) -> None:
+    began = time.process_time()
+    assert read_maths(QUESTION, text) is None
+    assert time.process_time() - began < 0.5
 
 
 def test_long_answers_are_compared_as_they_stand() -> None:
     long = "x+" * MAX_ANSWER + "1"
-    assert equal(long, long) is True
-    assert equal(long, "x+1") is None
-    assert key(long) == long
+    assert equal_maths(long, long) is True
+    assert equal_maths(long, "x+1") is None
+    assert canonical_maths(long) == long

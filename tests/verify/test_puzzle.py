@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from samplewise.types import Candidate, Message, Problem, Question, Score
-from samplewise.verify.expression import canonical, parse
+from samplewise.core.types import Candidate, Message, Problem, Question, Score
+from samplewise.verify.expression import canonical, parse_tokens
 from samplewise.verify.lexing import lex
-from samplewise.verify.puzzle import check, grade_puzzle, puzzle, read_puzzle
+from samplewise.verify.puzzle import grade_puzzle, is_solution, puzzle, read_puzzle
 
 
 def ask(*numbers: int, target: int = 24) -> Question:
@@ -17,7 +17,7 @@ def ask(*numbers: int, target: int = 24) -> Question:
 
 
 def canon(text: str) -> str:
-    expression = parse(lex(text))
+    expression = parse_tokens(lex(text))
     assert expression is not None, text
     return canonical(expression)
 
@@ -74,14 +74,14 @@ def verdict(question: Question, text: str, finish: str = "stop") -> Score:
     ],
 )
 def test_check(numbers: tuple[int, ...], expression: str, right: bool) -> None:
-    assert check(numbers, 24, expression) is right
+    assert is_solution(numbers, 24, expression) is right
 
 
 def test_check_refuses_a_puzzle_that_is_none() -> None:
     with pytest.raises(ValueError, match="0 or more"):
-        check([], 24, "24")
+        is_solution([], 24, "24")
     with pytest.raises(ValueError, match="0 or more"):
-        check([-4, 6], 24, "4 * 6")
+        is_solution([-4, 6], 24, "4 * 6")
 
 
 # ----------------------------------------------------------------------------------------------------------- the reader

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samplewise.tasks.game24 import ranked, solvable
-from samplewise.types import Candidate, Message, Problem, Question, Score
-from samplewise.verify.expression import Expression, canonical, parse
+from samplewise.core.types import Candidate, Message, Problem, Question, Score
+from samplewise.tasks.game24 import ranked_puzzles, solvable
+from samplewise.verify.expression import Expression, canonical, parse_tokens
 from samplewise.verify.lexing import lex
-from samplewise.verify.puzzle import check, grade_puzzle, puzzle, read_puzzle
+from samplewise.verify.puzzle import grade_puzzle, is_solution, puzzle, read_puzzle
 
 DATA = Path(os.environ.get("SAMPLEWISE_DATA") or Path(__file__).parents[3] / "shared" / "data")
 RECORDED = DATA / "recorded" / "game24_gpt4_100x"
@@ -28,7 +28,7 @@ def ask(*numbers: int, target: int = 24) -> Question:
 
 
 def canon(text: str) -> str:
-    expression = parse(lex(text))
+    expression = parse_tokens(lex(text))
     assert expression is not None, text
     return canonical(expression)
 
@@ -45,7 +45,7 @@ def test_solutions_are_right_and_their_mutants_wrong() -> None:
     """Each mutant is wrong by construction: other numbers, another value, or a step that is false and used."""
     for numbers, solution in solvable()[::30]:
         question = ask(*numbers)
-        tree = parse(lex(solution))
+        tree = parse_tokens(lex(solution))
         assert tree is not None
         chain = derivation(tree)
         for text in (solution, f"Answer: {solution} = 24", " , ".join(chain), " , then ".join(map(spoken, chain))):
@@ -154,7 +154,7 @@ def test_no_text_takes_long() -> None:
             taken.append((time.thread_time() - start) / 2)
         slowest = max(slowest, min(taken))
     assert slowest < 0.05, slowest
-    assert check([4, 6], 24, "(" * 100_000 + "4*6" + ")" * 100_000) is False
+    assert is_solution([4, 6], 24, "(" * 100_000 + "4*6" + ")" * 100_000) is False
     assert verdict(ask(4, 6), "<p>" * 30_000 + "\nAnswer: 4 * 6 = 24").value == 1.0
 
 
@@ -205,7 +205,7 @@ def test_no_text_raises_and_what_is_read_is_stable(text: str) -> None:
     score = verdict(question, text)
     assert score == grade_puzzle(Problem(question), answer) if answer else score == Score(0.0, "unread")
     assert verdict(question, text, "length").value in (0.0, 1.0)
-    assert check([4, 6], 24, text) in (True, False)
+    assert is_solution([4, 6], 24, text) in (True, False)
     assert answer is None or canon(answer) == answer
 
 
@@ -220,7 +220,7 @@ def test_recorded_gpt4_draws(kind: str, right: int, solved: int, monkeypatch: py
     monkeypatch.setenv("SAMPLEWISE_DATA", str(DATA))
     with gzip.open(RECORDED / f"gpt-4_0.7_naive_{kind}_sample_100_start900_end1000.json.gz") as file:
         rows = json.load(file)
-    puzzles = ranked()
+    puzzles = ranked_puzzles()
     total, some, disagreements = 0, 0, []
     for row in rows:
         question = ask(*puzzles[row["idx"]])

@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samplewise.types import Question
-from samplewise.verify.readers import as_number, auto, last_line, last_number, marked_answer, normal, number_text, text
+from samplewise.core.types import Question
+from samplewise.verify.exact import grade_exact, number_grader
+from samplewise.verify.marks import marked_answer
+from samplewise.verify.named import identity_of
+from samplewise.verify.numbers import as_number, normal_form, number_text
+from samplewise.verify.readers import json_reader, last_line, marked_text, read_number, text
 
 QUESTION = Question("q", ())
 
@@ -33,7 +37,7 @@ QUESTION = Question("q", ())
     ],
 )
 def test_equal_answers_have_one_form(same: tuple[str, ...], form: str) -> None:
-    assert {normal(answer) for answer in same} == {form}
+    assert {normal_form(answer) for answer in same} == {form}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +49,7 @@ def test_these_are_not_numbers(answer: str) -> None:
 
 
 def test_a_third_is_not_its_decimals() -> None:
-    assert normal("0.333") != normal("1/3")
+    assert normal_form("0.333") != normal_form("1/3")
     assert number_text(Fraction(1, 3)) == "1/3"
     assert number_text(Fraction(-12345, 1000)) == "-12.345"
 
@@ -54,16 +58,17 @@ def test_a_third_is_not_its_decimals() -> None:
 @given(st.fractions(max_denominator=10**6))
 def test_a_number_and_its_form_are_one(value: Fraction) -> None:
     assert as_number(number_text(value)) == value
-    assert normal(number_text(value)) == number_text(value)
+    assert normal_form(number_text(value)) == number_text(value)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(st.text(max_size=80), st.text("0123456789,.-+/$e*` answerANSWER:is\\boxed{}#\n", max_size=80)))
 def test_no_text_raises_and_forms_are_stable(response: str) -> None:
-    for read in (text, last_line, last_number, auto(), auto(numeric=True)):
+    for read in (text, last_line, marked_text, read_number, json_reader("a")):
         answer = read(QUESTION, response)
         assert answer is None or answer.strip()
-        assert answer is None or read is text or read(QUESTION, answer) is not None
+    number = read_number(QUESTION, response)
+    assert number is None or read_number(QUESTION, number) == number
 
 
 @pytest.mark.parametrize(
@@ -71,8 +76,9 @@ def test_no_text_raises_and_forms_are_stable(response: str) -> None:
     [
         ("It is 5 and then 7.", "7"),
         ("That makes 10 - 4 = 6 apples.", "6"),
-        ("10-4", "4"),
-        ("from 10 to -4", "-4"),
+        ("10-4", None),  # a range, or a sum without its result
+        ("from 10 to -4", None),
+        ("it is -4", "-4"),
         ("costs $1,234.50!", "1234.5"),
         ("about 50% of it", "50"),
         ("1, 2, 3", "3"),
@@ -83,7 +89,7 @@ def test_no_text_raises_and_forms_are_stable(response: str) -> None:
     ],
 )
 def test_last_number(response: str, number: str | None) -> None:
-    assert last_number(QUESTION, response) == number
+    assert read_number(QUESTION, response) == number
 
 
 @pytest.mark.parametrize(
@@ -102,13 +108,107 @@ def test_last_number(response: str, number: str | None) -> None:
         ("6 * 7 = 42\n#### 42", "42", "42"),
         ("the answers are 3", "the answers are 3", "3"),
         ("I count 3, 4 and 5", "i count 3, 4 and 5", "5"),
+        ("The answer is Paris, as it is the capital.", "paris", None),
+        ("The answer is St. Louis. It is in Missouri.", "st. louis", None),
+        ('{"answer": "Paris", "confidence": 0.9}', "paris", None),
+        ("<think>France, so</think>\n\nParis", "paris", None),
+        ("Answer: Rome. Wait, no.", None, None),
         ("Answer:", None, None),
         ("", None, None),
     ],
 )
-def test_auto(response: str, plain: str | None, number: str | None) -> None:
-    assert auto()(QUESTION, response) == plain
-    assert auto(numeric=True)(QUESTION, response) == number
+def test_marked_answers(response: str, plain: str | None, number: str | None) -> None:
+    assert marked_text(QUESTION, response) == plain
+    assert read_number(QUESTION, response) == number
+
+
+@pytest.mark.parametrize(
+    ("response", "number"),
+    [
+        ("The answer is 18 because she sells 9 eggs at $2 each.", "18"),
+        ("Answer: 391, as 17 * 23 = 340 + 51.", "391"),
+        ("The answer is 17 * 23 = 391", "391"),
+        ("<think>perhaps the answer is 5. No.</think>\n72", "72"),
+        ("<think>so the answer is 5, wait", None),
+        ("The answer is 340?\nNo.\n</think>\n391", "391"),
+        ("The answer is 12:00", None),
+        ("The answer is 3 × 10^5", "300000"),
+        ("The answer is 1 234", "1234"),
+        ("The answer is 1.234,56", "1234.56"),
+        ("The answer is 20 to 30", None),
+        ("The answer is sqrt(2)", None),
+        ("The answer is 3 hours and 20 minutes", None),
+        ('{"answer": 42, "confidence": 0.9}', "42"),
+        ('```json\n{"confidence": 0.9, "answer": 42}\n```', "42"),
+        ('So:\n{"steps": [1, 2], "result": {"final_answer": "42 eggs"}}', "42"),
+        ('{"answer": 42, "confid', "42"),
+        ('{"answer": null, "count": 3}', None),
+        ("The answer is not 5 but 7.", "7"),
+        ("The answer is not 5. It is 7.", "7"),
+        ("The answer isn't 5; it's 7", "7"),
+        ("The answer is not 5.", None),
+        ("Answer: 5\nWait, that's wrong. It should be 7.", "7"),
+        ("Answer: 18. Wait, let me check: 9 * 2 = 18. Yes.", "18"),
+        ("The answer is 5. Wait, no.", None),
+        ("Answer: 8, no: 7", "7"),
+        ("Answer: She sells 9 eggs at $2 each, so she makes $18.", "18"),
+        ("Answer: She sells 9 eggs at $2 each.", None),
+        ("The answer is 5 apples and 3 oranges.", None),
+        ("The answer is 5, not 7.", "5"),
+        ("If the answer is 5, we fail. It is 7.", "7"),
+        (r"\boxed{18}. So our answer is correct.", "18"),
+        (r"\boxed{3\sqrt{13}}", None),
+        (r"\boxed{6 - 5i}", None),
+        ("<answer>391</answer>", "391"),
+        ("The answer is twenty-three, because 20 + 3 is that.", "23"),
+        ("The answer is one of them", None),
+        ("The answer is two hundred and five.", "205"),
+        ("391\nConfidence: 95%", "391"),
+        ("The total is 18 (9 eggs at $2 each).", "18"),
+    ],
+)
+def test_the_number_that_is_meant_is_read(response: str, number: str | None) -> None:
+    assert read_number(QUESTION, response) == number
+
+
+@pytest.mark.parametrize(
+    ("path", "response", "answer"),
+    [
+        ("total", '{"total": "1,000.0", "answer": 3}', "1000"),
+        ("total", 'First {"total": 1} then\n```json\n{"total": 2}\n```', "2"),
+        ("a.b.1", '{"a": {"b": [1, "New  York."]}}', "new york"),
+        ("a", '{"a": {"z": 1.0, "y": ["B", null, true]}}', "{'y': ['b', null, true], 'z': 1}"),
+        ("a", '{"a": {"y": ["b", null, true], "z": 1}}', "{'y': ['b', null, true], 'z': 1}"),
+        ("a", '{"a": true}', "true"),
+        ("a", '{"a": null}', None),
+        ("a", '{"b": 1}', None),
+        ("a", '{"a": NaN}', "nan"),
+        ("a", '{"a": 1', None),
+        ("0.a", '[{"a": 5}]', "5"),
+        ("a", '<think>{"a": 1}</think>{"a": 2}', "2"),
+        ("", '{"b": 2, "a": 1}', "{'a': 1, 'b': 2}"),
+    ],
+)
+def test_a_field_of_json(path: str, response: str, answer: str | None) -> None:
+    assert json_reader(path)(QUESTION, response) == answer
+
+
+def test_a_path_has_names() -> None:
+    with pytest.raises(ValueError, match=r"path must be names between dots, got 'a\.\.b'"):
+        json_reader("a..b")
+
+
+def test_a_number_of_json_is_never_worked_out() -> None:
+    assert json_reader("a")(QUESTION, '{"a": 1e999999999}') == "1e999999999"
+    assert json_reader("a")(QUESTION, '{"a": ' + "[" * 5000 + "]" * 5000 + "}") is None
+
+
+def test_parts_say_their_version() -> None:
+    assert identity_of(read_number) == "number/2"
+    assert identity_of(json_reader("a.b")) == "json('a.b')/1"
+    assert identity_of(grade_exact) == "exact/1"
+    assert identity_of(number_grader(0.001)) == "number(0.001)/1"
+    assert identity_of(test_parts_say_their_version).endswith("test_readers.test_parts_say_their_version")  # type: ignore[arg-type]
 
 
 def test_text_and_last_line() -> None:
@@ -122,6 +222,6 @@ def test_text_and_last_line() -> None:
 def test_long_texts_take_no_time() -> None:
     for unit in ("1,000,", "answer: ", "\\boxed{", "\\frac{", "9", "9" * 50 + " ", "\n", "-", "1/"):
         long = unit * (100_000 // len(unit))
-        for read in (text, last_line, last_number, auto(), auto(numeric=True)):
+        for read in (text, last_line, marked_text, read_number, json_reader("a")):
             read(QUESTION, long)
-    assert last_number(QUESTION, "9" * 5000) is None
+    assert read_number(QUESTION, "9" * 5000) is None

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from samplewise.core.errors import MissingExtra, SetupError  # noqa: E402
+from samplewise.core.types import Candidate, Generate, Message, Question  # noqa: E402
 from samplewise.engines.local import tiny  # noqa: E402
-from samplewise.errors import MissingExtra, SetupError  # noqa: E402
 from samplewise.models import TINY  # noqa: E402
-from samplewise.tasks.game24 import ask, game24  # noqa: E402
-from samplewise.types import Candidate, Generate, Message, Question  # noqa: E402
+from samplewise.tasks.game24 import game24, puzzle_question  # noqa: E402
 from samplewise.verify.puzzle import puzzle  # noqa: E402
 from samplewise.verify.reward import reward  # noqa: E402
 from samplewise.verify.reward.score import MAX_TOKENS, SPREAD, Reward, slices  # noqa: E402
@@ -43,7 +43,7 @@ TEXTS = (
     "24",
     "",
 )
-QUESTIONS = (ask((4, 6, 7, 8)), ask((8, 7, 6, 4)), ask((3, 3, 8, 8)))
+QUESTIONS = (puzzle_question((4, 6, 7, 8)), puzzle_question((8, 7, 6, 4)), puzzle_question((3, 3, 8, 8)))
 PAIRS = [(question, Candidate(text)) for question in QUESTIONS for text in TEXTS]
 
 

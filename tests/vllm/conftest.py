@@ -1,4 +1,4 @@
-"""One vLLM server for all tests of this folder, which are skipped where there is no vLLM."""
+"""One vLLM server for all tests of this folder, which are skipped without vLLM."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The base URL of the bundled model, served in float32."""
+    """Return the base URL of the bundled model, served in float32."""
     if not serve.PYTHON.exists():
         pytest.skip("vLLM is not installed in .venv-vllm: make test-vllm installs it")
     from samplewise.models import TINY
@@ -36,5 +36,5 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was found out about an endpoint of another run, on the same port, is not to be believed."""
+    """Use an empty cache: the profile of another run's endpoint on the same port may be wrong."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -28,15 +28,17 @@ ENVIRONMENT = {
 
 @contextlib.contextmanager
 def serving(model: Path, name: str, log: Path, *options: str) -> Iterator[str]:
-    """Serve a checkpoint in float32. Gives the base URL, ending with /v1; raises RuntimeError with the log's end where
-    the server does not come up. It and its children are ended on leaving."""
+    """Serve a checkpoint in float32, and yield the base URL, which ends with /v1.
+
+    Raises RuntimeError with the log's end if the server does not start. It and its children are ended on leaving.
+    """
     port = _free_port()
-    words = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", name]
-    words += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--seed", "0", *options]
+    arguments = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", name]
+    arguments += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--seed", "0", *options]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))} | ENVIRONMENT
     with log.open("wb") as written:
         server = subprocess.Popen(  # a session of its own, so that its children can be ended with it
-            [str(PYTHON), *words], stdout=written, stderr=written, env=environment, cwd=ROOT, start_new_session=True
+            [str(PYTHON), *arguments], stdout=written, stderr=written, env=environment, cwd=ROOT, start_new_session=True
         )
         try:
             _await(f"http://127.0.0.1:{port}/health", server, log)

@@ -1,4 +1,4 @@
-"""The bundled model on vLLM, over HTTP, against the same model in process: the same numbers and law, nothing left."""
+"""The bundled model on vLLM, over HTTP, against the same model in process: the same numbers, the same distribution."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from samplewise.core.keys import Key
+from samplewise.core.registry import build
+from samplewise.core.types import Ask, Capability, Completion, Generate, Likelihood, Message, Sampling
+from samplewise.engines.distribution import draw_log_probs
 from samplewise.engines.http import http
-from samplewise.engines.http.client import Client
-from samplewise.engines.http.probe import MAX_REQUESTS, probe
-from samplewise.engines.law import draw_law
-from samplewise.evaluate import run_task
-from samplewise.keys import Key
+from samplewise.engines.http.probe.prober import MAX_REQUESTS, probe_endpoint
+from samplewise.engines.http.transport.client import Client
 from samplewise.recipe import recipe
-from samplewise.spec import build
-from samplewise.store import Store
-from samplewise.types import Ask, Capability, Completion, Generate, Likelihood, Message, Sampling
+from samplewise.runs.run import run_task
+from samplewise.store.database import Store
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -32,7 +32,7 @@ PROMPTS = [(Message("user", puzzle),) for puzzle in PUZZLES]
 
 
 async def answers(engine: Any, asks: Sequence[Ask]) -> list[Completion]:
-    """Completions in the order of their asks."""
+    """Return completions in the order of their asks."""
     found = {arrival.position: arrival.completion async for arrival in engine.answer(asks)}
     for completion in found.values():
         assert completion.failure is None, completion.failure
@@ -40,7 +40,7 @@ async def answers(engine: Any, asks: Sequence[Ask]) -> list[Completion]:
 
 
 def over_http(url: str, go: Any, **settings: Any) -> Any:
-    """What `go(engine)` gives for an engine that speaks to the server."""
+    """Return what `go(engine)` gives for an engine that speaks to the server."""
 
     async def main() -> Any:
         engine = http("tiny", base_url=url, **settings)
@@ -65,17 +65,17 @@ def in_process(asks: Sequence[Ask]) -> list[Completion]:
 
 
 def metric(url: str, name: str) -> float:
-    """A figure of the server's own, summed over its engines."""
+    """Return one of the server's metrics, summed over its engines."""
     with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics", timeout=10) as reply:
         text = reply.read().decode()
     return sum(float(value) for value in re.findall(rf"^vllm:{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE))
 
 
-def test_the_probe_finds_what_the_server_does(url: str) -> None:
+def test_the_probe_finds_what_the_server_supports(url: str) -> None:
     async def main(api: Any) -> Any:
         client = Client(url)
         try:
-            return await probe(client, "tiny", api)
+            return await probe_endpoint(client, "tiny", api)
         finally:
             await client.close()
 
@@ -109,13 +109,15 @@ def test_log_probs_agree_with_the_local_engine(url: str) -> None:
         np.testing.assert_allclose(mine.logp, other.logp, atol=1e-3)
 
 
-def test_the_first_token_follows_the_model_s_law(url: str) -> None:
-    """Chi-square of 2,048 draws against the local engine's law, at temperatures 1 and 2; a right law fails with odds of
-    1e-6, and the seeds are fixed."""
+def test_the_first_token_follows_the_model_s_distribution(url: str) -> None:
+    """Chi-square of 2,048 draws against the local engine's distribution, at temperatures 1 and 2.
+
+    A correct server fails with probability 1e-6, and the seeds are fixed.
+    """
     every = [Likelihood(PROMPTS[0], (token,)) for token in range(351)]
     logp = np.array([completion.logp_sum for completion in in_process(every)])
     for temperature, least in ((1.0, 3), (2.0, 8)):
-        law = np.exp(logp / temperature) / np.exp(logp / temperature).sum()
+        distribution = np.exp(logp / temperature) / np.exp(logp / temperature).sum()
         asks = [
             Generate(
                 PROMPTS[0], max_tokens=1, seed=Key(1).fold(i).seed(), sampling=Sampling(temperature), want=("tokens",)
@@ -125,7 +127,7 @@ def test_the_first_token_follows_the_model_s_law(url: str) -> None:
         drawn = over_http(url, lambda engine, asks=asks: answers(engine, asks))
         counts = np.bincount([completion.tokens[0] for completion in drawn], minlength=351)
         assert counts.sum() == 2048
-        expected = law * 2048
+        expected = distribution * 2048
         order = np.argsort(expected)
         together = max(np.searchsorted(np.cumsum(expected[order]), 5.0) + 1, np.sum(expected < 5.0))
         rare = order[:together]  # one bin: in every bin 5 or more are due
@@ -137,17 +139,19 @@ def test_the_first_token_follows_the_model_s_law(url: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", [(), (40, 41)])
-def test_logq_under_top_k_is_that_of_the_local_engine_s_law(url: str, prefix: tuple[int, ...]) -> None:
+def test_logq_under_top_k_is_that_of_the_local_engine(url: str, prefix: tuple[int, ...]) -> None:
     """Through chat, and through completions with token ids: every token drawn, to 2e-3 nats over the temperature."""
     every = [Likelihood(PROMPTS[0], (*prefix, token)) for token in range(351)]
     logp = [completion.logp[-1] for completion in in_process(every)]
     for sampling in (Sampling(0.5, 10), Sampling(2.0, 19)):
-        law = draw_law(logp, sampling)
+        distribution = draw_log_probs(logp, sampling)
         ask = Generate(PROMPTS[0], prefix, sampling, 1, want=("tokens", "logp", "logq"))
         drawn = over_http(url, lambda engine, ask=ask: answers(engine, [ask._replace(seed=s) for s in range(64)]))
         assert len({completion.tokens for completion in drawn}) > 1
         for completion in drawn:
-            assert completion.logq[0] == pytest.approx(law[completion.tokens[0]], abs=2e-3 / sampling.temperature)
+            assert completion.logq[0] == pytest.approx(
+                distribution[completion.tokens[0]], abs=2e-3 / sampling.temperature
+            )
 
 
 def test_a_draw_with_its_own_seed_is_the_same_again(url: str) -> None:
@@ -182,8 +186,10 @@ def test_a_prefix_of_token_ids_is_continued(url: str) -> None:
 
 
 def test_a_small_game_of_24_from_end_to_end(url: str, tmp_path: Path) -> None:
-    """Twenty puzzles, eight draws, a vote: about half are solved, none at all with odds of about 1e-5. The second time
-    the store answers."""
+    """Twenty puzzles, eight draws, a vote: about half are solved, none at all with probability about 1e-5.
+
+    The second time the store answers.
+    """
     task = build("task", "game24(limit=20)")
 
     async def go(engine: Any) -> Any:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from samplewise.engines.local.forward import cache_argument
 from samplewise.explore import counters
-from samplewise.explore.base import Head, Step, entropies
-from samplewise.explore.explorer import Explorer, Report
-from samplewise.explore.settings import Settings
+from samplewise.explore.base import EngineStep, Head, entropies
+from samplewise.explore.explorer import Explorer, GroupReport
+from samplewise.explore.settings import ExploreSettings
 
 
 class Sampled(NamedTuple):
@@ -30,7 +31,7 @@ class Sampled(NamedTuple):
     logp: Tensor  # (G, K, L) nats, under the model at temperature 1
     logq: Tensor  # (G, K, L) nats, under the law drawn from
     entropy: float  # mean of the laws drawn from, nats; of the plain law where the policy drew by itself
-    reports: tuple[Report, ...]  # (G,)
+    reports: tuple[GroupReport, ...]  # (G,)
 
 
 class Taps(NamedTuple):
@@ -73,18 +74,18 @@ def head_of(model: Any) -> Head:
 
 def plain_law(logits: Tensor, temperature: float, min_p: float) -> Tensor:
     """Log-probabilities (N, V) at a temperature, less what is `min_p` times as likely as the likeliest."""
-    law = torch.log_softmax(logits.double() / temperature, dim=-1)
+    log_probs = torch.log_softmax(logits.double() / temperature, dim=-1)
     if min_p:
-        law = law.masked_fill(law < law.amax(-1, keepdim=True) + math.log(min_p), -math.inf)
-        law = torch.log_softmax(law, dim=-1)
-    return law
+        log_probs = log_probs.masked_fill(log_probs < log_probs.amax(-1, keepdim=True) + math.log(min_p), -math.inf)
+        log_probs = torch.log_softmax(log_probs, dim=-1)
+    return log_probs
 
 
-def drawn(law: Tensor, uniforms: Tensor) -> Tensor:
+def drawn(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     """Tokens (N,) by the inverse of each distribution function."""
-    upto = law.exp().cumsum(-1)
+    upto = log_probs.exp().cumsum(-1)
     goal = torch.minimum(uniforms[:, None] * upto[:, -1:], torch.nextafter(upto[:, -1:], torch.zeros(1).to(upto)))
-    return torch.searchsorted(upto, goal, right=True)[:, 0].clamp(max=law.shape[-1] - 1)
+    return torch.searchsorted(upto, goal, right=True)[:, 0].clamp(max=log_probs.shape[-1] - 1)
 
 
 @torch.no_grad()
@@ -93,20 +94,21 @@ def decode(
     prompts: Sequence[int],
     size: int,
     length: int,
-    settings: Settings | None = None,
+    settings: ExploreSettings | None = None,
     *,
     seed: int = 0,
     temperature: float = 1.0,
     min_p: float = 0.0,
     wave: int | None = None,
-    watch: Callable[[Step], None] | None = None,
+    watch: Callable[[EngineStep], None] | None = None,
 ) -> Sampled:
     """One group of `size` samples for each prompt, a token; `wave` samples of each group at a time, all by default."""
     explorer = Explorer(head_of(model), max_groups=len(prompts))
-    seeds = counters.words(seed, np.arange(len(prompts))) >> np.uint64(11)
+    seeds = counters.random_bits(seed, np.arange(len(prompts))) >> np.uint64(11)
     parts: list[list[Tensor]] = []
     numbers: list[int] = []
     entropy, each = 0.0, wave or size
+    cached = cache_argument(model)
     with taps(model) as heard:
         for first in range(0, size, each):
             samples = range(first, min(size, first + each))
@@ -120,12 +122,20 @@ def decode(
             cache, ids = DynamicCache(), torch.tensor(prompts)[torch.from_numpy(group)]
             columns: list[Tensor] = []
             for at in range(length):
-                logits = model(input_ids=ids[:, None], past_key_values=cache, use_cache=True).logits[:, -1]
-                law = plain_law(logits, temperature, min_p)
+                logits = model(input_ids=ids[:, None], use_cache=True, **{cached: cache}).logits[:, -1]
+                log_probs = plain_law(logits, temperature, min_p)
                 position = np.full(len(group), at)
                 heat = torch.full((len(group),), temperature)
-                step = Step(
-                    number, sample, position, heat, logits, law, heard.deep[0], heard.shallow[0], filtered=min_p > 0
+                step = EngineStep(
+                    number,
+                    sample,
+                    position,
+                    heat,
+                    logits,
+                    log_probs,
+                    heard.deep[0],
+                    heard.shallow[0],
+                    filtered=min_p > 0,
                 )
                 ids, logq, seen = take(explorer, step, torch.from_numpy(counters.uniforms(seeds[group], sample, at)))
                 entropy += seen / (size * length * len(prompts))
@@ -143,20 +153,20 @@ def decode(
     return Sampled(whole[0].long(), whole[1], whole[2], entropy, reports)
 
 
-def take(explorer: Explorer, step: Step, uniforms: Tensor) -> tuple[Tensor, Tensor, float]:
+def take(explorer: Explorer, step: EngineStep, uniforms: Tensor) -> tuple[Tensor, Tensor, float]:
     """Tokens (N,), their log-probabilities (N,) under the laws drawn from, and the sum of those laws' entropies."""
-    law, given = step.law, []
+    log_probs, given = step.log_probs, []
     for advice in explorer.advise(step):
-        if advice.law is not None:
-            law = law.index_copy(0, advice.rows, advice.law)
+        if advice.log_probs is not None:
+            log_probs = log_probs.index_copy(0, advice.rows, advice.log_probs)
         else:
             given.append(advice)
-    tokens = drawn(law, uniforms)
-    logq = law.gather(1, tokens[:, None])[:, 0]
+    tokens = drawn(log_probs, uniforms)
+    logq = log_probs.gather(1, tokens[:, None])[:, 0]
     for advice in given:
         assert advice.tokens is not None
         assert advice.logq is not None
         tokens = tokens.index_copy(0, advice.rows, advice.tokens)
         logq = logq.index_copy(0, advice.rows, advice.logq)
     explorer.took(tokens)
-    return tokens, logq, float(entropies(law).sum())
+    return tokens, logq, float(entropies(log_probs).sum())

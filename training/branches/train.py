@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 
 from .world import LENGTH, PROMPTS, VOCAB, entropy_bound, rows, world
 

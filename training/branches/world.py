@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from samplewise.keys import Key
-from samplewise.numerics import Floats
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
 
 PROMPTS, PATHS, LENGTH, SYMBOLS, VARIANTS = 12, 8, 12, 30, 3
 LATEST_CUT = 8

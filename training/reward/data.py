@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from samplewise.core.keys import Key
+from samplewise.core.types import Candidate, Generate, Message, Sampling
 from samplewise.engines.base import Engine
 from samplewise.engines.local import tiny
-from samplewise.keys import Key
-from samplewise.tasks.game24 import ask as question
-from samplewise.types import Candidate, Generate, Message, Sampling
+from samplewise.tasks.game24 import puzzle_question as question
 from samplewise.verify.puzzle import puzzle as checker
 from training.tiny.puzzles import (
     ASKED,

@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.types import Candidate, Generate, Question
 from samplewise.engines.local import tiny
-from samplewise.keys import Key
 from samplewise.measure import mean_interval
-from samplewise.numerics import Floats
 from samplewise.select.base import Graded
 from samplewise.select.best import best
 from samplewise.select.votes import first, vote, weighted
-from samplewise.tasks.game24 import ask as question
 from samplewise.tasks.game24 import game24
-from samplewise.types import Candidate, Generate, Question
+from samplewise.tasks.game24 import puzzle_question as question
 from samplewise.verify.puzzle import read_puzzle
 from samplewise.verify.reward import reward
 from samplewise.verify.reward.score import Reward

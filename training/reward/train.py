@@ -25,8 +25,8 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, StableLmConfig, StableLmForSequenceClassification
 
+from samplewise.core.numerics import Floats
 from samplewise.models import TINY
-from samplewise.numerics import Floats
 from training.tiny import tokenizer as language
 from training.tiny.train import optimisers, schedule
 

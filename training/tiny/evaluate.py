@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from samplewise.tasks.game24 import ask as question
-from samplewise.types import Candidate
+from samplewise.core.types import Candidate
+from samplewise.engines.local.forward import cache_argument
+from samplewise.tasks.game24 import puzzle_question as question
 from samplewise.verify.puzzle import puzzle
 
 from .puzzles import ADJECTIVES, ASKED, FIRST, GOAL, NOUNS, OPS, REMARKS, REPHRASE, ROLES, SPOKEN, STYLES, ask, solvable
@@ -109,11 +110,10 @@ def draw(
     eos, pad = model.config.eos_token_id, model.config.pad_token_id
     out = torch.full((len(prompts), limit), pad)
     rows = torch.arange(len(prompts))
-    cache, step = None, prompts
+    cached, cache, step = cache_argument(model), DynamicCache(config=model.config), prompts
     for at in range(limit):
-        result = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = result.past_key_values
-        step = torch.multinomial(torch.softmax(result.logits[:, -1] / temperature, dim=-1), 1, generator=generator)
+        logits = model(input_ids=step, use_cache=True, logits_to_keep=1, **{cached: cache}).logits[:, -1]
+        step = torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=generator)
         out[rows, at] = step[:, 0]
         alive = out[rows, at] != eos
         if not alive.any():
@@ -198,9 +198,7 @@ def measure(
     return figures
 
 
-def thinker(
-    model: Any, tokenizer: Any, puzzles: Sequence[tuple[int, ...]], samples: int, seed: int
-) -> dict[str, float]:
+def helper(model: Any, tokenizer: Any, puzzles: Sequence[tuple[int, ...]], samples: int, seed: int) -> dict[str, float]:
     """Shares of well-formed first steps and of true permutations."""
     rng = random.Random(seed)
     dealt = [tuple(rng.sample(numbers, 4)) for numbers in puzzles]
@@ -268,11 +266,11 @@ def main() -> None:
     )
     print("strict check agrees with the package's grader:", min(figures["graders agree"] for figures in record))
     print("distinct share:", round(record[0]["distinct"], 3))
-    shares = thinker(model, tokenizer, chosen, 8, args.seed)
-    print("thinker:", {name: round(share, 3) for name, share in shares.items()})
+    shares = helper(model, tokenizer, chosen, 8, args.seed)
+    print("helper:", {name: round(share, 3) for name, share in shares.items()})
     print(f"{time.perf_counter() - began:.0f} s")
     if args.json:
-        args.json.write_text(json.dumps({"figures": record, "thinker": shares}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"figures": record, "helper": shares}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,40 +3,36 @@ the last line of standard output. Exit codes: 0 done, 2 usage, 3 set-up, 4 engin
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 from typing import NoReturn
 
-import typer
-
-from samplewise.errors import SamplewiseError
-
-from . import demo, doctor, draw, effect, plan, stored
-from .app import app, fail
-
-__all__ = ["demo", "doctor", "draw", "effect", "main", "plan", "stored"]
-
-# as a person meets them
-ORDER = ["ask", "run", "compare", "select", "show", "verify", "effect", "calibrate", "plan", "report"]
-ORDER += ["doctor", "list", "demo"]
-app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))  # type: ignore[union-attr]
-
-# What the parser says of a wrong word. Its class has no name that holds for every release of typer; its children do.
-COMPLAINT: type[Exception] = typer.BadParameter.mro()[2]
+INTERRUPTED = b"samplewise: interrupted; what was paid for is kept, the same command goes on from there\n"
 
 
 def main() -> NoReturn:
-    """The entry point: samplewise's own errors become one line and an exit code."""
+    """The entry point. A Ctrl-C ends the program with one line, also while it is being imported.
+
+    A command that draws takes the signal over, to keep what arrives (see `app.end_on_signal`).
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, _end)
     try:
-        code = typer.main.get_command(app).main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except SamplewiseError as error:
-        fail(str(error), error.exit_code)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
-    except COMPLAINT as error:
-        fail(error.format_message(), 2)  # type: ignore[attr-defined]
-    except (KeyboardInterrupt, typer.Abort):
-        fail("interrupted; what was paid for is kept, the same command goes on from there", 130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has what it wanted
-        sys.exit(0)
+        from samplewise import models
+        from samplewise.cli.commands import run_command
+
+        models.owns_process = True
+        run_command()
+    finally:
+        with contextlib.suppress(ValueError):
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    sys.stdout.flush()
+    os.write(2, INTERRUPTED)
+    os._exit(130)

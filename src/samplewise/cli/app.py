@@ -1,19 +1,27 @@
-"""What every command shares: the options, the console, and how a result or a mistake is said."""
+"""What the commands share: options, the console, the printing of results and errors."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import math
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
-from samplewise.errors import UsageError
-from samplewise.types import Json
+from samplewise.core.errors import SamplewiseError, UsageError
+from samplewise.core.text import CONTROLS, printable
+from samplewise.core.types import Json
 
 app = typer.Typer(
     name="samplewise",
@@ -23,13 +31,49 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console()
+
+
+class PlainConsole(Console):
+    """A console that shows texts of models, servers and stores as they are: control characters are spelled out, and
+    square brackets and `:names:` are no markup. Every command prints through one.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        return super().render_str(printable(text), **settings)  # before it is measured: columns stay straight
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+out = PlainConsole()
 if not out.is_terminal and "COLUMNS" not in os.environ:
     out.width = 120  # into a file or a pipe: room for the tables
 
+
+def _print_version(value: bool) -> None:
+    if value:
+        from samplewise import __version__
+
+        print(f"samplewise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end")
+    ] = False,
+) -> None:
+    """Many samples, one good answer, as few tokens as possible."""
+
+
 Engine = Annotated[
     str,
-    typer.Option("--engine", "-e", help="What draws: tiny, local:PATH_OR_NAME, toy ...", envvar="SAMPLEWISE_ENGINE"),
+    typer.Option("--engine", "-e", help="tiny, local:PATH_OR_NAME, http:MODEL ...", envvar="SAMPLEWISE_ENGINE"),
 ]
 Recipe = Annotated[str, typer.Option("--recipe", "-r", help="One line: repeat(16) | vote")]
 Recipes = Annotated[list[str], typer.Option("--recipe", "-r", help="A line to compare; give several")]
@@ -38,12 +82,14 @@ StorePath = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed, the same run")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line")]
-MaxRequests = Annotated[int | None, typer.Option("--max-requests", min=0, help="At most so many requests, in all")]
-MaxTokens = Annotated[
-    int | None, typer.Option("--max-tokens", min=0, help="At most so many tokens, prompt and completion, in all")
+BudgetRequests = Annotated[int | None, typer.Option("--budget-requests", min=0, help="Limit of the run in requests")]
+BudgetTokens = Annotated[
+    int | None, typer.Option("--budget-tokens", min=0, help="Limit of the run in tokens, prompt and completion")
 ]
-MaxUsd = Annotated[float | None, typer.Option("--max-usd", min=0.0, help="At most so much money, in all")]
-MaxSeconds = Annotated[float | None, typer.Option("--max-seconds", min=0.0, help="At most so long for each question")]
+BudgetUsd = Annotated[float | None, typer.Option("--budget-usd", min=0.0, help="Limit of the run in USD")]
+BudgetSeconds = Annotated[
+    float | None, typer.Option("--budget-seconds", min=0.0, help="Limit of each question in seconds")
+]
 
 
 def _sandbox(value: str | None) -> str | None:
@@ -60,6 +106,11 @@ Sandbox = Annotated[
         "--sandbox", callback=_sandbox, help="Where programs are graded: bubblewrap; none gives them your own rights"
     ),
 ]
+Read = Annotated[
+    str | None,
+    typer.Option("--read", help="How an answer is read: auto, number, maths, choice, json('FIELD'), last_line, text"),
+]
+System = Annotated[str | None, typer.Option("--system", help="A system prompt before every question")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write an HTML report here")]
 
 DEFAULT_STORE = Path("samplewise.db")
@@ -75,13 +126,14 @@ def write(path: Path, text: str) -> None:
 
 
 def say(text: str) -> None:
-    out.print(text, style="dim", markup=False, highlight=False)
+    out.print(text, style="dim", highlight=False)
 
 
 def print_json(**fields: Json) -> None:
-    """The last line of standard output. Unknown numbers are null."""
+    """The last line of standard output. Unknown numbers are null, control characters are escaped as JSON does."""
     sys.stdout.flush()
-    print(json.dumps(_known(fields), ensure_ascii=False), flush=True)
+    text = json.dumps(_known(fields), ensure_ascii=False)
+    print(CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text), flush=True)
 
 
 def _known(value: Json) -> Json:
@@ -92,6 +144,47 @@ def _known(value: Json) -> Json:
     return [_known(v) for v in value] if isinstance(value, list | tuple) else value
 
 
+_has_failed = threading.Event()
+
+
+class Interrupted(SamplewiseError):
+    """The user has ended the run."""
+
+    exit_code = 130
+
+
+PATIENCE_S = 1.2  # that an interrupted run has to end by itself, before the process is ended
+
+
+def end_on_signal(cancel: asyncio.Event, kept: str) -> None:
+    """End the run at the first SIGINT or SIGTERM: `cancel` is set, and what is in flight is given up.
+
+    A second signal ends the process at once; so do `PATIENCE_S` seconds, whatever a check or a grader is waiting for.
+    `kept` is what is then said. To be called in the event loop of the run.
+    """
+    loop, ended = asyncio.get_running_loop(), threading.Event()
+
+    def give_up() -> None:
+        if not _has_failed.is_set():  # else it has been said
+            print(f"samplewise: interrupted; {kept}", file=sys.stderr, flush=True)
+        os._exit(130)
+
+    def on_signal(number: int, frame: object) -> None:
+        if ended.is_set():
+            give_up()
+        ended.set()
+        timer = threading.Timer(PATIENCE_S, give_up)
+        timer.daemon = True
+        timer.start()
+        with contextlib.suppress(RuntimeError):  # the run is over
+            loop.call_soon_threadsafe(cancel.set)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM"):
+            signal.signal(getattr(signal, name), on_signal)
+
+
 def fail(message: str, code: int) -> NoReturn:
-    print(f"samplewise: {message}", file=sys.stderr)
+    _has_failed.set()
+    print(f"samplewise: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from samplewise import spec as specs
-from samplewise.errors import StoreError, UsageError
-from samplewise.events import Arrived, Event, in_words
+from samplewise.core import registry
+from samplewise.core.errors import StoreError, UsageError
+from samplewise.core.events import Arrived, Event, in_words
+from samplewise.core.files import is_file
+from samplewise.core.spec import Spec, parse_spec
+from samplewise.core.types import Message
+from samplewise.loop.ledger import Budget
+from samplewise.loop.result import Result, unanswered_note
 from samplewise.recipe import recipe as parse_recipe
-from samplewise.run import Budget
+from samplewise.tasks.base import Task, with_system
 
 from .app import (
     DEFAULT_STORE,
     AsJson,
+    BudgetRequests,
+    BudgetSeconds,
+    BudgetTokens,
+    BudgetUsd,
     Engine,
-    MaxRequests,
-    MaxSeconds,
-    MaxTokens,
-    MaxUsd,
+    Interrupted,
     Output,
+    Read,
     Recipe,
     Recipes,
     Sandbox,
     Seed,
     StorePath,
+    System,
     app,
+    end_on_signal,
     fail,
     out,
     print_json,
     say,
 )
-from .stored import ended, print_comparison, reasons
+from .stored import finished_runs, print_comparison, stop_reasons, unanswered_in
 
 
 @app.command()
@@ -44,89 +51,136 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask")],
     engine: Engine = "tiny",
     recipe: Recipe = "repeat(8) | vote",
+    system: System = None,
+    read: Read = None,
     store: Annotated[Path | None, typer.Option("--store", help="Keep the draws here")] = None,
     seed: Seed = 0,
-    max_requests: MaxRequests = None,
-    max_tokens: MaxTokens = None,
-    max_usd: MaxUsd = None,
-    max_seconds: MaxSeconds = None,
+    budget_requests: BudgetRequests = None,
+    budget_tokens: BudgetTokens = None,
+    budget_usd: BudgetUsd = None,
+    budget_seconds: BudgetSeconds = None,
     sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask one question and print the answer."""
-    from samplewise.api import asolve
-    from samplewise.progress import Bar
-    from samplewise.report.explored import summary
-    from samplewise.report.json import explored_json
-    from samplewise.report.trace import chains_in_words
+    from samplewise.api import asolve, make_question
+    from samplewise.cli.progress import Bar, engine_to_load, loading
+    from samplewise.report.explored import summarize_exploration
+    from samplewise.report.json import exploration_json
+    from samplewise.report.trace import describe_trace
+    from samplewise.tasks.jsonl import reader_of
 
-    budget = Budget(max_requests, None, None, max_tokens, max_usd, max_seconds)
+    with loading(f"the parts of {recipe}"):
+        parsed = parse_recipe(recipe)
+    budget = Budget(budget_requests, None, None, budget_tokens, budget_usd, budget_seconds)
+    asked = [Message("user", question)] if system is None else [Message("system", system), Message("user", question)]
+    checked = make_question(asked)
+    reader = None if read is None else reader_of(read)
     failures: list[str] = []
-    with Bar("ask") as bar:
 
-        def tell(event: Event) -> None:
-            if isinstance(event, Arrived) and event.failure:
-                failures.append(event.failure.message)
-            bar(event)
+    async def go() -> Result:
+        with loading(engine_to_load(engine)):
+            opened = registry.build("engine", engine)
+            await opened.open()
+        try:
+            with Bar("drawing", one_question=True) as bar:
 
-        result = asyncio.run(
-            asolve(question, engine=engine, recipe=recipe, seed=seed, budget=budget, store=store, on_event=tell)
-        )
+                def on_event(event: Event) -> None:
+                    if isinstance(event, Arrived) and event.failure:
+                        failures.append(event.failure.message)
+                    bar(event)
+
+                return await asolve(
+                    checked,
+                    engine=opened,
+                    recipe=parsed,
+                    read=reader,
+                    seed=seed,
+                    budget=budget,
+                    store=store,
+                    on_event=on_event,
+                )
+        finally:
+            await opened.close()
+
+    result = asyncio.run(go())
     if not result.pool.candidates and result.pool.num_failed:
         fail(f"no request was answered: {failures[-1] if failures else 'check the engine'}", 4)
-    out.print("no answer could be read" if result.answer is None else result.answer, markup=False, highlight=False)
-    votes = [a for a in result.answers if a is not None]
-    say(f"{len(result.pool.candidates)} draws, {len(set(votes))} different answers, {result.spent.tokens:,} tokens")
+    answer = "no answer could be read" if result.answer is None else result.answer
+    out.print(answer, highlight=False)
+    num = len(result.votes)
+    say(f"{len(result.pool.candidates)} draws, {num} different answers, {result.spent.tokens:,} tokens")
+    if note := unanswered_note(result.pool.candidates):
+        say(note)
+    if result.scattered and parsed.selector.name == "vote":
+        say(f"a tie of {result.tied}: no two draws agree, so this vote is no vote; give a verifier: best(reward)")
+    elif result.tied > 1:
+        say(f"a tie of {result.tied}: as many answers came out equal, and this one was drawn among them")
     draws = len(result.pool.candidates) + result.pool.num_failed
-    say(in_words(result.stop, draws, parse_recipe(recipe).most))
-    for line in chains_in_words(result.trace):
+    say(in_words(result.stop, draws, parsed.max_draws))
+    for line in describe_trace(result.trace):
         say(line)
     if as_json:
-        explored = summary([*result.trace])
+        explored = summarize_exploration([*result.trace])
         print_json(
             answer=result.answer,
+            tied=result.tied,
             answers=list(result.answers),
             texts=[c.text for c in result.pool.candidates],
             spent=result.spent._asdict(),
             stop=result.stop._asdict(),
-            explored=None if explored is None else explored_json(explored),
+            explored=None if explored is None else exploration_json(explored),
         )
 
 
 @app.command()
 def run(
-    task: Annotated[str, typer.Argument(help="What is asked: game24(limit=100), jsonl:FILE ...")],
+    task: Annotated[str, typer.Argument(help="What is asked: game24(limit=100), jsonl:FILE, or a file ...")],
     engine: Engine = "tiny",
     recipe: Recipe = "repeat(16) | vote",
+    system: System = None,
+    read: Read = None,
     store: StorePath = DEFAULT_STORE,
     seed: Seed = 0,
-    max_requests: MaxRequests = None,
-    max_tokens: MaxTokens = None,
-    max_usd: MaxUsd = None,
-    max_seconds: MaxSeconds = None,
+    budget_requests: BudgetRequests = None,
+    budget_tokens: BudgetTokens = None,
+    budget_usd: BudgetUsd = None,
+    budget_seconds: BudgetSeconds = None,
     spread: Annotated[
         str,
-        typer.Option("--spread", help="How questions share a limit: even, or worth: where the next draw is worth most"),
+        typer.Option(
+            "--spread", help="How questions share a limit: even, or gain: where the next draw is expected to gain most"
+        ),
     ] = "even",
     sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe on a task. Interrupted or killed, the same command goes on where it was."""
     from samplewise.measure import mean_interval
-    from samplewise.store import Store
+    from samplewise.store.database import Store
 
-    budget = Budget(max_requests, None, None, max_tokens, max_usd, max_seconds)
+    budget = Budget(budget_requests, None, None, budget_tokens, budget_usd, budget_seconds)
     with Store(store) as kept:
-        (summary,) = _run_all(task, engine, [recipe], kept, seed, budget, spread)
-        stops = reasons(kept, summary.run)
-    accuracy = mean_interval(summary.accuracy)
+        (summary,) = _run_all(open_task(task, read, system), engine, [recipe], kept, seed, budget, spread)
+        stops, note = stop_reasons(kept, summary.run), unanswered_in(kept, summary.run)
+    accuracy = mean_interval(summary.accuracy if summary.num_draws else ())
     out.print(
         f"run {summary.run}: {summary.num_done} of {summary.num_questions} questions, "
-        f"accuracy {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}], "
-        f"{summary.spent.tokens:,} tokens ({summary.paid.tokens:,} of them paid now)",
+        + (
+            f"accuracy {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}], "
+            if summary.num_draws
+            else "no draw, so no accuracy, "
+        )
+        + f"{summary.spent.tokens:,} tokens ({summary.paid.tokens:,} of them paid now)",
         highlight=False,
     )
+    if summary.cut.requests:
+        say(f"{summary.cut.requests} requests were cut off in flight: at most {summary.cut.tokens:,} tokens, as paid")
+    if 0 < summary.num_empty < summary.num_done:
+        say(f"{summary.num_empty} of the questions got no draw and count as wrong")
     say(", ".join(f"{num} {reason}" for reason, num in stops.items()) + f"; why: samplewise show {summary.run}")
+    if note:
+        say(note)
     if as_json:
         print_json(
             run=summary.run,
@@ -149,6 +203,8 @@ def compare(
     task: Annotated[str | None, typer.Argument(help="What is asked; without it, the runs that the store holds")] = None,
     recipe: Recipes = [],  # noqa: B006 - typer reads it, nobody changes it
     engine: Engine = "tiny",
+    system: System = None,
+    read: Read = None,
     store: StorePath = DEFAULT_STORE,
     seed: Seed = 0,
     tokens: Annotated[float | None, typer.Option("--tokens", help="Compare at so many tokens per problem")] = None,
@@ -157,42 +213,61 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare recipes at equal tokens: accuracy with intervals, paired differences from the first."""
-    from samplewise.store import Store
+    from samplewise.store.database import Store
 
     if task is not None and not recipe:
         raise UsageError("give at least one --recipe to compare, such as -r 'repeat(16) | vote'")
     lines = list(dict.fromkeys(parse_recipe(line).line for line in recipe))
     with Store(store, must_exist=task is None) as kept:
         if task is not None:
-            summaries = _run_all(task, engine, lines, kept, seed, Budget())
+            summaries = _run_all(open_task(task, read, system), engine, lines, kept, seed, Budget())
             for summary in summaries:
                 _finish(summary)
             runs = {run.id: run for run in kept.runs()}
             chosen = [(runs[summary.run].recipe, runs[summary.run]) for summary in summaries]
         else:
-            chosen = [(run.recipe, run) for run in ended(kept) if not lines or run.recipe in lines]
+            chosen = [(run.recipe, run) for run in finished_runs(kept) if not lines or run.recipe in lines]
         if not chosen:
             raise StoreError(f"{store} holds no finished run to compare")
         print_comparison(kept, chosen, tokens, output, as_json, f"{chosen[0][1].task}: recipes at equal tokens")
 
 
-def _run_all(
-    task: str, engine: str, lines: list[str], store: Any, seed: int, budget: Budget, spread: str = "even"
-) -> list[Any]:
-    from samplewise.evaluate import run_task
-    from samplewise.progress import Bar
+def open_task(text: str, read: str | None = None, system: str | None = None) -> Task:
+    """Return the task of a spec, or of the path of a file, with another reader or a system prompt before each question.
 
-    recipes = [parse_recipe(line) for line in lines]
-    problems = specs.build("task", task)
-    opened = specs.build("engine", engine)
+    Says what must be known of its problems. Raises UsageError where the task has a reader of its own.
+    """
+    spec = Spec("jsonl", (text,)) if is_file(Path(text)) else parse_spec(text)
+    if read is not None:
+        if spec.name != "jsonl":
+            raise UsageError(f"--read is for files of questions; {spec.name} says itself how its answers are read")
+        spec = spec._replace(kwargs=(*(each for each in spec.kwargs if each[0] != "read"), ("read", read)))
+    task: Task = registry.build("task", spec)
+    for note in task.notes:
+        say(note)
+    return task if system is None else with_system(task, system)
+
+
+def _run_all(
+    problems: Task, engine: str, lines: list[str], store: Any, seed: int, budget: Budget, spread: str = "even"
+) -> list[Any]:
+    from samplewise.cli.progress import Bar, engine_to_load, loading
+    from samplewise.runs.run import check_limit, run_task
+
+    with loading("the parts of the recipe"):
+        recipes = [parse_recipe(line) for line in lines]
+    with loading(engine_to_load(engine)):
+        opened = registry.build("engine", engine)
 
     async def go() -> list[Any]:
         cancel = asyncio.Event()
-        with contextlib.suppress(NotImplementedError, RuntimeError):  # no signals on this loop: Ctrl-C then just stops
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, cancel.set)
-        done = []
+        end_on_signal(cancel, f"{store.path} keeps all draws that arrived; the same command goes on from there")
+        done: list[Any] = []
         try:
+            with loading(engine_to_load(engine)):
+                await opened.open()
             for each in recipes:
+                check_limit(problems, each, opened, budget, seed=seed, spread=spread)  # type: ignore[arg-type]
                 with Bar(each.line) as bar:
                     done.append(
                         await run_task(
@@ -208,9 +283,9 @@ def _run_all(
                         )
                     )
                 if cancel.is_set():
-                    raise KeyboardInterrupt
+                    raise Interrupted(f"interrupted; {describe_kept(store, done[-1])}")
         finally:
-            for note in getattr(opened, "notes", ()):  # what an endpoint did not honour
+            for note in opened.notes:  # what an endpoint did not honour
                 say(f"{opened.name}: {note}")
             await opened.close()
         return done
@@ -218,9 +293,23 @@ def _run_all(
     return asyncio.run(go())
 
 
+def describe_kept(store: Any, summary: Any) -> str:
+    """Return what an interrupted run leaves, and how to go on."""
+    cut = f"; up to {summary.cut.tokens:,} tokens were cut off in flight" if summary.cut.requests else ""
+    return (
+        f"{summary.num_done} of {summary.num_questions} questions and {store.num_draws():,} draws are in {store.path}"
+        f"{cut}; the same command goes on from there"
+    )
+
+
 def _finish(summary: Any) -> None:
-    """Exit code 4 when nothing at all came back."""
+    """Say what failed. Exit code 4 where a question got no answer."""
     if summary.failure and (summary.num_done == 0 or summary.spent.completion_tokens == 0):
         fail(f"no request was answered: {summary.failure}", 4)
-    if summary.failure and (left := summary.num_questions - summary.num_done):
-        say(f"{left} questions got no answer ({summary.failure}); the same command tries them again")
+    if summary.num_failed:
+        left = summary.num_questions - summary.num_done
+        questions = f", {left} questions got no answer" if left else ""
+        line = f"{summary.num_failed} requests failed{questions} ({summary.failure}); the same command makes them again"
+        if left:
+            fail(line, 4)
+        say(line)

@@ -1,1 +1,1 @@
-"""What answers asks. One engine a file or folder; `base` has the protocol, `law` the law a token is drawn from."""
+"""What answers asks: an engine per file or folder. `base` has the interface, `distribution` how a token is drawn."""

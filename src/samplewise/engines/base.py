@@ -1,18 +1,21 @@
-"""The engine protocol: asks in, completions out, as they arrive.
+"""The engine interface: asks in, completions out in the order in which they finish.
 
-An engine knows nothing of samplers, budgets or stores. It must give the same completion for the same ask whatever else
-it is doing at the time, if it claims `Capability.SEED`.
+An engine knows nothing of samplers, budgets or stores. An engine that claims `Capability.SEED` returns the same
+completion for the same ask, whatever else it is computing at the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import NamedTuple
 
-from samplewise.errors import EngineError
-from samplewise.types import Ask, Capability, Completion, Failure, Usage
+from samplewise.core.errors import EngineError
+from samplewise.core.reasoning import split_reasoning
+from samplewise.core.types import Ask, Capability, Completion, Failure, Generate, Json, Sampling, Usage
 
-APPETITE = 32  # of an engine that does not say its own
+REASONING_MAX_TOKENS = 16_384  # of a draw, by default, where the model reasons: most reasoning ends within it
+MAX_CONCURRENCY = 32  # asks at once, of an engine that does not set its own
 
 
 class Arrival(NamedTuple):
@@ -22,86 +25,115 @@ class Arrival(NamedTuple):
     completion: Completion
 
 
-class Engine(Protocol):
-    """Everything that can answer asks.
+class Engine(ABC):
+    """Base class of everything that answers asks. `can`, `worst_case` and `answer` are required; the rest has defaults.
 
-    `name` is for people. `identity` is what a stored draw depends on (model, weights, precision, template). It is in
-    every digest, so engines that share an identity must share their law.
+    `name` is for people. `identity` is what a stored draw depends on: model, weights, precision, template. It is part
+    of every digest, so engines that share an identity must draw from the same distribution.
     """
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    identity: str
+    max_concurrency: int = MAX_CONCURRENCY  # asks answered at once without slowing; constant during a run
+    is_worst_case_known: bool = True  # no reply can cost more than `worst_case`, or one has shown what it can cost
+    default_max_tokens: int | None = None  # for a draw of a recipe that names no limit; None: the sampler's own default
+    members: frozenset[str] = frozenset()  # names that asks may be addressed to, besides the solver
 
     @property
-    def identity(self) -> str: ...
+    @abstractmethod
+    def can(self) -> frozenset[Capability]:
+        """What the engine can do. Known once it is open."""
 
-    @property
-    def can(self) -> frozenset[Capability]: ...
-
-    async def open(self) -> None:
-        """Finds out what is not known yet of what it can do. Awaited before a run looks at `can`; from the second time
-        on it does nothing. Raises EngineError where the engine cannot be reached, or SetupError."""
-        ...
-
+    @abstractmethod
     def worst_case(self, ask: Ask) -> Usage:
-        """The most that this ask can cost. A budget is checked against it before the ask is sent."""
-        ...
+        """Return the most that this ask can cost. Budgets are checked against it before the ask is sent."""
 
+    @abstractmethod
     def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
-        """Completions in the order in which they finish, each position once. A failed ask is a completion with finish
-        "error", never an exception. Closing the iterator cancels what is still in flight."""
-        ...
+        """Yield a completion for each position once, in the order in which they finish.
 
-    async def close(self) -> None:
-        """Frees what the engine holds. It is not used afterwards."""
-        ...
+        A failed ask is a completion with finish "error", never an exception. Closing the iterator cancels the asks in
+        flight.
+        """
 
+    async def open(self) -> None:  # noqa: B027
+        """Find out what the engine can do. Called before a run reads `can`; later calls do nothing.
 
-class Team(Protocol):
-    """An engine that is several. Draws are kept under the identity of the one that answers."""
+        Raises EngineError if the engine cannot be reached, or SetupError.
+        """
+
+    async def close(self) -> None:  # noqa: B027
+        """Free what the engine holds. A closed engine is not used again."""
+
+    def may_bill(self, ask: Ask) -> bool:
+        """Return whether an ask that was cut off may be billed all the same; True if the engine does not know.
+
+        Asked once for each ask that had not arrived when its call of `answer` was closed.
+        """
+        return True
+
+    def why_no_logp(self, sampling: Sampling) -> str:
+        """Return why draws at this temperature and filter come without the model's log-probs, "" if they have them."""
+        return "" if Capability.LOGP in self.can else "gives no log-probs"
+
+    def free_slots(self) -> int:
+        """Return how many more asks the engine could take now without slowing; 0 if it does not know."""
+        return 0
+
+    def num_drawn(self, ask: Ask) -> int | None:
+        """Return how many tokens an ask in flight has drawn so far, None if the engine never knows.
+
+        Never more than its completion will have. For people who wait: asked a few times a second, in the event loop.
+        """
+        return None
+
+    def member(self, ask: Ask) -> Engine:
+        """Return the engine that answers this ask. Draws are stored under that engine's identity."""
+        return self
 
     @property
-    def members(self) -> frozenset[str]: ...
-
-    def member(self, ask: Ask) -> Engine: ...
-
-
-def identity_of(engine: Engine, ask: Ask) -> str:
-    """What a draw of this ask depends on."""
-    member = getattr(engine, "member", None)
-    return engine.identity if member is None else str(member(ask).identity)
-
-
-def members_of(engine: Engine) -> frozenset[str]:
-    """The names that asks may be addressed to, beside the solver."""
-    return frozenset(getattr(engine, "members", ()))
-
-
-class Roomy(Protocol):
-    """An engine that knows its own size. Both are optional, and change no draw."""
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the engine after a run, one line each."""
+        return ()
 
     @property
-    def appetite(self) -> int:
-        """Asks that it answers at once without slowing."""
-        ...
+    def digest(self) -> str | None:
+        """sha256 of the model's files, or None if the engine has none."""
+        return None
 
-    def idle(self) -> int:
-        """How many more asks it could take at this moment without slowing."""
-        ...
+    def findings(self) -> Mapping[str, Json] | None:
+        """Return what probing an endpoint found, or None for an engine that is not probed."""
+        return None
+
+    async def examine_model(self) -> Mapping[str, Json] | None:
+        """Return what the model in this process is and how fast it runs now, or None if there is none to examine."""
+        return None
+
+    def exploration(self) -> Mapping[str, Json] | None:
+        """Return what the model offers to token policies that explore, or None if there is nothing to examine."""
+        return None
 
 
-def idle_of(engine: Engine) -> int:
-    """Asks that it could take now without slowing; 0 where it does not say."""
-    idle = getattr(engine, "idle", None)
-    return 0 if idle is None else max(0, int(idle()))
+def tell_reasoning(completion: Completion, ask: Generate, tag: str = "", reasoning: str = "") -> Completion:
+    """Return a completion with its reasoning cut out of its text, at the model's own tags.
 
-
-def appetite_of(engine: Engine) -> int:
-    """Asks that it answers at once without slowing."""
-    return max(1, int(getattr(engine, "appetite", APPETITE)))
+    `tag` is the opening tag in which the prompt ended, `reasoning` what the engine has told apart itself. A piece that
+    continues a prefix is left as it is: only the whole response shows where its reasoning ends.
+    """
+    if ask.prefix and "whole" not in ask.want:
+        return completion
+    raw = tag + completion.text
+    reply = split_reasoning(raw)
+    if reply.closed and not reply.reasoning and reply.text == completion.text:
+        return completion._replace(reasoning=reasoning) if reasoning else completion
+    return completion._replace(
+        text=reply.text,
+        reasoning="\n\n".join(part for part in (reasoning, reply.reasoning) if part),
+        raw=raw if "tokens" in ask.want else None,
+    )
 
 
 def failed(error: EngineError, usage: Usage = Usage(requests=1), retry_after_s: float | None = None) -> Completion:
-    """An engine error as a value."""
+    """Return an engine error as a completion with finish "error"."""
     failure = Failure(type(error).__name__, str(error), error.retryable, retry_after_s)
     return Completion(text="", finish="error", usage=usage, failure=failure)

@@ -1,7 +1,7 @@
-"""A language model small enough to list: an explicit Markov chain over a few letters. What exactness is proved on.
+"""A language model small enough to enumerate: an explicit Markov chain over a few letters, for exact proofs.
 
-The next token's law depends on the last token alone, and the first token's on the prompt; so every response up to a
-length can be enumerated with its probability.
+The next token's distribution depends on the last token alone, and the first token's on the prompt. So every response up
+to a length can be listed with its probability.
 """
 
 from __future__ import annotations
@@ -12,17 +12,25 @@ from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 
-from samplewise.engines.base import Arrival, failed
-from samplewise.engines.law import certainty, check_exponents, draw_law, draw_token, falls, log_norm, powers
-from samplewise.errors import BadRequest
-from samplewise.keys import Key
-from samplewise.numerics import Floats, log_softmax
-from samplewise.types import Ask, Capability, Completion, Finish, Generate, Likelihood, Message, Sampling, Usage
+from samplewise.core.errors import BadRequest
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats, log_softmax, ratio_cannot_rise
+from samplewise.core.text import find_stop
+from samplewise.core.types import Ask, Capability, Completion, Finish, Generate, Likelihood, Message, Sampling, Usage
+from samplewise.engines.base import Arrival, Engine, failed
+from samplewise.engines.distribution import (
+    certainty,
+    check_exponents,
+    draw_log_probs,
+    draw_token,
+    log_filtered_norm,
+    powers,
+)
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-class Toy:
+class Toy(Engine):
     """`vocab` letters (1 to 26) and an end token, id `vocab`. `scale` spreads the logits, `seed` picks them."""
 
     can = frozenset(Capability) - {Capability.TOP, Capability.EXPLORE}
@@ -33,30 +41,33 @@ class Toy:
         self.vocab, self.eos = vocab, vocab
         self._key = Key(seed).fold("toy")
         self._scale = scale
-        self._starts: dict[tuple[Message, ...], Floats] = {}  # first rows worked out so far, one per prompt
-        self._laws: dict[tuple[object, Sampling], Floats] = {}  # and laws, per row and sampling
-        self._rows = self._law(self._key.fold("rows"), vocab)  # (V, V+1) nats: row of the last token, last column end
+        self._starts: dict[tuple[Message, ...], Floats] = {}  # first rows computed so far, one per prompt
+        self._draw_log_probs: dict[tuple[object, Sampling], Floats] = {}  # log q (V,), per row and sampling
+        self._rows = self._random_rows(
+            self._key.fold("rows"), vocab
+        )  # (V, V+1) nats: row of the last token, last column end
         self.name = f"toy({vocab}, seed={seed}, scale={scale})"
         self.identity = self.name
 
-    def _law(self, key: Key, rows: int) -> Floats:
+    def _random_rows(self, key: Key, rows: int) -> Floats:
         return log_softmax(self._scale * key.generator().normal(size=(rows, self.vocab + 1)))
 
     def next_logp(self, messages: tuple[Message, ...], tokens: Sequence[int]) -> Floats:
-        """Log-probabilities (V+1,) of the token after `tokens`, at temperature 1."""
+        """Return the log-probabilities (V+1,) of the token after `tokens`, at temperature 1."""
         if tokens:
             return np.asarray(self._rows[tokens[-1]], dtype=np.float64)
         if messages not in self._starts:
-            self._starts[messages] = self._law(self._key.fold("start", json.dumps(messages)), 1)[0]
+            self._starts[messages] = self._random_rows(self._key.fold("start", json.dumps(messages)), 1)[0]
         return self._starts[messages]
 
-    def _draw_law(self, messages: tuple[Message, ...], tokens: Sequence[int], sampling: Sampling) -> Floats:
+    def _logq(self, messages: tuple[Message, ...], tokens: Sequence[int], sampling: Sampling) -> Floats:
         row = (tokens[-1] if tokens else messages, sampling)
-        if row not in self._laws:
-            self._laws[row] = draw_law(self.next_logp(messages, tokens), sampling)
-        return self._laws[row]
+        if row not in self._draw_log_probs:
+            self._draw_log_probs[row] = draw_log_probs(self.next_logp(messages, tokens), sampling)
+        return self._draw_log_probs[row]
 
     def text(self, tokens: Sequence[int]) -> str:
+        """Return the letters of the tokens, without the end token."""
         return "".join(LETTERS[t] for t in tokens if t != self.eos)
 
     def enumerate(
@@ -66,16 +77,16 @@ class Toy:
         sampling: Sampling = Sampling(),
         prefix: tuple[int, ...] = (),
     ) -> dict[tuple[int, ...], float]:
-        """Every continuation of `prefix` by at most `max_tokens` tokens, and its log-probability (nats)."""
+        """Return every continuation of `prefix` by at most `max_tokens` tokens, with its log-probability (nats)."""
         done: dict[tuple[int, ...], float] = {}
         growing: dict[tuple[int, ...], float] = {(): 0.0}
         for length in range(1, max_tokens + 1):
             longer: dict[tuple[int, ...], float] = {}
             for tokens, total in growing.items():
-                law = self._draw_law(messages, prefix + tokens, sampling)
-                for token in np.flatnonzero(np.isfinite(law)).tolist():
+                logq_row = self._logq(messages, prefix + tokens, sampling)
+                for token in np.flatnonzero(np.isfinite(logq_row)).tolist():
                     ended = token == self.eos or length == max_tokens
-                    (done if ended else longer)[(*tokens, token)] = total + float(law[token])
+                    (done if ended else longer)[(*tokens, token)] = total + float(logq_row[token])
             growing = longer
         return done
 
@@ -87,18 +98,16 @@ class Toy:
         given = ask.prefix if isinstance(ask, Generate) else ask.completion
         return sum(len(m.content.split()) for m in ask.messages) + len(given)
 
+    def may_bill(self, ask: Ask) -> bool:
+        """Return False: this process computes, so nobody bills what it is not asked to finish."""
+        return False
+
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         for position, ask in enumerate(asks):
             yield Arrival(position, self.one(ask))
 
-    async def open(self) -> None:
-        return None
-
-    async def close(self) -> None:
-        return None
-
     def one(self, ask: Ask) -> Completion:
-        """The completion of one ask."""
+        """Return the completion of one ask."""
         given = ask.prefix if isinstance(ask, Generate) else ask.completion
         if any(not 0 <= t <= self.eos for t in given) or self.eos in given[:-1]:
             return failed(BadRequest(f"token ids must be 0 to {self.eos}, the end token {self.eos} last, got {given}"))
@@ -128,33 +137,33 @@ class Toy:
         running = 0.0
         finish: Finish = "length"
         text = ""
-        tight = ask.floor is not None and falls(ask.floor.alpha, ask.sampling.temperature)
+        tight = ask.reject_below is not None and ratio_cannot_rise(ask.reject_below.alpha, ask.sampling.temperature)
         while len(tokens) < ask.max_tokens and finish == "length":
             before = (*ask.prefix, *tokens)
             model = self.next_logp(ask.messages, before)
-            law = allowed = self._draw_law(ask.messages, before, ask.sampling)
+            logq_row = allowed = self._logq(ask.messages, before, ask.sampling)
             if not tokens and ask.forbid_first is not None:
-                allowed = law.copy()
+                allowed = logq_row.copy()
                 allowed[ask.forbid_first] = -np.inf
                 if not np.isfinite(allowed).any():
                     return failed(BadRequest(f"nothing but the forbidden first token {ask.forbid_first} can be drawn"))
-            if ask.floor is not None and tight:
-                most = running + log_norm(model, law, ask.sampling.temperature)
-                if most < ask.floor.value:
-                    finish = "floor"
+            if ask.reject_below is not None and tight:
+                most = running + log_filtered_norm(model, logq_row, ask.sampling.temperature)
+                if most < ask.reject_below.value:
+                    finish = "rejected"
                     break
             token = draw_token(allowed, rng.random())
             tokens.append(token)
             logp.append(float(model[token]))
-            logq.append(float(law[token]))
+            logq.append(float(logq_row[token]))
             logz.append(powers(model, ask.exponents))
             sure.append(certainty(model))
-            if ask.floor is not None:
-                running += ask.floor.alpha * logp[-1] - logq[-1]
+            if ask.reject_below is not None:
+                running += ask.reject_below.alpha * logp[-1] - logq[-1]
             text = self.text(tokens)
-            cut = min((i for s in ask.stop if (i := text.find(s)) >= 0), default=-1)
-            if ask.floor is not None and running < ask.floor.value:
-                finish = "floor"
+            cut = find_stop(text, ask.stop)
+            if ask.reject_below is not None and running < ask.reject_below.value:
+                finish = "rejected"
             elif token == self.eos or cut >= 0:
                 finish, text = "stop", text if cut < 0 else text[:cut]
         want = ask.want

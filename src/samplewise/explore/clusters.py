@@ -1,35 +1,39 @@
-"""Contexts that are alike: keys of rows, clusters of rows, and the candidate tokens that a cluster shares.
+"""Similar contexts: keys of rows, clusters of rows, and the candidate tokens that a cluster shares.
 
-A row's key is its deep state, through a fixed random projection where `width` says so, less the running mean of its
-group where asked for (head states of real models point much the same way), at length 1. Rows of a group whose keys have
-a cosine of at least some value are one cluster, and so are theirs in turn. Only rows with a choice take part: a row
-whose law is all but certain has nothing to share.
+A row's key is its deep state, optionally through a fixed random projection to `width` dimensions and less the running
+mean of its group (head states of real models point in much the same direction), scaled to length 1. Rows of a group
+whose keys have a cosine of at least some value are in one cluster, transitively. Only rows with a choice take part: a
+row whose distribution is almost certain has nothing to share.
 
-What a cluster does depends on keys and on laws, which follow from the past alone, and on random numbers counted by
-sample and position; so the order of rows in a batch changes nothing, nor do other groups.
+What a cluster does depends on keys and distributions, which follow from the past alone, and on random numbers
+counted by draw and position. So neither the order of rows in a batch nor other groups change anything.
 
 Cost: keys (N, d) x (d, width) and cosines (G, K, K); the rest is for clustered rows only.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import counters
-from .base import Head, Ints, Layout
-from .counters import Words
-from .learn import without
+from samplewise.core.numerics import Ints
 
-CERTAIN = 0.999  # probability of its likeliest token, from which a row has no choice
+from . import counters
+from .base import Head, Layout
+from .counters import Bits
+from .learn import without
+from .softmax import Softmax
+
+CERTAIN = 0.999  # a row whose likeliest token has this probability has no choice
 TRACE = 1e-4  # probability below which a token is no candidate anywhere in a step
 
 
 class Keys:
-    """The keys of rows, and each group's running mean."""
+    """Compute the keys of rows, and keep each group's running mean."""
 
     def __init__(self, head: Head, width: int, centre: bool) -> None:
         dim, device = head.weight.shape[1], head.weight.device
@@ -39,21 +43,21 @@ class Keys:
             generator.manual_seed(width)  # the same projection for every group
             self.projection = (torch.randn(dim, width, generator=generator) / width**0.5).to(device)
         self.dim = dim if self.projection is None else width
-        self.sums = torch.zeros(0, self.dim + 1, device=device)  # of keys, and how many
+        self.sums = torch.zeros(0, self.dim + 1, device=device)  # sum of keys, and their number
 
     def open(self) -> None:
         self.sums = torch.cat([self.sums, self.sums.new_zeros(1, self.dim + 1)])
 
-    def close(self, place: int) -> None:
-        self.sums = without(self.sums, place)
+    def close(self, index: int) -> None:
+        self.sums = without(self.sums, index)
 
     def raw(self, layout: Layout, deep: Tensor) -> Tensor:
-        """Keys (G, K, r) as they are remembered."""
+        """Return keys (G, K, r) as they are remembered."""
         states = deep.float()
         return layout.pad(states if self.projection is None else states @ self.projection)
 
     def unit(self, live: Tensor, raw: Tensor) -> Tensor:
-        """Keys (G, ., r) at length 1, from the group's mean over the steps before."""
+        """Return keys (G, ., r) less the group's mean over earlier steps, at length 1."""
         if self.centre:
             sums = self.sums[live]
             raw = raw - (sums[:, :-1] / sums[:, -1:].clamp(min=1.0))[:, None]
@@ -66,35 +70,37 @@ class Keys:
 
 
 class Clusters(NamedTuple):
-    """Q clusters of at most M rows, in an order of visit that is drawn anew at each step."""
+    """Q clusters of at most M rows, each in an order of visit that is drawn anew at each step."""
 
-    rows: Tensor  # (Q, M) numbers of the batch; where there is none stands the cluster's first
+    rows: Tensor  # (Q, M) rows of the batch; gaps repeat the cluster's first
     mask: Tensor  # (Q, M)
-    line: Tensor  # (Q,) the line of the layout that the cluster's group is on
+    line: Tensor  # (Q,) the row of the layout that holds the cluster's group
     column: Tensor  # (Q, M) the columns of its rows there
     leader: Ints  # (Q,) on the host: the row with the lowest sample index
 
 
-def forks(layout: Layout, law: Tensor) -> Tensor:
-    """Rows (G, K) that have a choice."""
-    return layout.pad(law.amax(-1)).exp().lt(CERTAIN) & layout.mask
+def forks(layout: Layout, log_probs: Tensor) -> Tensor:
+    """Return the rows (G, K) that have a choice."""
+    return layout.pad(log_probs.amax(-1)).double().exp().lt(CERTAIN) & layout.mask
 
 
 def reached(near: Tensor) -> Tensor:
-    """Who is reached over neighbours of neighbours: (G, K, K), from the neighbours (G, K, K), which is symmetric."""
+    """Return the transitive closure (G, K, K) of a symmetric relation `near` (G, K, K)."""
     reach, hops = near.float(), 1
     while hops < near.shape[-1] - 1:
         reach, hops = torch.bmm(reach, reach).clamp_(max=1.0), 2 * hops
     return reach > 0
 
 
-def clusters(layout: Layout, near: Tensor, taking: Tensor, order: Words, least: int) -> Clusters | None:
-    """The clusters of rows `taking` part (G, K) that have at least `least` rows, None if there are none.
+def find_clusters(layout: Layout, near: Tensor, taking: Tensor, order: Bits, least: int) -> Clusters | None:
+    """Return the clusters of rows `taking` part (G, K) that have at least `least` rows; None if there are none.
 
-    `near` (G, K, K) says who is like whom; `order` (N,) are the bits that rows of a cluster are visited by.
+    `near` (G, K, K) says which contexts are similar; rows of a cluster are visited in the order of `order` (N,).
     """
     near = near & taking[:, :, None] & taking[:, None, :]
-    first = reached(near).float().argmax(-1).masked_fill(~taking, -1).cpu().numpy()  # (G, K), the one wait for a device
+    first = (
+        reached(near).float().argmax(-1).masked_fill(~taking, -1).cpu().numpy()
+    )  # (G, K); the only wait for the device
     lines, columns = np.nonzero(first >= 0)
     if len(lines) == 0:
         return None
@@ -123,74 +129,92 @@ def clusters(layout: Layout, near: Tensor, taking: Tensor, order: Words, least: 
     )
 
 
-class Shared(NamedTuple):
+class ClusterCandidates(NamedTuple):
     """What the rows of a cluster choose among: its likeliest tokens, and the rest of the vocabulary as one bucket."""
 
     tokens: Tensor  # (Q, U)
-    mass: Tensor  # (Q, M, U + 1) float64 of each row's law, the rest last; sums to 1
+    mass: Tensor  # (Q, M, U + 1) float64 probabilities of each row, the rest last; sums to 1
 
     @property
     def rest(self) -> int:
-        """The number that stands for the rest."""
+        """The index that stands for the rest."""
         return self.tokens.shape[1]
 
 
-def shared(law: Tensor, found: Clusters, most: int) -> Shared:
-    """The cluster's candidates: the likeliest of any of its rows, as many as matter and at most `most`."""
-    best = law[found.rows[:, 0]] if found.rows.shape[1] == 1 else law[found.rows].amax(1)
-    top = best.topk(min(most, law.shape[-1]), dim=-1)
-    num = max(1, int((top.values.exp() > TRACE).sum(-1).amax()))
-    tokens = top.indices[:, :num]
-    mass = law[found.rows[:, :, None], tokens[:, None, :]].exp()
-    return Shared(tokens, torch.cat([mass, (1 - mass.sum(-1, keepdim=True)).clamp(min=0.0)], dim=-1))
+def cluster_candidates(log_probs: Tensor, clusters: Clusters, most: int, filtered: bool) -> ClusterCandidates:
+    """Return the candidates of each cluster: the likeliest of any of its rows, at most `most`."""
+    values, indices = _likeliest_of_any(log_probs, clusters.rows, min(most, log_probs.shape[-1]))
+    num = max(1, int((values.exp() > TRACE).sum(-1).amax()))
+    tokens = indices[:, :num]
+    mass = log_probs[clusters.rows[:, :, None], tokens[:, None, :]].double().exp()
+    if filtered:  # there may be no other token at all, and a difference to 1 would leave it some mass by rounding
+        others = log_probs[clusters.rows].scatter(2, tokens[:, None].expand(-1, clusters.rows.shape[1], -1), -math.inf)
+        softmax = Softmax(others.flatten(0, 1))
+        rest = (softmax.total * softmax.peak[:, 0].double().exp()).nan_to_num(0.0).view(clusters.rows.shape)
+    else:
+        rest = (1 - mass.sum(-1)).clamp(min=0.0)
+    return ClusterCandidates(tokens, torch.cat([mass, rest[..., None]], dim=-1))
+
+
+def _likeliest_of_any(log_probs: Tensor, rows: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Return the largest log-probabilities (Q, U) that any of the rows (Q, M) gives to a token, and these tokens."""
+    if rows.shape[1] == 1:
+        values, tokens = log_probs[rows[:, 0]].topk(num, dim=-1)
+        return values, tokens
+    top = log_probs.topk(num, dim=-1)  # no other token of a row can be among them
+    values, order = top.values[rows].flatten(1).sort(dim=-1, descending=True, stable=True)
+    tokens = top.indices[rows].flatten(1).gather(1, order)
+    tokens, order = tokens.sort(dim=-1, stable=True)
+    values = values.gather(1, order)
+    values[:, 1:].masked_fill_(tokens[:, 1:] == tokens[:, :-1], -math.inf)  # each token once, with its largest
+    values, order = values.sort(dim=-1, descending=True, stable=True)
+    return values[:, :num], tokens.gather(1, order[:, :num])
 
 
 def similarity(head: Head, tokens: Tensor, others: Tensor) -> Tensor:
-    """How far tokens (Q, U) and others (Q, J) count as synonyms: 0 up to a cosine of one half, then up to 1."""
+    """Return how far tokens (Q, U) and others (Q, J) count as synonyms: 0 up to a cosine of 0.5, then rising to 1."""
     return head.cosines(tokens, others).sub_(0.5).mul_(2.0).clamp_(min=0.0)
 
 
-def chain(head: Head, found: Shared) -> Tensor:
-    """Orders (Q, U) of the candidates: from the likeliest, always on to the most similar one that is left.
+def chain(head: Head, candidates: ClusterCandidates) -> Tensor:
+    """Return orders (Q, U) of the candidates: from the likeliest, always on to the most similar one that is left.
 
-    A cosine of head rows says what is similar. U steps over all clusters at once, on the host, where a step of so
-    little work costs least.
+    Similarity is the cosine of head rows. U steps over all clusters at once, on the host, where such small steps are
+    cheapest.
     """
-    cosine = head.cosines(found.tokens, found.tokens).cpu().numpy()
-    lines = np.arange(len(cosine))
+    cosine = head.cosines(candidates.tokens, candidates.tokens).cpu().numpy()
+    rows = np.arange(len(cosine))
     order = np.zeros(cosine.shape[:2], dtype=np.int64)
-    order[:, 0] = found.mass[..., :-1].sum(1).argmax(-1).cpu().numpy()
+    order[:, 0] = candidates.mass[..., :-1].sum(1).argmax(-1).cpu().numpy()
     taken = np.zeros(cosine.shape[:2], dtype=cosine.dtype)
-    for step in range(1, found.rest):
-        at = order[:, step - 1]
-        taken[lines, at] = -9.0  # cannot be gone to any more
-        (cosine[lines, at] + taken).argmax(-1, out=order[:, step])
-    return torch.from_numpy(order).to(found.tokens.device)
+    for step in range(1, candidates.rest):
+        last = order[:, step - 1]
+        taken[rows, last] = -9.0  # not again
+        (cosine[rows, last] + taken).argmax(-1, out=order[:, step])
+    return torch.from_numpy(order).to(candidates.tokens.device)
 
 
 def drawn_within(mass: Tensor, uniforms: Tensor) -> Tensor:
-    """Which bucket (...,) each uniform picks by mass (..., U + 1), which needs no sum of 1."""
+    """Return which bucket (...,) each uniform picks by mass (..., U + 1), which need not sum to 1."""
     upto = mass.cumsum(-1)
     return (upto[..., :-1] <= uniforms[..., None] * upto[..., -1:]).sum(-1)
 
 
-def drawn_outside(law: Tensor, excluded: Tensor, uniforms: Tensor) -> Tensor:
-    """Tokens (n,) of laws (n, V) without the tokens `excluded` (n, U)."""
-    upto = law.exp().scatter(1, excluded, 0.0).cumsum(-1)
-    goal = torch.minimum(uniforms[:, None] * upto[:, -1:], torch.nextafter(upto[:, -1:], torch.zeros(1).to(upto)))
-    return torch.searchsorted(upto, goal, right=True)[:, 0].clamp_(max=law.shape[-1] - 1)
+def drawn_outside(log_probs: Tensor, excluded: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw tokens (n,) from distributions (n, V) without the tokens `excluded` (n, U)."""
+    return Softmax(log_probs.scatter(1, excluded, -math.inf)).draw(uniforms)[0]
 
 
 def outside(
-    law: Tensor, found: Clusters, choice: Shared, picked: Tensor, seeds: Words, at: tuple[Ints, Ints]
+    log_probs: Tensor, clusters: Clusters, choice: ClusterCandidates, picked: Tensor, seeds: Bits, at: tuple[Ints, Ints]
 ) -> Tensor:
-    """The tokens (Q, M) of `picked` candidates, with the rest drawn by each row's own law. Few rows pick the rest."""
+    """Return the tokens (Q, M) of `picked` candidates; where a row picked the rest, draw from its own distribution."""
     tokens = choice.tokens.gather(1, picked.clamp(max=choice.rest - 1))
-    beyond = ((picked == choice.rest) & found.mask).nonzero()
+    beyond = ((picked == choice.rest) & clusters.mask).nonzero()
     if len(beyond):
-        rows = found.rows[beyond[:, 0], beyond[:, 1]]
+        rows = clusters.rows[beyond[:, 0], beyond[:, 1]]
         host = rows.cpu().numpy()
         own = counters.uniforms(seeds[host], counters.REST, at[0][host], at[1][host])
-        drawn = drawn_outside(law[rows], choice.tokens[beyond[:, 0]], torch.from_numpy(own).to(law.device))
+        drawn = drawn_outside(log_probs[rows], choice.tokens[beyond[:, 0]], torch.from_numpy(own).to(log_probs.device))
         tokens[beyond[:, 0], beyond[:, 1]] = drawn
     return tokens

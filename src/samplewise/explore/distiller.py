@@ -1,12 +1,12 @@
 """The Latent Distiller: a small network that predicts the deep state from the shallow one, one for each group at once.
 
-Two gated blocks with a residual (arXiv 2604.24927): x <- x + O(silu(G x) * U x), G and U: d -> width, O: width -> d, no
-biases. A residual passes the shallow state on, so an untrained distiller is a contrast with an early layer, and not
-a constant.
+Two gated residual blocks (arXiv 2604.24927): x <- x + O(silu(G x) * U x), G and U: d -> width, O: width -> d, no
+biases. The residual passes the shallow state on, so an untrained distiller is a contrast with an early layer, not a
+constant.
 
 Weights of S groups are one buffer (S, P) in float32, whatever the model's type, and every product is batched over
-groups. The backward pass is written out, so that it runs inside any inference mode and keeps nothing alive; a test
-holds it against autograd. P = 6 d width.
+groups. The backward pass is written out, so it runs inside inference mode and keeps nothing alive; a test compares
+it with autograd. P = 6 d width.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Tape(NamedTuple):
 
 
 class Shape(NamedTuple):
+    """The sizes of a distiller."""
+
     dim: int
     width: int
 
@@ -43,18 +45,18 @@ class Shape(NamedTuple):
         return BLOCKS * 3 * self.dim * self.width
 
     def blocks(self, weights: Tensor) -> tuple[Block, ...]:
-        """The blocks as views of a buffer (S, P)."""
-        found, at = [], 0
+        """Return the blocks as views of a buffer (S, P)."""
+        blocks, offset = [], 0
         for _ in range(BLOCKS):
-            up = weights[:, at : at + 2 * self.dim * self.width].view(-1, self.dim, 2 * self.width)
-            at += 2 * self.dim * self.width
-            down = weights[:, at : at + self.width * self.dim].view(-1, self.width, self.dim)
-            at += self.width * self.dim
-            found.append(Block(up, down))
-        return tuple(found)
+            up = weights[:, offset : offset + 2 * self.dim * self.width].view(-1, self.dim, 2 * self.width)
+            offset += 2 * self.dim * self.width
+            down = weights[:, offset : offset + self.width * self.dim].view(-1, self.width, self.dim)
+            offset += self.width * self.dim
+            blocks.append(Block(up, down))
+        return tuple(blocks)
 
     def fresh(self, seed: int, device: torch.device) -> Tensor:
-        """Random weights (1, P): uniform within 1 / sqrt(inputs), as linear layers of torch begin."""
+        """Return random weights (1, P): uniform within 1 / sqrt(inputs), as torch initializes linear layers."""
         generator = torch.Generator()
         generator.manual_seed(seed)
         weights = torch.rand(1, self.num_weights, generator=generator) * 2 - 1
@@ -65,7 +67,7 @@ class Shape(NamedTuple):
 
 
 def forward(shape: Shape, weights: Tensor, x: Tensor) -> tuple[Tensor, tuple[Tape, ...]]:
-    """Predictions (S, K, d) from x (S, K, d), and the tape of them."""
+    """Return predictions (S, K, d) from x (S, K, d), and their tape."""
     tapes = []
     for block in shape.blocks(weights):
         gate, value = torch.bmm(x, block.up).chunk(2, dim=-1)
@@ -75,7 +77,7 @@ def forward(shape: Shape, weights: Tensor, x: Tensor) -> tuple[Tensor, tuple[Tap
 
 
 def backward(shape: Shape, weights: Tensor, tapes: tuple[Tape, ...], change: Tensor) -> Tensor:
-    """Gradients (S, P), given that of the predictions (S, K, d). Rows without a sample must have a change of zero."""
+    """Return gradients (S, P), given those of the predictions (S, K, d), which must be zero where there is no row."""
     gradients = torch.empty_like(weights)
     pairs = list(zip(shape.blocks(weights), shape.blocks(gradients), tapes, strict=True))
     for number, (block, gradient, (x, gate, value)) in reversed(list(enumerate(pairs))):

@@ -1,14 +1,14 @@
-"""The engine's one door: opens groups, asks their policies at each step, and checks that it saw what it should.
+"""What an engine talks to: open groups, ask their policies at each step, and check that every token was seen.
 
     explorer = Explorer(head)
-    number = explorer.open(group, settings, seed)          # the first row of a group makes it, a later one joins it
+    number = explorer.open(group, settings, seed)          # the first row of a group makes it, later ones join it
     for advice in explorer.advise(step): ...               # once a step, before tokens are drawn
     explorer.took(tokens)                                  # once a step, after
     explorer.leave(number)                                 # a row ends
     report = explorer.close(number, sampled)               # nothing of the group is kept
 
-A group's state comes from its seed and its own rows alone. At most `max_groups` are held; to make room, the group goes
-that has been idle longest, and where every one of them has rows in flight that is an error and not a silent loss.
+A group's state comes from its seed and its own rows alone. At most `max_groups` are kept; to make room, the group that
+has been idle longest is closed. Where all of them have rows in flight, that is an error and not a silent loss.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samplewise.errors import SetupError
+from samplewise.core.errors import SetupError
+from samplewise.core.numerics import Ints
 
-from .base import Advice, Head, Ints, Layout, Policy, Rows, Step
-from .settings import Settings
+from .base import Advice, EngineStep, Head, Layout, PolicyStep, TokenPolicy
+from .policies import policy_of
+from .settings import ExploreSettings
 
 
-class Report(NamedTuple):
-    """What a group has to say when it ends. `problem` is not empty where its draws are not what was asked for."""
+class GroupReport(NamedTuple):
+    """What a group reports when it ends. `problem` is not empty where its draws are not what was asked for."""
 
     settings: str
     numbers: Mapping[str, float]
@@ -35,17 +37,17 @@ class Report(NamedTuple):
 
 
 class _Group:
-    __slots__ = ("in_flight", "name", "place", "policy", "seen", "settings")
+    __slots__ = ("in_flight", "index", "name", "policy", "seen", "settings")
 
-    def __init__(self, name: str, settings: Settings, policy: Policy, place: int) -> None:
-        self.name, self.settings, self.policy, self.place = name, settings, policy, place
+    def __init__(self, name: str, settings: ExploreSettings, policy: TokenPolicy, index: int) -> None:
+        self.name, self.settings, self.policy, self.index = name, settings, policy, index
         self.in_flight = self.seen = 0
 
 
 class _Part(NamedTuple):
-    """The rows of a step that one policy has, as long as the batch stays the same."""
+    """The rows of a step that belong to one policy, reused while the batch stays the same."""
 
-    policy: Policy
+    policy: TokenPolicy
     rows: Tensor  # (n,)
     host: Ints  # (n,)
     every: bool  # all rows of the step, in their order
@@ -57,7 +59,7 @@ class Explorer:
 
     def __init__(self, head: Head, *, max_groups: int = 256) -> None:
         self.head, self.max_groups = head, max_groups
-        self._policies: dict[str, Policy] = {}
+        self._policies: dict[str, TokenPolicy] = {}
         self._groups: dict[int, _Group] = {}  # in the order of their last use
         self._names: dict[str, int] = {}
         self._next = 0
@@ -69,16 +71,16 @@ class Explorer:
 
     @property
     def shallow(self) -> bool:
-        """Whether some open group looks at the states after the first block."""
-        return any(group.settings.shallow for group in self._groups.values())
+        """Whether some open group reads the states after the first block."""
+        return any(group.settings.reads_shallow for group in self._groups.values())
 
     def __len__(self) -> int:
         return len(self._groups)
 
     # ------------------------------------------------------------------------------------------------------- groups
 
-    def open(self, name: str, settings: Settings, seed: int) -> int:
-        """One more row of a group is in flight; its number. ValueError where the group has other settings."""
+    def open(self, name: str, settings: ExploreSettings, seed: int) -> int:
+        """Count one more row of a group in flight. Return the group's number. ValueError if it has other settings."""
         number = self._names.get(name)
         if number is not None:
             group = self._groups.pop(number)
@@ -92,11 +94,11 @@ class Explorer:
         text = str(settings)
         policy = self._policies.get(text)
         if policy is None:
-            policy = self._policies[text] = settings.policy(self.head)
+            policy = self._policies[text] = policy_of(settings, self.head)
         policy.open(seed)
-        place = sum(group.policy is policy for group in self._groups.values())
+        index = sum(group.policy is policy for group in self._groups.values())
         number, self._next = self._next, self._next + 1
-        self._groups[number] = _Group(name, settings, policy, place)
+        self._groups[number] = _Group(name, settings, policy, index)
         self._groups[number].in_flight = 1
         self._names[name] = number
         self._forget_batch()
@@ -112,50 +114,39 @@ class Explorer:
         self.close(idle)
 
     def leave(self, number: int) -> None:
-        """A row of the group has ended, or was given up."""
+        """Count a row of the group as ended or given up."""
         self._groups[number].in_flight -= 1
 
     def warm(self, number: int, deep: Tensor, shallow: Tensor) -> None:
-        """The states (T, d) of a group's prompt, before its first row is drawn."""
+        """Show a group the states (T, d) of its prompt, before its first row is drawn."""
         group = self._groups[number]
         if group.seen == 0:
-            group.policy.warm(group.place, deep, shallow)
+            group.policy.warm(group.index, deep, shallow)
 
-    def close(self, number: int, sampled: int | None = None) -> Report:
-        """The group ends. `sampled` is how many tokens the engine drew for it, to be held against what was seen."""
+    def close(self, number: int, sampled: int | None = None) -> GroupReport:
+        """End a group. `sampled` is how many tokens the engine drew for it, compared with what was seen."""
         group = self._groups.pop(number)
         del self._names[group.name]
-        numbers = group.policy.close(group.place)
+        numbers = group.policy.close(group.index)
         for other in self._groups.values():
-            if other.policy is group.policy and other.place > group.place:
-                other.place -= 1
+            if other.policy is group.policy and other.index > group.index:
+                other.index -= 1
         if all(other.policy is not group.policy for other in self._groups.values()):
             del self._policies[str(group.settings)]
         self._forget_batch()
-        return Report(str(group.settings), numbers, self._problem(group, numbers, sampled))
+        return GroupReport(str(group.settings), numbers, self._problem(group, numbers, sampled))
 
     def _problem(self, group: _Group, numbers: Mapping[str, float], sampled: int | None) -> str:
         if sampled is not None and group.seen != sampled:
             return f"exploration saw {group.seen} tokens of a group for which {sampled} were drawn"
         if numbers.get("seen", group.seen) != group.seen:
             return f"a policy saw {numbers['seen']:.0f} of the {group.seen} tokens of its group"
-        if numbers.get("broken"):
-            return "the learner failed or gave what is no number; from there on the group's draws are plain"
-        learnt = numbers.get("trained", 0.0) + numbers.get("dropped", 0.0)
-        if learnt not in (0.0, group.seen):
-            return f"the learner has {learnt:.0f} of the {group.seen} tokens of its group"
-        guided = numbers.get("guided", 0.0)
-        if getattr(group.settings, "beta", 0.0) and group.seen:
-            if numbers.get("choices", 0.0) and not numbers.get("moved_nats", 0.0) > 0:
-                return "exploration guided tokens and moved none of their odds"
-            if not guided and getattr(group.settings, "compensate", "") != "gate":
-                return "exploration was asked for and guided no token"
-        return ""
+        return group.policy.problem(numbers)
 
     # --------------------------------------------------------------------------------------------------------- steps
 
-    def advise(self, step: Step) -> list[Advice]:
-        """What policies want of the rows of a step, a row in one advice at most."""
+    def advise(self, step: EngineStep) -> list[Advice]:
+        """Return what policies want of the rows of a step; each row is in one advice at most."""
         if self._waiting:
             raise ValueError("took() must be called between two steps")
         self._split(step)
@@ -174,30 +165,32 @@ class Explorer:
         return advices
 
     def drop(self) -> None:
-        """The step failed: there are no tokens. Its groups are short of one from here on, and say so when they end."""
+        """Give up a failed step, which has no tokens. Its groups report the gap when they end."""
         self._waiting, self._num_rows = [], 0
 
     def took(self, tokens: Tensor) -> None:
-        """The tokens (N,) of all rows of the step."""
+        """Pass the tokens (N,) of all rows of the step to their policies."""
         if len(tokens) != self._num_rows:
             raise ValueError(f"{self._num_rows} rows were advised and {len(tokens)} tokens were drawn")
         for part in self._waiting:
             part.policy.took(tokens if part.every else tokens[part.rows])
         self.drop()
 
-    def _rows(self, step: Step, part: _Part) -> Rows:
-        chosen = [step.temperature, step.logits, step.law, step.deep]
+    def _rows(self, step: EngineStep, part: _Part) -> PolicyStep:
+        chosen = [step.temperature, step.logits, step.log_probs, step.deep]
         if not part.every:
             chosen = [column[part.rows] for column in chosen]
-        temperature, logits, law, deep = chosen
+        temperature, logits, log_probs, deep = chosen
         shallow = step.shallow if step.shallow is None or part.every else step.shallow[part.rows]
-        return Rows(part.layout, step.position[part.host], temperature, logits, law, deep, shallow, step.filtered)
+        return PolicyStep(
+            part.layout, step.position[part.host], temperature, logits, log_probs, deep, shallow, step.filtered
+        )
 
     def _forget_batch(self) -> None:
         self._batch, self._parts = (b"", b""), []
 
-    def _split(self, step: Step) -> None:
-        """The rows by policy. Batches mostly stay the same from step to step, and then so does this."""
+    def _split(self, step: EngineStep) -> None:
+        """Split the rows by policy. Batches mostly stay the same from step to step, and then so does this."""
         numbers, counts = np.unique(step.group, return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             if number >= 0:
@@ -205,17 +198,17 @@ class Explorer:
         batch = (step.group.tobytes(), step.sample.tobytes())
         if batch == self._batch:
             return
-        mine: dict[int, list[int]] = {}
+        by_policy: dict[int, list[int]] = {}
         for row, number in enumerate(step.group.tolist()):
             if number >= 0:
-                mine.setdefault(id(self._groups[number].policy), []).append(row)
+                by_policy.setdefault(id(self._groups[number].policy), []).append(row)
         self._parts = []
-        for rows in mine.values():
+        for rows in by_policy.values():
             host = np.array(rows, dtype=np.int64)
             groups = [self._groups[number] for number in step.group[host].tolist()]
-            places = np.array([group.place for group in groups], dtype=np.int64)
+            indices = np.array([group.index for group in groups], dtype=np.int64)
             device = step.logits.device
-            layout = Layout(places, step.sample[host], device)
+            layout = Layout(indices, step.sample[host], device)
             every = len(host) == len(step.group)
             self._parts.append(_Part(groups[0].policy, torch.from_numpy(host).to(device), host, every, layout))
         self._batch = batch

@@ -1,6 +1,6 @@
-"""Which rows are forks: rows with a choice, and with more entropy than most rows of their group so far.
+"""Forks: rows with a choice, and with more entropy than most rows of their group so far.
 
-The threshold of a group is a quantile of the entropies it has met, kept as a histogram, so that no group's depends on
+A group's threshold is a quantile of the entropies it has met, kept as a histogram, so no group's threshold depends on
 another's. Cost: the entropies of all rows, one pass over (N, V).
 """
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from .base import Layout
 from .learn import without
 
-BINS, WIDEST = 1024, 12.0  # nats; the uniform law over 160,000 tokens has 12
+BINS, WIDEST = 1024, 12.0  # nats; the uniform distribution over 160,000 tokens has 12
 
 
-class Forks:
-    """The running threshold of each group."""
+class ForkThreshold:
+    """The running entropy threshold of each group."""
 
     def __init__(self, share: float, device: torch.device) -> None:
         self.share = share
@@ -25,16 +25,18 @@ class Forks:
     def open(self) -> None:
         self.counts = torch.cat([self.counts, self.counts.new_zeros(1, BINS)])
 
-    def close(self, place: int) -> None:
-        self.counts = without(self.counts, place)
+    def close(self, index: int) -> None:
+        self.counts = without(self.counts, index)
 
     def among(self, layout: Layout, entropy: Tensor) -> Tensor:
-        """True for the rows (G, K) that are in the group's upper `share`, this step counted, and are not certain."""
+        """Return the rows (G, K) in the upper `share` of their group, this step included, that are not certain."""
         padded = layout.pad(entropy)
         bins = (padded * (BINS / WIDEST)).long().clamp(0, BINS - 1)
         live = torch.from_numpy(layout.live).to(entropy.device)
-        lines = self.counts[live].scatter_add_(1, bins, layout.mask.to(self.counts.dtype))
-        self.counts[live] = lines
-        above = lines.flip(1).cumsum(1).flip(1) - lines  # rows in a higher bin: rows that tie act together
-        keep = above.gather(1, bins) < self.share * lines.sum(1, keepdim=True)
+        counts_of_groups = self.counts[live].scatter_add_(1, bins, layout.mask.to(self.counts.dtype))
+        self.counts[live] = counts_of_groups
+        above = (
+            counts_of_groups.flip(1).cumsum(1).flip(1) - counts_of_groups
+        )  # rows in a higher bin: rows that tie act together
+        keep = above.gather(1, bins) < self.share * counts_of_groups.sum(1, keepdim=True)
         return keep & layout.mask & (padded > 1e-3)

@@ -1,27 +1,27 @@
-"""Latent stratified sampling: a memory of which tokens siblings took in like contexts, and draws that even it out.
+"""Latent stratified sampling: remember which tokens the group took in similar contexts, and draw to even it out.
 
-For a row with key k and law p (temperature and filters applied), over the group's draws (k_j, z_j) so far:
+For a row with key k and distribution p (temperature and filters applied), over the group's draws (k_j, z_j) so far:
 
-    w_j  = exp(-(1 - k . k_j) / sigma)            how alike the contexts are        N = sum_j w_j
-    n(z) = sum_j w_j S(z, z_j)                    what siblings took here           S: synonyms share counts
-    m(z) = N sum_z' S(z, z') p(z')                what they should have taken
+    w_j  = exp(-(1 - k . k_j) / sigma)            similarity of contexts            N = sum_j w_j
+    n(z) = sum_j w_j S(z, z_j)                    what the group took here          S: synonyms share counts
+    m(z) = N sum_z' S(z, z') p(z')                what it should have taken
     p'(z) in proportion to p(z) clip(((m + c) / (n + c))^strength, e^-limit, e^limit), then (1 - safe) p' + safe p
 
-Where states of a model all point much the same way, contexts that have nothing in common seem alike. So sigma is what
-the settings say or less: small enough that the median of a group's earlier draws, nearly all of them at other places,
-weighs `background`.
+Where the states of a model all point in much the same direction, unrelated contexts look similar. So sigma is at most
+what the settings say, and small enough that the median of a group's earlier draws, nearly all of them at other
+positions, weighs `background`.
 
-It stratifies, it does not flatten: branches that were taken too often go down, and those taken too seldom up, towards
-the model's own proportions. A token with little p and no likely synonym has m and n near 0 and keeps its odds: junk
-is not promoted.
+This stratifies and does not flatten: branches that were taken too often go down, those taken too seldom go up, towards
+the model's own proportions. A token with little p and no likely synonym has m and n near 0 and keeps its odds: junk is
+not promoted.
 
-Rows of a step are visited one after another in a random order, each seeing what those before it drew; without that
-(`lag`), rows in lockstep never meet a context that the memory knows. So the policy draws its own tokens. Only
-candidates move; the rest of the law is one more bucket with factor 1. Only rows with a choice are remembered, and a
-row acts only where some sibling's context is near.
+Rows of a step are visited one after another in a random order, each seeing what those before it drew. Without that
+(`lag`), rows in lockstep never meet a context that the memory has. So the policy draws its own tokens. Only candidates
+change; the rest of the vocabulary is one more bucket with factor 1. Only rows with a choice are remembered, and a row
+acts only where some other draw's context is near.
 
-Cost: keys (N, d) x (d, r); cosines (G, K, K) and (G, K, memory); for acting rows the candidates' directions (Q, U,
-d), and one short loop over the rows of a cluster, all clusters at once.
+Cost: keys (N, d) x (d, r); cosines (G, K, K) and (G, K, memory); for acting rows the candidates' directions (Q, U, d),
+and one short loop over the rows of a cluster, all clusters at once.
 """
 
 from __future__ import annotations
@@ -33,11 +33,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samplewise.numerics import Floats
+from samplewise.core.numerics import Floats, Ints
 
 from . import counters
-from .base import Advice, Head, Ints, Layout, Rows
-from .clusters import Clusters, Keys, Shared, clusters, drawn_within, forks, outside, shared, similarity
+from .base import Advice, Head, Layout, PolicyStep, TokenPolicy
+from .clusters import (
+    ClusterCandidates,
+    Clusters,
+    Keys,
+    cluster_candidates,
+    drawn_within,
+    find_clusters,
+    forks,
+    outside,
+    similarity,
+)
 from .learn import without
 from .settings import Lss
 
@@ -48,15 +58,15 @@ LEAST = 1e-4  # sigma, below which only equal contexts would count
 SAMPLED = 64  # draws in memory that the median distance is taken over, a step
 
 
-class LssPolicy:
-    """Groups of one `Lss`."""
+class LssPolicy(TokenPolicy):
+    """Serve all groups of one `Lss`."""
 
     def __init__(self, settings: Lss, head: Head) -> None:
         self.settings, self.head = settings, head
         self.keys = Keys(head, settings.width, settings.centre)
         self.seeds = np.zeros(0, dtype=np.uint64)
-        self.held = np.zeros(0, dtype=np.int64)  # draws of a group that its memory was ever given
-        self.tally = np.zeros((0, 3))  # rows seen, rows that acted, nats that their draws gained over the plain law
+        self.held = np.zeros(0, dtype=np.int64)  # draws of a group that its memory ever got
+        self.tally = np.zeros((0, 3))  # rows seen, rows that acted, log(q / p) of their draws in nats
         self.apart = np.zeros((0, 2))  # sum over steps of the median 1 - cosine to earlier draws, and how many steps
         device = head.weight.device
         self.memory = torch.zeros(0, min(FIRST, settings.memory), self.keys.dim, device=device)  # raw keys, a ring
@@ -72,30 +82,27 @@ class LssPolicy:
         self.memory = torch.cat([self.memory, self.memory.new_zeros(1, *self.memory.shape[1:])])
         self.taken = torch.cat([self.taken, self.taken.new_zeros(1, self.taken.shape[1])])
 
-    def close(self, place: int) -> Mapping[str, float]:
-        seen, guided, gained = self.tally[place].tolist()
-        remembered = float(min(self.held[place], self.settings.memory))
-        self.keys.close(place)
-        self.seeds, self.held = np.delete(self.seeds, place), np.delete(self.held, place)
-        sigma = float(self._sigma(np.array([place]))[0])
-        self.tally, self.apart = (np.delete(each, place, axis=0) for each in (self.tally, self.apart))
-        self.memory, self.taken = without(self.memory, place), without(self.taken, place)
+    def close(self, index: int) -> Mapping[str, float]:
+        seen, guided, gained = self.tally[index].tolist()
+        remembered = float(min(self.held[index], self.settings.memory))
+        self.keys.close(index)
+        self.seeds, self.held = np.delete(self.seeds, index), np.delete(self.held, index)
+        sigma = float(self._sigma(np.array([index]))[0])
+        self.tally, self.apart = (np.delete(each, index, axis=0) for each in (self.tally, self.apart))
+        self.memory, self.taken = without(self.memory, index), without(self.taken, index)
         self._last = None
-        told = {"seen": seen, "guided": guided, "remembered": remembered, "sigma": sigma}
-        return {**told, "divergence_nats": gained / seen} if seen else told  # of the law drawn from, from the plain one
-
-    def warm(self, place: int, deep: Tensor, shallow: Tensor) -> None:
-        return None
+        numbers = {"seen": seen, "guided": guided, "remembered": remembered, "sigma": sigma}
+        return {**numbers, "divergence_nats": gained / seen} if seen else numbers  # KL(q || p)
 
     # ------------------------------------------------------------------------------------------------------- a step
 
-    def advise(self, rows: Rows) -> Advice | None:
-        own, layout, law = self.settings, rows.layout, rows.law.double()
+    def advise(self, rows: PolicyStep) -> Advice | None:
+        settings, layout, log_probs = self.settings, rows.layout, rows.log_probs
         self.tally[layout.live, 0] += layout.counts.cpu().numpy()
-        if own.strength == 0:
+        if settings.strength == 0:
             return None
-        taking = forks(layout, law)
-        live = torch.from_numpy(layout.live).to(law.device)
+        taking = forks(layout, log_probs)
+        live = torch.from_numpy(layout.live).to(log_probs.device)
         raw = self.keys.raw(layout, rows.deep)
         self._last = (layout, raw, taking)
         if not bool(taking.any()):
@@ -105,30 +112,30 @@ class LssPolicy:
         siblings = torch.exp((torch.bmm(unit, unit.transpose(1, 2)) - 1) / sigma)  # (G, K, K) w
         siblings = siblings * (taking[:, :, None] & taking[:, None, :])
         siblings.diagonal(dim1=1, dim2=2).zero_()
-        acting = taking & ((past.sum(-1) > NEAR) | (siblings.sum(-1) > NEAR) & (not own.lag))
+        acting = taking & ((past.sum(-1) > NEAR) | (siblings.sum(-1) > NEAR) & (not settings.lag))
         if not bool(acting.any()):
             return None
-        near = (siblings > NEAR) if not own.lag else torch.zeros_like(siblings, dtype=torch.bool)
+        near = (siblings > NEAR) if not settings.lag else torch.zeros_like(siblings, dtype=torch.bool)
         near = near | torch.eye(near.shape[1], dtype=torch.bool, device=near.device)
         seeds, at = self.seeds[layout.group], (layout.sample, rows.position)
-        found = clusters(layout, near, acting, counters.words(seeds, counters.ORDER, *at), least=1)
-        assert found is not None, "acting rows are in clusters"
-        choice = shared(law, found, own.candidates)
-        uniform = torch.from_numpy(counters.uniforms(seeds, counters.DRAW, *at)).to(law.device)[found.rows]
-        picked, logq = self._drawn(layout, found, choice, siblings, past, uniform)
-        tokens = outside(law, found, choice, picked, seeds, at)
+        clusters = find_clusters(layout, near, acting, counters.random_bits(seeds, counters.ORDER, *at), least=1)
+        assert clusters is not None, "acting rows are in clusters"
+        choice = cluster_candidates(log_probs, clusters, settings.candidates, rows.filtered)
+        uniform = torch.from_numpy(counters.uniforms(seeds, counters.DRAW, *at)).to(log_probs.device)[clusters.rows]
+        picked, logq = self._drawn(layout, clusters, choice, siblings, past, uniform)
+        tokens = outside(log_probs, clusters, choice, picked, seeds, at)
         plain = choice.mass[..., -1].clamp(min=1e-300).log()
-        beyond = law[found.rows, tokens] - plain  # of a token, given that it is the rest
+        beyond = log_probs[clusters.rows, tokens].double() - plain  # of a token, given that it is the rest
         logq = torch.where(picked == choice.rest, logq + beyond, logq)
-        act, taken, logq = found.rows[found.mask], tokens[found.mask], logq[found.mask]
-        gained = (logq - law[act, taken]).cpu().numpy()
+        act, taken, logq = clusters.rows[clusters.mask], tokens[clusters.mask], logq[clusters.mask]
+        gained = (logq - log_probs[act, taken].double()).cpu().numpy()
         whose = layout.group[act.cpu().numpy()]
         self.tally[:, 1] += np.bincount(whose, minlength=len(self.tally))
         self.tally[:, 2] += np.bincount(whose, weights=gained, minlength=len(self.tally))
         return Advice(act, tokens=taken, logq=logq)
 
     def _past(self, layout: Layout, live: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (G, K, J) of the draws in memory, and sigma (G, 1, 1)."""
+        """Return weights (G, K, J) of the draws in memory, and sigma (G, 1, 1)."""
         held = np.minimum(self.held[layout.live], self.settings.memory)
         upto = int(held.max())
         memory = self.memory[:, :upto] if len(live) == len(self.memory) else self.memory[live, :upto]
@@ -143,40 +150,48 @@ class LssPolicy:
         sigma = torch.from_numpy(self._sigma(layout.live)).to(unit.device, unit.dtype)[:, None, None]
         return torch.exp(-apart / sigma) * there, sigma
 
-    def _sigma(self, places: Ints) -> Floats:
-        """Sigma (G,) of groups, by what they have seen."""
-        total, steps = self.apart[places].T
-        most = np.full(len(places), self.settings.sigma)
+    def _sigma(self, indices: Ints) -> Floats:
+        """Return sigma (G,) of groups, by the distances that they have seen."""
+        total, steps = self.apart[indices].T
+        most = np.full(len(indices), self.settings.sigma)
         if not self.settings.background:
             return most
-        middle = np.divide(total, steps, out=np.full(len(places), np.inf), where=steps > 0)
-        found: Floats = np.clip(middle / -math.log(self.settings.background), LEAST, most)
-        return found
+        middle = np.divide(total, steps, out=np.full(len(indices), np.inf), where=steps > 0)
+        sigma: Floats = np.clip(middle / -math.log(self.settings.background), LEAST, most)
+        return sigma
 
     def _drawn(
-        self, layout: Layout, found: Clusters, choice: Shared, siblings: Tensor, past: Tensor, uniform: Tensor
+        self,
+        layout: Layout,
+        clusters: Clusters,
+        choice: ClusterCandidates,
+        siblings: Tensor,
+        past: Tensor,
+        uniform: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """What each row picks (Q, M) among the candidates, the rest being number U, and log-probabilities (Q, M)."""
-        own, (num, most) = self.settings, found.mask.shape
+        """Return what each row picks (Q, M) among the candidates, U for the rest, and log-probabilities (Q, M)."""
+        settings, (num, most) = self.settings, clusters.mask.shape
         alike = similarity(self.head, choice.tokens, choice.tokens)  # (Q, U, U) S
-        expected = (choice.mass[..., :-1].float() @ alike).double()  # (Q, M, U), of one draw in this very context
-        line = found.line[:, None]
+        expected = (choice.mass[..., :-1].float() @ alike).double()  # (Q, M, U), of one draw here
+        line = clusters.line[:, None]
         counts = torch.zeros_like(expected)  # n
         weight = counts.new_zeros(num, most)  # N
         if past.shape[-1]:
-            weights = past[line, found.column]  # (Q, M, J)
+            weights = past[line, clusters.column]  # (Q, M, J)
             top = weights.amax(1).topk(min(NEAREST, weights.shape[-1]), dim=-1).indices  # (Q, J)
             weights = weights.gather(2, top[:, None].expand(-1, most, -1))
             live = torch.from_numpy(layout.live).to(top.device)
-            others = self.taken[live[found.line][:, None], top]
+            others = self.taken[live[clusters.line][:, None], top]
             counts = (weights @ similarity(self.head, choice.tokens, others).transpose(1, 2)).double()
             weight = weights.double().sum(-1)
-        if own.lag or most == 1:
+        if settings.lag or most == 1:
             mass = self._moved(choice.mass, expected, counts, weight)
             picked = drawn_within(mass, uniform)
             return picked, _log_picked(mass, picked)
-        pairs = siblings[line[..., None], found.column[:, :, None], found.column[:, None, :]].double()  # (Q, M, M)
-        pairs = pairs * found.mask[:, :, None]  # a place without a row draws nothing that counts
+        pairs = siblings[
+            line[..., None], clusters.column[:, :, None], clusters.column[:, None, :]
+        ].double()  # (Q, M, M)
+        pairs = pairs * clusters.mask[:, :, None]  # a gap without a row draws nothing that counts
         columns = (
             torch.nn.functional.pad(alike, (0, 1)).transpose(1, 2).double()
         )  # (Q, U + 1, U): the rest has no synonyms
@@ -191,14 +206,18 @@ class LssPolicy:
         return torch.stack(everyone, dim=1), torch.stack(logs, dim=1)
 
     def _moved(self, mass: Tensor, expected: Tensor, counts: Tensor, weight: Tensor) -> Tensor:
-        """The masses (..., U + 1) that are drawn from, up to a factor; the rest keeps its own."""
-        own = self.settings
-        more = torch.log((weight[..., None] * expected + own.count) / (counts + own.count)).mul_(own.strength)
-        moved = mass * torch.nn.functional.pad(more.clamp_(-own.limit, own.limit), (0, 1)).exp_()
-        return (1 - own.safe) * moved / moved.sum(-1, keepdim=True) + own.safe * mass if own.safe else moved
+        """Return the masses (..., U + 1) that are drawn from, up to a factor; the rest keeps its settings."""
+        settings = self.settings
+        more = torch.log((weight[..., None] * expected + settings.count) / (counts + settings.count)).mul_(
+            settings.strength
+        )
+        moved = mass * torch.nn.functional.pad(more.clamp_(-settings.limit, settings.limit), (0, 1)).exp_()
+        return (
+            (1 - settings.safe) * moved / moved.sum(-1, keepdim=True) + settings.safe * mass if settings.safe else moved
+        )
 
     def _grow(self, num: int) -> None:
-        """Room for `num` draws of a group, up to the limit at which the ring closes."""
+        """Make room for `num` draws of a group, up to the limit at which the ring closes."""
         size = self.memory.shape[1]
         if num > size < self.settings.memory:
             more = min(self.settings.memory, max(num, 2 * size)) - size
@@ -217,15 +236,15 @@ class LssPolicy:
         if len(line) == 0:
             return
         self._grow(int((self.held[layout.live] + counts).max()))
-        place = layout.live[line]
-        slot = self.held[place] + rank[line, column]
-        slots, places = (torch.from_numpy(each).to(raw.device) for each in (slot % self.settings.memory, place))
+        index = layout.live[line]
+        slot = self.held[index] + rank[line, column]
+        slots, indices = (torch.from_numpy(each).to(raw.device) for each in (slot % self.settings.memory, index))
         lines, columns = (torch.from_numpy(each).to(raw.device) for each in (line, column))
-        self.memory[places, slots] = raw[lines, columns]
-        self.taken[places, slots] = layout.pad(tokens)[lines, columns]
+        self.memory[indices, slots] = raw[lines, columns]
+        self.taken[indices, slots] = layout.pad(tokens)[lines, columns]
         self.held[layout.live] += counts
 
 
 def _log_picked(mass: Tensor, picked: Tensor) -> Tensor:
-    """Log-probabilities (...,) of what was picked."""
+    """Return the log-probabilities (...,) of what was picked."""
     return torch.log(mass.gather(-1, picked[..., None])[..., 0] / mass.sum(-1))

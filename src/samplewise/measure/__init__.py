@@ -1,16 +1,16 @@
-"""What stored draws are worth: pass@k, maj@k, best-of-k, intervals over problems, and comparison at equal tokens.
+"""Metrics over stored draws: pass@k, maj@k, best-of-k, intervals over problems, and comparison at equal tokens.
 
 Pure functions of arrays; rows are problems, columns draws, nan is unknown. Nothing here draws, asks or grades.
 """
 
-from samplewise.measure._bootstrap import Ratio
+from samplewise.measure._bootstrap import RatioEstimate
 from samplewise.measure.best import best_at
 from samplewise.measure.blindspots import BlindSpots, blind_spots, chao2
 from samplewise.measure.clustering import Clustering, analyse_clustering, between_arm_variance, effective_draws
 from samplewise.measure.compare import (
     Curve,
     FrontierPoint,
-    Point,
+    MethodAtCost,
     SignTest,
     adjust_holm,
     at_tokens,
@@ -36,7 +36,7 @@ from samplewise.measure.gain import (
 from samplewise.measure.majority import MAX_EXACT_DRAWS, majority_at
 from samplewise.measure.margins import MarginReport, margin_pieces, vote_margins
 from samplewise.measure.powers import (
-    Counts,
+    ArmCounts,
     counts_by_arm,
     failure_power,
     independent_failure,
@@ -55,16 +55,18 @@ from samplewise.measure.spread import (
 )
 from samplewise.measure.texts import Embed, character_grams, cosines, edit_similarity, jaccard, relevance
 from samplewise.measure.transitions import Transitions, count_transitions, detectable_gain, mcnemar
-from samplewise.measure.verdict import Findings, Verdict, Word, give_verdict
+from samplewise.measure.verdict import Compared, EffectVerdict, Findings, Word, give_verdict
 
 __all__ = [
     "MAX_EXACT_DRAWS",
+    "ArmCounts",
     "BlindSpots",
     "Clustering",
-    "Counts",
+    "Compared",
     "Curve",
     "Dispersion",
     "Divergence",
+    "EffectVerdict",
     "Embed",
     "Estimate",
     "Fidelity",
@@ -72,12 +74,11 @@ __all__ = [
     "FrontierPoint",
     "Gain",
     "MarginReport",
-    "Point",
-    "Ratio",
+    "MethodAtCost",
+    "RatioEstimate",
     "Shortlist",
     "SignTest",
     "Transitions",
-    "Verdict",
     "Word",
     "adjust_holm",
     "analyse_clustering",

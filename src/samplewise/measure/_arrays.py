@@ -1,4 +1,4 @@
-"""Reading the arrays that every measure takes: outcomes (P, N) and the sizes k of the subsets.
+"""Checks the arrays that every metric takes: outcomes (P, N) and the sizes k of the subsets.
 
 One rule for all of them: a draw whose outcome is nan was not made or not graded, and is left out of its problem's
 draws.
@@ -11,12 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samplewise.core.numerics import Ints
+
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+Integers = Ints
 
 
 def read_outcomes(outcomes: ArrayLike) -> Floats:
-    """`outcomes` as floats (P, N), each in [0, 1] or nan. ValueError otherwise."""
+    """Return `outcomes` as floats (P, N), each in [0, 1] or nan. Raise ValueError otherwise."""
     array = np.asarray(outcomes, dtype=np.float64)
     if array.ndim != 2:
         raise ValueError(f"outcomes must have shape (P, N), problems by draws; got shape {array.shape}")
@@ -27,7 +29,7 @@ def read_outcomes(outcomes: ArrayLike) -> Floats:
 
 
 def read_beside(name: str, array: ArrayLike, outcomes: Floats) -> Floats:
-    """Floats of the shape of `outcomes`. ValueError otherwise."""
+    """Return floats of the shape of `outcomes`. Raise ValueError otherwise."""
     beside = np.asarray(array, dtype=np.float64)
     if beside.shape != outcomes.shape:
         raise ValueError(f"{name} must have the shape of outcomes, {outcomes.shape}; got {beside.shape}")
@@ -35,9 +37,9 @@ def read_beside(name: str, array: ArrayLike, outcomes: Floats) -> Floats:
 
 
 def read_sizes(ks: Sequence[int] | NDArray[np.integer], num_draws: Integers) -> Integers:
-    """The subset sizes `ks` (K,), each from 1 to the smallest number of draws of a problem that has any.
+    """Return the subset sizes `ks` (K,), each from 1 to the smallest number of draws of a problem that has any.
 
-    `num_draws` (P,) counts each problem's graded draws; a problem with none is unscored and restricts nothing.
+    `num_draws` (P,) counts each problem's graded draws; a problem with none is unscored and restricts nothing. Raise
     ValueError for another k: a subset without replacement cannot be larger than what was drawn.
     """
     array = np.asarray(ks)

@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure._arrays import Floats
 
 TAIL = 0.025
 CHUNK = 1 << 21  # numbers of one block of weights: a few MB
 
 
-class Ratio(NamedTuple):
-    """A ratio of two means over problems with its 95 % interval. nan where it cannot be told."""
+class RatioEstimate(NamedTuple):
+    """A ratio of two means over problems with its 95 % interval; nan if unknown."""
 
     value: float
     low: float
@@ -28,11 +28,11 @@ class Ratio(NamedTuple):
     stderr_log: float  # delta method, of the log of the ratio
 
 
-NO_RATIO = Ratio(math.nan, math.nan, math.nan, math.nan)
+NO_RATIO = RatioEstimate(math.nan, math.nan, math.nan, math.nan)
 
 
 def resampled(columns: Floats, key: Key, num_resamples: int) -> Floats:
-    """Means (R, C) of `columns` (P, C) over problems, resampled with replacement."""
+    """Return means (R, C) of `columns` (P, C) over problems, resampled with replacement."""
     num = len(columns)
     generator = key.generator()
     means = np.empty((num_resamples, columns.shape[1]))
@@ -45,45 +45,48 @@ def resampled(columns: Floats, key: Key, num_resamples: int) -> Floats:
     return means
 
 
-def ratios(tops: Floats, bottoms: Floats, key: Key, num_resamples: int) -> tuple[Ratio, ...]:
-    """mean(tops) / mean(bottoms) for each column of `tops`, `bottoms` (P, C), all with the same resamples.
+def ratios(tops: Floats, bottoms: Floats, key: Key, num_resamples: int) -> tuple[RatioEstimate, ...]:
+    """Return mean(tops) / mean(bottoms) for each column of `tops` and `bottoms` (P, C), all with the same resamples.
 
     A problem that is nan in either is left out of that column. nan where the bottom's mean is 0; a top's mean of 0 is
-    the ratio 0 with unknown ends. ValueError below 200 resamples: the ends would be noise.
+    the ratio 0 with unknown ends. Raise ValueError below 200 resamples: the ends would be noise.
     """
     if num_resamples < 200:
         raise ValueError(f"num_resamples must be at least 200, got {num_resamples}")
-    known = ~(np.isnan(tops) | np.isnan(bottoms))
-    x, y = np.where(known, tops, 0.0), np.where(known, bottoms, 0.0)
+    scored = ~(np.isnan(tops) | np.isnan(bottoms))
+    x, y = np.where(scored, tops, 0.0), np.where(scored, bottoms, 0.0)
     num = tops.shape[1]
-    table = np.concatenate([x, y, x * x, y * y, x * y, known.astype(np.float64)], axis=1)
+    table = np.concatenate([x, y, x * x, y * y, x * y, scored.astype(np.float64)], axis=1)
     drawn = resampled(table, key, num_resamples) if len(table) else np.zeros((num_resamples, table.shape[1]))
     mean = table.mean(axis=0)[None] if len(table) else np.zeros((1, table.shape[1]))
-    at, spread = _log_ratio(mean, num, len(table))
-    again, noise = _log_ratio(drawn, num, len(table))
-    found: list[Ratio] = []
+    log_value, log_stderr = _log_ratio(mean, num, len(table))
+    resampled_log, resampled_stderr = _log_ratio(drawn, num, len(table))
+    estimates: list[RatioEstimate] = []
     for c in range(num):
-        if not known[:, c].any() or mean[0, num + c] <= 0:
-            found.append(NO_RATIO)
+        if not scored[:, c].any() or mean[0, num + c] <= 0:
+            estimates.append(NO_RATIO)
             continue
-        if not mean[0, c] > 0 or not spread[0, c] > 0:  # nothing to resample: all 0, or both sides equal everywhere
+        if not mean[0, c] > 0 or not log_stderr[0, c] > 0:  # nothing to resample: all 0, or both sides equal everywhere
             value = float(mean[0, c] / mean[0, num + c])
-            same = bool(mean[0, c] > 0 and known[:, c].sum() > 1)
-            found.append(
-                Ratio(value, value if same else math.nan, value if same else math.nan, 0.0 if same else math.nan)
+            same = bool(mean[0, c] > 0 and scored[:, c].sum() > 1)
+            estimates.append(
+                RatioEstimate(
+                    value, value if same else math.nan, value if same else math.nan, 0.0 if same else math.nan
+                )
             )
             continue
         with np.errstate(divide="ignore", invalid="ignore"):
-            student = (again[:, c] - at[0, c]) / noise[:, c]
+            student = (resampled_log[:, c] - log_value[0, c]) / resampled_stderr[:, c]
         student = student[np.isfinite(student)]
         if len(student) < num_resamples // 2:
-            found.append(NO_RATIO._replace(value=float(np.exp(at[0, c]))))
+            estimates.append(NO_RATIO._replace(value=float(np.exp(log_value[0, c]))))
             continue
         upper, lower = np.quantile(student, [1 - TAIL, TAIL])
-        with np.errstate(over="ignore"):  # a handful of problems may leave the ratio open above
-            ends = np.exp(at[0, c] - spread[0, c] * np.array([upper, lower]))
-        found.append(Ratio(float(np.exp(at[0, c])), float(ends[0]), float(ends[1]), float(spread[0, c])))
-    return tuple(found)
+        with np.errstate(over="ignore"):  # with few problems the upper end may be infinite
+            ends = np.exp(log_value[0, c] - log_stderr[0, c] * np.array([upper, lower]))
+        value, stderr = float(np.exp(log_value[0, c])), float(log_stderr[0, c])
+        estimates.append(RatioEstimate(value, float(ends[0]), float(ends[1]), stderr))
+    return tuple(estimates)
 
 
 class _Logs(NamedTuple):

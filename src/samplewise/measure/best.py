@@ -14,16 +14,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samplewise.core.numerics import Ints
 from samplewise.measure._arrays import Floats, read_beside, read_outcomes, read_sizes
 
 
 def best_at(scores: ArrayLike, outcomes: ArrayLike, ks: Sequence[int] | NDArray[np.integer]) -> Floats:
-    """Expected outcome of the highest-scored of k draws, for each problem and each k of `ks`: (K, P).
+    """Return the expected outcome of the highest-scored of k draws, for each problem and each k of `ks`: (K, P).
 
-    `scores` (P, N) are any reals, infinities too; a nan score could not be judged and never wins over another, -inf
-    included (among nothing but nan scores one is picked at random). `outcomes` (P, N) in [0, 1]; a draw whose
-    outcome is nan is left out, whatever its score. A problem without any outcome is nan.
-    ValueError where shapes differ or a k is above the smallest number of outcomes.
+    `scores` (P, N) are any reals, infinities too; a draw with a nan score never wins over another, -inf included (among
+    nan scores alone one is picked at random). `outcomes` (P, N) in [0, 1]; a draw whose outcome is nan is left out,
+    whatever its score. A problem without any outcome is nan. Raise ValueError where shapes differ or a k is above the
+    smallest number of outcomes.
     """
     outcome = read_outcomes(outcomes)
     score = read_beside("scores", scores, outcome)
@@ -44,8 +45,8 @@ def best_at(scores: ArrayLike, outcomes: ArrayLike, ks: Sequence[int] | NDArray[
     return value
 
 
-def _share_ties(outcome: Floats, score: Floats, rank: NDArray[np.int64]) -> Floats:
-    """Each outcome replaced by the mean of its tie: (P, N), rows sorted by (rank, score)."""
+def _share_ties(outcome: Floats, score: Floats, rank: Ints) -> Floats:
+    """Return each outcome replaced by the mean of its tie: (P, N), rows sorted by (rank, score)."""
     if outcome.size == 0:
         return outcome
     first = np.ones(outcome.shape, dtype=bool)  # where a tie begins
@@ -56,10 +57,10 @@ def _share_ties(outcome: Floats, score: Floats, rank: NDArray[np.int64]) -> Floa
     return shared
 
 
-def _weights(num_draws: int, ks: NDArray[np.int64]) -> Floats:
-    """The chance that the d-th best of n draws is the best of k: (K, n) with d = 0.., each row sums to 1."""
-    place = np.arange(num_draws - 1)
+def _weights(num_draws: int, ks: Ints) -> Floats:
+    """Return P(the d-th best of n draws is the best of k): (K, n) with d = 0.., each row sums to 1."""
+    rank = np.arange(num_draws - 1)
     n, k = num_draws, ks[:, None]
-    ratio = np.maximum(n - k - place, 0) / (n - 1 - place)  # from one place to the next
+    ratio = np.maximum(n - k - rank, 0) / (n - 1 - rank)  # from one rank to the next
     weights: Floats = np.cumprod(np.concatenate([k / n, ratio], axis=1), axis=1)
     return weights

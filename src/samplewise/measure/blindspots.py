@@ -1,16 +1,17 @@
-"""The share of problems that no number of draws would solve: three estimates, none of them the truth.
+"""The share of problems that no number of draws would solve: three estimates, none of them the truth, and two limits.
 
-It is not identifiable from zero counts: a problem never solved in n draws may be solved by the next. So three numbers
-are printed together, and an interval between the extremes:
+It is not identifiable: a problem never solved in n draws may be solved by the next, so nothing but 0 is a sure lower
+limit. Three numbers are printed together:
 
-- the zero fraction, which is too high; by the rule of three a problem with n failures may still have p up to 3 / n;
+- the zero fraction, which is too high;
 - Chao2 (Chao 1987, bias-corrected): zeros - (n-1)/n Q1 (Q1 - 1) / (2 (Q2 + 1)), Q1 and Q2 the problems solved exactly
-  once and twice: also too high, as it only takes off what must at least be there;
-- a zero-inflated beta-binomial by maximum likelihood, chances of the solvable from Beta(a, b), penalty .02 on log a^2
-  and log b^2: near the truth, with a wide spread. Its lower limit is the profile likelihood's.
+  once and twice: also too high, as it only subtracts what must at least be there;
+- a zero-inflated beta-binomial by maximum likelihood, success probabilities of the solvable from Beta(a, b), penalty
+  .02 on log a^2 and log b^2: near the truth where that family is right, with a wide spread, and without an interval,
+  as it takes probabilities that are small for none.
 
-`low` to `high` runs from that limit to the zero fraction's upper limit (Clopper and Pearson), for problems like these;
-for exactly these problems the zero fraction itself is a sure upper end. Below 50 draws it is "not identified".
+What does hold, for problems like these and whatever their success probabilities: at most `high` of them are never
+solved, and at least `hard_low` of them have a success probability of at most `hard`, three in the number of draws.
 """
 
 from __future__ import annotations
@@ -22,28 +23,26 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from samplewise.measure._arrays import Floats, Integers
+from samplewise.measure.beta_binomial import group_counts, log_beta_binomial, log_slopes
 
-LEAST_DRAWS = 50
 PENALTY = 0.02
-DROP = 1.920729  # of a log-likelihood at 95 %: half the chi-square quantile
 LOG_BOUND = 7.0  # |log a|, |log b| and |logit| are kept below it: the penalty holds them, this guards a search
 
 
 class BlindSpots(NamedTuple):
-    """Shares of the problems; nan without problems."""
+    """Shares of the problems; nan without problems. Each limit holds with a probability of 97.5 %."""
 
     zero_fraction: float
     chao: float
     beta_binomial: float
-    low: float
-    high: float
-    identified: bool  # at least 50 draws of every problem
-    rule_of_three: float  # the largest chance that a problem with no success may still have, 3 / n; nan without any
+    high: float  # upper limit of the share that is never solved (Clopper and Pearson); the lower one is 0
+    hard: float  # 3 / n, a success probability: a problem that has it is missed in all n draws once in twenty times
+    hard_low: float  # lower limit of the share whose success probability is at most `hard`
     num_problems: int
 
 
 class ZeroInflated(NamedTuple):
-    """`blind` of the problems are never solved, the others have chances from Beta(a, b)."""
+    """`blind` of the problems are never solved; the others' success probabilities are from Beta(a, b)."""
 
     blind: float
     a: float
@@ -52,112 +51,92 @@ class ZeroInflated(NamedTuple):
 
 
 def blind_spots(successes: ArrayLike, draws: ArrayLike) -> BlindSpots:
-    """From `successes` (P,) of `draws` (P,) or one number for all; problems without draws are left out.
+    """Estimate the share from `successes` (P,) of `draws` (P,), or one number for all. Problems without draws are left
+    out.
 
-    ValueError for other shapes, or successes outside 0 .. draws. About .1 s.
+    Raise ValueError for other shapes, or successes outside 0 .. draws. About .1 s.
     """
     from scipy.special import betaincinv
 
-    solved, made = _read(successes, draws)
+    solved, num_draws = _read(successes, draws)
     if not len(solved):
-        return BlindSpots(*(math.nan,) * 5, False, math.nan, 0)
-    zeros, num, least = int((solved == 0).sum()), len(solved), int(made.min())
-    fit = fit_zero_inflated(solved, made)
-    high = 1.0 if zeros == num else float(betaincinv(zeros + 1, num - zeros, 0.975))
+        return BlindSpots(*(math.nan,) * 6, 0)
+    zeros, num, least = int((solved == 0).sum()), len(solved), int(num_draws.min())
+    hard = min(1.0, 3 / least)
+    missed = (1 - hard) ** least  # the probability that a problem that is not hard is never solved is at most this
+    low = 0.0 if zeros == 0 else float(betaincinv(zeros, num - zeros + 1, 0.025))
     return BlindSpots(
         zero_fraction=zeros / num,
-        chao=chao2(solved, made),
-        beta_binomial=fit.blind,
-        low=_lower_limit(solved, made, fit),
-        high=high,
-        identified=least >= LEAST_DRAWS,
-        rule_of_three=3 / int(made[solved == 0].min()) if zeros else math.nan,
+        chao=chao2(solved, num_draws),
+        beta_binomial=fit_zero_inflated(solved, num_draws).blind,
+        high=1.0 if zeros == num else float(betaincinv(zeros + 1, num - zeros, 0.975)),
+        hard=hard,
+        hard_low=max(0.0, (low - missed) / (1 - missed)),
         num_problems=num,
     )
 
 
 def chao2(successes: ArrayLike, draws: ArrayLike) -> float:
-    """Chao2's share of never-solved problems, not below 0; nan without problems. Ragged draws count with their mean."""
-    solved, made = _read(successes, draws)
+    """Return Chao2's share of never-solved problems, at least 0; nan without problems. Ragged draws count with their
+    mean.
+    """
+    solved, num_draws = _read(successes, draws)
     if not len(solved):
         return math.nan
     once, twice = int((solved == 1).sum()), int((solved == 2).sum())
-    mean = float(made.mean())
+    mean = float(num_draws.mean())
     hidden = (mean - 1) / mean * once * (once - 1) / (2 * (twice + 1))
     return max(0.0, int((solved == 0).sum()) - hidden) / len(solved)
 
 
 def fit_zero_inflated(successes: ArrayLike, draws: ArrayLike) -> ZeroInflated:
-    """The zero-inflated beta-binomial by penalised maximum likelihood, the best of three starts."""
-    solved, made = _read(successes, draws)
+    """Fit the zero-inflated beta-binomial by penalised maximum likelihood, the best of three starts."""
+    solved, num_draws = _read(successes, draws)
     if not len(solved):
         return ZeroInflated(math.nan, math.nan, math.nan, math.nan)
-    likelihood = _Likelihood(solved, made)
+    likelihood = _Likelihood(solved, num_draws)
     zero = min(max(float((solved == 0).mean()), 0.02), 0.98)
     starts = [(_logit(0.9 * zero), 0.0, 0.5), (_logit(0.5 * zero), -0.7, 0.5), (_logit(0.05 * zero), -1.2, 0.7)]
-    best = min((likelihood.minimise(np.array(start)) for start in starts), key=lambda found: found.loss)
-    logit, log_a, log_b = best.place
+    best = min((likelihood.minimise(np.array(start)) for start in starts), key=lambda minimum: minimum.loss)
+    logit, log_a, log_b = best.point
     return ZeroInflated(1 / (1 + math.exp(-logit)), math.exp(log_a), math.exp(log_b), -best.loss)
 
 
-class _Found(NamedTuple):
-    place: Floats
+class _Minimum(NamedTuple):
+    point: Floats
     loss: float
 
 
 class _Likelihood:
-    """Minus the penalised log-likelihood at (logit blind, log a, log b), and its gradient; equal counts once."""
+    """The negative penalised log-likelihood at (logit blind, log a, log b), and its gradient."""
 
-    def __init__(self, solved: Integers, made: Integers) -> None:
-        pairs, self.times = np.unique(np.stack([solved, made]), axis=1, return_counts=True)
-        self.s, self.n = pairs.astype(np.float64)
+    def __init__(self, solved: Integers, num_draws: Integers) -> None:
+        self.s, self.n, self.times = group_counts(solved, num_draws)
 
-    def loss(self, place: Floats) -> tuple[float, Floats]:
-        from scipy.special import betaln, expit, psi
+    def loss(self, point: Floats) -> tuple[float, Floats]:
+        """Return the loss and its gradient (3,)."""
+        from scipy.special import expit
 
-        blind = float(expit(place[0]))
-        a, b = np.exp(place[1:])
+        blind = float(expit(point[0]))
+        a, b = np.exp(point[1:])
         s, n, zero = self.s, self.n, self.s == 0
-        log_p = betaln(s + a, n - s + b) - betaln(a, b)  # without the binomial coefficient, which is constant
-        both = psi(a + b) - psi(n + a + b)
-        slope_a, slope_b = psi(s + a) - psi(a) + both, psi(n - s + b) - psi(b) + both
+        log_p = log_beta_binomial(s, n, a, b)
+        slopes = log_slopes(s, n, a, b)
         p = np.exp(np.where(zero, log_p, 0.0))
         mass = blind + (1 - blind) * p
         share = np.where(zero, (1 - blind) * p / mass, 1.0)  # of the beta-binomial in a count
         value = np.where(zero, np.log(mass), math.log1p(-blind) + log_p)
         slope_blind = np.where(zero, (1 - p) / mass, -1 / (1 - blind)) * blind * (1 - blind)
-        gradient = np.stack([slope_blind, share * slope_a * a, share * slope_b * b]) @ self.times.astype(np.float64)
-        gradient[1:] -= 2 * PENALTY * place[1:]
-        return -float(value @ self.times) + PENALTY * float(place[1:] @ place[1:]), -gradient
+        gradient = np.concatenate([slope_blind[None], share * slopes]) @ self.times
+        gradient[1:] -= 2 * PENALTY * point[1:]
+        return -float(value @ self.times) + PENALTY * float(point[1:] @ point[1:]), -gradient
 
-    def minimise(self, start: Floats, logit: float | None = None) -> _Found:
-        """From `start`; with the logit held where one is given."""
+    def minimise(self, start: Floats) -> _Minimum:
+        """Minimise from `start`."""
         from scipy.optimize import minimize
 
-        ends = [(-LOG_BOUND, LOG_BOUND)] * 3
-        if logit is not None:
-            start, ends[0] = np.array([logit, *start[1:]]), (logit, logit)
-        done = minimize(self.loss, start, jac=True, method="L-BFGS-B", bounds=ends)
-        return _Found(done.x, float(done.fun))
-
-
-def _lower_limit(solved: Integers, made: Integers, fit: ZeroInflated) -> float:
-    """Where the profile log-likelihood has dropped by 1.92 below the fit; 0 where it never does."""
-    from scipy.optimize import brentq
-
-    likelihood = _Likelihood(solved, made)
-    place = np.array([0.0, math.log(fit.a), math.log(fit.b)])
-
-    def drop(logit: float) -> float:
-        nonlocal place  # the next search begins where the last one ended
-        found = likelihood.minimise(place, logit)
-        place = found.place
-        return found.loss + fit.log_likelihood - DROP
-
-    top = _logit(fit.blind)
-    if top <= -LOG_BOUND + 1e-3 or drop(-LOG_BOUND) <= 0 or drop(top) >= 0:
-        return 0.0
-    return float(1 / (1 + math.exp(-brentq(drop, -LOG_BOUND, top, xtol=1e-2))))
+        result = minimize(self.loss, start, jac=True, method="L-BFGS-B", bounds=[(-LOG_BOUND, LOG_BOUND)] * 3)
+        return _Minimum(result.x, float(result.fun))
 
 
 def _logit(share: float) -> float:
@@ -166,16 +145,17 @@ def _logit(share: float) -> float:
 
 class _Read(NamedTuple):
     solved: Integers
-    made: Integers
+    num_draws: Integers
 
 
 def _read(successes: ArrayLike, draws: ArrayLike) -> _Read:
     solved = np.asarray(successes)
-    made = np.broadcast_to(np.asarray(draws), solved.shape) if np.ndim(draws) == 0 else np.asarray(draws)
-    if solved.ndim != 1 or made.shape != solved.shape or {solved.dtype.kind, made.dtype.kind} - set("iu"):
+    num_draws = np.broadcast_to(np.asarray(draws), solved.shape) if np.ndim(draws) == 0 else np.asarray(draws)
+    if solved.ndim != 1 or num_draws.shape != solved.shape or {solved.dtype.kind, num_draws.dtype.kind} - set("iu"):
         raise ValueError(
-            f"successes and draws must be integers (P,); got {solved.dtype} {solved.shape}, {made.dtype} {made.shape}"
+            f"successes and draws must be integers (P,); got {solved.dtype} {solved.shape}, "
+            f"{num_draws.dtype} {num_draws.shape}"
         )
-    if (solved < 0).any() or (solved > made).any():
+    if (solved < 0).any() or (solved > num_draws).any():
         raise ValueError("successes must be at least 0 and at most the draws")
-    return _Read(solved[made > 0].astype(np.int64), made[made > 0].astype(np.int64))
+    return _Read(solved[num_draws > 0].astype(np.int64), num_draws[num_draws > 0].astype(np.int64))

@@ -1,9 +1,10 @@
-"""How strongly the draws of an arm (or of one idea) hang together: variance between arms, and what n draws are worth.
+"""How strongly the draws of an arm (or of one idea) agree: variance between arms, and how many independent draws n
+equal.
 
 Between-arm variance of f, unbiased from two draws per arm: mean_j F_j (F_j - 1) / (n_j (n_j - 1)) - mean_{j != k}
 p_j p_k, p = F / n. Intra-class correlation, one-way analysis of variance: (MSB - MSW) / (MSB + (n - 1) MSW), with
 MSB = n var_j(S_j / n; ddof 1) and MSW = sum_j S_j (1 - S_j / n) / (M (n - 1)); ragged draws take n = (sum n_j -
-sum n_j^2 / sum n_j) / (M - 1). n draws that share an idea are worth n / (1 + (n - 1) ICC) independent ones.
+sum n_j^2 / sum n_j) / (M - 1). n draws that share an idea equal n / (1 + (n - 1) ICC) independent ones.
 
 A fresh idea for every draw means one draw per arm, and nothing here can be estimated from that: nan.
 """
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samplewise.measure._arrays import Floats
 from samplewise.measure.estimate import Estimate, mean_interval
-from samplewise.measure.powers import Counts, read_counts
+from samplewise.measure.powers import ArmCounts, read_counts
 
 
 class Clustering(NamedTuple):
@@ -30,9 +31,11 @@ class Clustering(NamedTuple):
     pooled_icc: Estimate  # from the means of MSB and MSW over problems, for the mean number of draws
 
 
-def between_arm_variance(counts: Counts) -> Floats:
-    """Unbiased variance over arms of f (P,); a single value may be negative, its mean is right. nan below two draws
-    on an arm, or below two arms."""
+def between_arm_variance(counts: ArmCounts) -> Floats:
+    """Return the unbiased variance over arms of f (P,). A single value may be negative; its mean is right.
+
+    nan below two draws on an arm, or below two arms.
+    """
     failures, draws = read_counts(counts)
     num = failures.shape[1]
     if num < 2:
@@ -44,13 +47,13 @@ def between_arm_variance(counts: Counts) -> Floats:
     return np.asarray(np.where((draws > 1).all(axis=1), square - product, np.nan), dtype=np.float64)
 
 
-def analyse_clustering(counts: Counts) -> Clustering:
-    """Analysis of variance of the outcomes of each problem over its arms."""
+def analyse_clustering(counts: ArmCounts) -> Clustering:
+    """Analyze the variance of the outcomes of each problem over its arms."""
     failures, draws = read_counts(counts)
     num = failures.shape[1]
-    known = (draws > 1).all(axis=1) & (num > 1)
-    size, total = np.where(known[:, None], draws, 2), np.where(known, draws.sum(axis=1), 2 * num)
-    rate = np.where(known[:, None], failures, 0) / size
+    usable = (draws > 1).all(axis=1) & (num > 1)
+    size, total = np.where(usable[:, None], draws, 2), np.where(usable, draws.sum(axis=1), 2 * num)
+    rate = np.where(usable[:, None], failures, 0) / size
     mean = (rate * size).sum(axis=1) / total
     arms = max(num - 1, 1)
     per_arm = (total - (size**2).sum(axis=1) / total) / arms
@@ -59,26 +62,29 @@ def analyse_clustering(counts: Counts) -> Clustering:
     with np.errstate(divide="ignore", invalid="ignore"):
         icc = (between - within) / (between + (per_arm - 1) * within)
 
-    def told(values: Floats) -> Floats:
-        return np.asarray(np.where(known, values, np.nan), dtype=np.float64)
+    def where_usable(values: Floats) -> Floats:
+        return np.asarray(np.where(usable, values, np.nan), dtype=np.float64)
 
-    return Clustering(told(between), told(within), told(per_arm), told(icc), _pooled(between, within, per_arm, known))
+    pooled = _pooled(between, within, per_arm, usable)
+    return Clustering(where_usable(between), where_usable(within), where_usable(per_arm), where_usable(icc), pooled)
 
 
-def _pooled(between: Floats, within: Floats, per_arm: Floats, known: NDArray[np.bool_]) -> Estimate:
-    """The ratio of means, its interval from its linear part in each problem."""
+def _pooled(between: Floats, within: Floats, per_arm: Floats, usable: NDArray[np.bool_]) -> Estimate:
+    """Return the ratio of means, with an interval from its linear part in each problem."""
     values = np.full(len(between), np.nan)
-    if known.any():
-        top = (between - within)[known]
-        bottom = top + per_arm[known].mean() * within[known]
+    if usable.any():
+        top = (between - within)[usable]
+        bottom = top + per_arm[usable].mean() * within[usable]
         if bottom.mean() > 0:
             icc = top.mean() / bottom.mean()
-            values[known] = icc + (top - icc * bottom) / bottom.mean()
+            values[usable] = icc + (top - icc * bottom) / bottom.mean()
     return mean_interval(values, support=None)
 
 
 def effective_draws(num_draws: ArrayLike, icc: ArrayLike) -> Floats:
-    """n / (1 + (n - 1) ICC): what n draws that share an idea are worth. A negative ICC, an estimate below its range,
-    counts as 0."""
+    """Return n / (1 + (n - 1) ICC), the independent draws that n draws of one idea equal.
+
+    A negative ICC, an estimate below its range, counts as 0.
+    """
     n = np.asarray(num_draws, dtype=np.float64)
     return np.asarray(n / (1 + (n - 1) * np.clip(np.asarray(icc, dtype=np.float64), 0.0, 1.0)), dtype=np.float64)

@@ -1,8 +1,8 @@
 """Two methods over the same problems, and several at the same number of tokens.
 
 Paired: the difference is taken problem by problem, so what the problems share (how hard they are) cancels; an unpaired
-interval on the same numbers is wider for nothing. At equal tokens: methods are compared at what they cost, not at the
-same k; `Curve.tokens` must count everything a method spent, verifier and thinker tokens included.
+interval on the same numbers is wider for no reason. At equal tokens: methods are compared at what they cost, not at the
+same k; `Curve.tokens` must count everything a method spent, verifier and helper tokens included.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from samplewise.measure.estimate import Estimate, mean_interval
 def paired_difference(
     first: ArrayLike, second: ArrayLike, *, support: tuple[float, float] | None = (-1.0, 1.0)
 ) -> Estimate:
-    """The mean of `first` - `second`, both (P,) over the same problems, with its 95 % interval.
+    """Return the mean of `first` - `second`, both (P,) over the same problems, with its 95 % interval.
 
     nan in either is an unscored problem. `support` is where a difference can lie; None for unbounded values (tokens).
-    ValueError for different shapes or differences outside the support.
+    Raise ValueError for different shapes or differences outside the support.
     """
     pair = _read_pair(first, second)
     return mean_interval(pair.first - pair.second, support=support)
 
 
 def paired_p_value(first: ArrayLike, second: ArrayLike) -> float:
-    """Two-sided p value of a mean difference of 0: Student's t over problems (P,), nan in either being unscored.
+    """Return the two-sided p value of a mean difference of 0: Student's t over problems (P,); nan in either is
+    unscored.
 
     For values that are themselves expectations over draws, where a sign test would let a problem that differs in the
     sixth decimal weigh as much as one that differs by 1. For single draws of 0 and 1, `sign_test` is exact. Equal
-    everywhere is 1.0; below two scored problems it is nan. ValueError for different shapes.
+    everywhere is 1.0; below two scored problems it is nan. Raise ValueError for different shapes.
     """
     from scipy.special import stdtr
 
@@ -57,10 +58,10 @@ class SignTest(NamedTuple):
 
 
 def sign_test(first: ArrayLike, second: ArrayLike) -> SignTest:
-    """Exact two-sided sign test of `first` against `second` (P,); for 0 and 1 it is McNemar's exact test.
+    """Run the exact two-sided sign test of `first` against `second` (P,); for 0 and 1 it is McNemar's exact test.
 
-    With w wins and l losses p = min(1, 2 P(Binomial(w + l, 1/2) <= min(w, l))); ties carry no sign. It asks whether
-    a win is as likely as a loss, whatever their sizes. ValueError for different shapes.
+    With w wins and l losses p = min(1, 2 P(Binomial(w + l, 1/2) <= min(w, l))); ties carry no sign. It asks whether a
+    win is as likely as a loss, whatever their sizes. Raise ValueError for different shapes.
     """
     pair = _read_pair(first, second)
     difference = pair.first - pair.second
@@ -77,10 +78,10 @@ def sign_test(first: ArrayLike, second: ArrayLike) -> SignTest:
 
 
 def adjust_holm(p_values: ArrayLike) -> Floats:
-    """Holm's (1979) adjustment of `p_values` (M,) for M comparisons: (M,), same order; nan stays nan, uncounted.
+    """Apply Holm's (1979) adjustment to `p_values` (M,) of M comparisons: (M,), same order; nan stays nan, uncounted.
 
-    Rejecting where the result is <= .05 keeps the chance of any false rejection at .05, whatever the dependence.
-    ValueError outside [0, 1].
+    Rejecting where the result is <= .05 keeps the probability of any false rejection at .05, whatever the dependence.
+    Raise ValueError outside [0, 1].
     """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or ((p < 0) | (p > 1)).any():
@@ -94,7 +95,7 @@ def adjust_holm(p_values: ArrayLike) -> Floats:
 
 
 class Curve(NamedTuple):
-    """A method at several k: what it costs and what it is worth."""
+    """A method at several k: its cost and its values."""
 
     name: str
     ks: Integers  # (K,) strictly increasing, >= 1
@@ -102,7 +103,7 @@ class Curve(NamedTuple):
     per_problem: Floats  # (K, P) value of each problem at k, nan = unscored
 
 
-class Point(NamedTuple):
+class MethodAtCost(NamedTuple):
     """A method at one cost. `k` is 0 and the values are nan where the tokens do not buy its smallest k."""
 
     name: str
@@ -111,29 +112,29 @@ class Point(NamedTuple):
     per_problem: Floats  # (P,)
 
 
-def at_tokens(curve: Curve, tokens: float, *, interpolate: bool = False) -> Point:
-    """`curve` at the largest k whose mean cost is at most `tokens` per problem.
+def at_tokens(curve: Curve, tokens: float, *, interpolate: bool = False) -> MethodAtCost:
+    """Return `curve` at the largest k whose mean cost is at most `tokens` per problem.
 
-    `interpolate` mixes the two neighbouring k linearly so that the cost is `tokens` exactly: the value of a method
-    that tosses a coin between them. Beyond the last k nothing is extrapolated. Two methods at the same tokens are
-    compared by `paired_difference(at_tokens(a, t).per_problem, at_tokens(b, t).per_problem)`.
-    ValueError for an invalid curve.
+    `interpolate` mixes the two neighboring k linearly so that the cost is `tokens` exactly: the value of a method that
+    picks one of the two at random. Beyond the last k nothing is extrapolated. Compare two methods at the same tokens by
+    `paired_difference(at_tokens(a, t).per_problem, at_tokens(b, t).per_problem)`. Raise ValueError for an invalid
+    curve.
     """
     checked = _read_curve(curve)
     if np.isnan(tokens):
         raise ValueError(f"tokens must be a number, got {tokens}")
     last = int(np.searchsorted(checked.tokens, tokens, side="right")) - 1
     if last < 0:
-        return Point(curve.name, 0, 0.0, np.full(checked.per_problem.shape[1], np.nan))
-    here = Point(curve.name, int(checked.ks[last]), float(checked.tokens[last]), checked.per_problem[last])
-    if not interpolate or last == len(checked.ks) - 1 or here.tokens == tokens:
-        return here
-    share = (tokens - here.tokens) / (checked.tokens[last + 1] - here.tokens)
-    return Point(
+        return MethodAtCost(curve.name, 0, 0.0, np.full(checked.per_problem.shape[1], np.nan))
+    below = MethodAtCost(curve.name, int(checked.ks[last]), float(checked.tokens[last]), checked.per_problem[last])
+    if not interpolate or last == len(checked.ks) - 1 or below.tokens == tokens:
+        return below
+    share = (tokens - below.tokens) / (checked.tokens[last + 1] - below.tokens)
+    return MethodAtCost(
         curve.name,
-        float(here.k + share * (checked.ks[last + 1] - here.k)),
+        float(below.k + share * (checked.ks[last + 1] - below.k)),
         float(tokens),
-        here.per_problem + share * (checked.per_problem[last + 1] - here.per_problem),
+        below.per_problem + share * (checked.per_problem[last + 1] - below.per_problem),
     )
 
 
@@ -145,12 +146,13 @@ class FrontierPoint(NamedTuple):
 
 
 def frontier(curves: Sequence[Curve]) -> tuple[FrontierPoint, ...]:
-    """The points of all curves that no point beats at equal or fewer tokens: tokens and value both strictly increase.
+    """Return the points of all curves that no point beats at equal or fewer tokens: tokens and value both strictly
+    increase.
 
     Means are over the problems scored at every point of every curve, so that none wins by leaving hard ones out. The
-    frontier chooses among noisy points and is therefore optimistic: quote a paired difference, not a step of it.
-    Rows of a curve that are nan everywhere (k beyond what was drawn) are left out.
-    ValueError where the curves have different numbers of problems, or no problem is scored in all.
+    frontier chooses among noisy points and is therefore optimistic: quote a paired difference, not a step of it. Rows
+    of a curve that are nan everywhere (k beyond what was drawn) are left out. Raise ValueError where the curves have
+    different numbers of problems, or no problem is scored in all.
     """
     checked = [_read_curve(curve) for curve in curves]
     if len({curve.per_problem.shape[1] for curve in checked}) > 1:

@@ -1,4 +1,4 @@
-"""How far arms differ in what they fail on, corrected for the luck of the draws.
+"""How far arms differ in what they fail on, corrected for the noise of the draws.
 
 M1 of a problem is the mean over arms of |q_j - mean q|, q_j = log f_j (nats). From F failures of n draws q is
 estimated by digamma(F + 1/2) - digamma(n + 1) with variance trigamma(F + 1/2) - trigamma(n + 1): finite at F = 0.
@@ -8,10 +8,10 @@ M1 of such estimates is too high, since noise spreads them even where all arms a
   true q_j are normal;
 - permutation: outcomes are shuffled over the arms of a problem, and M1 = sqrt(max(0, raw^2 - null^2)).
 
-Cutting at 0 problem by problem leaves a bias upwards that averaging keeps. Over many problems both are therefore pooled
-*before* the root: s2, and raw^2 minus the mean square of the shuffled, are averaged with the problems' weights. Where
-problems differ, that is the root of the mean square, at least the mean. The p-value counts shuffles at least as spread
-as the data.
+Clipping at 0 problem by problem leaves an upward bias that averaging keeps. Over many problems both are therefore
+pooled *before* the root: s2, and raw^2 minus the mean square of the shuffled, are averaged with the problems' weights.
+Where problems differ, that is the root of the mean square, at least the mean. The p-value counts shuffles at least as
+spread as the data.
 
 Costs nothing: stored outcomes are read. Seconds: P x M x shuffles / 1e7.
 """
@@ -24,10 +24,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure._arrays import Floats, Integers
 from samplewise.measure.estimate import mean_interval
-from samplewise.measure.powers import Counts, read_counts
+from samplewise.measure.powers import ArmCounts, read_counts
 
 NUM_SHUFFLES = 200
 
@@ -46,7 +46,7 @@ class Dispersion(NamedTuple):
     by_variance: float
     by_permutation: float
     p_value: float  # of raw against shuffled arms, one-sided
-    low: float  # 95 % limits of by_variance; the lower one is 0 where the data do not tell it from 0
+    low: float  # 95 % limits of by_variance; the lower one is 0 where the data cannot exclude 0
     high: float
     per_problem: PerProblem
     num_problems: int
@@ -59,39 +59,39 @@ class PerProblem(NamedTuple):
     p_value: Floats
 
 
-def log_rate(counts: Counts) -> LogRate:
-    """The estimate of log f and its variance, posterior moments under Beta(1/2, 1/2)."""
+def log_rate(counts: ArmCounts) -> LogRate:
+    """Return the estimate of log f and its variance, posterior moments under Beta(1/2, 1/2)."""
     from scipy.special import polygamma, psi
 
     failures, draws = read_counts(counts)
     largest = np.arange(int(draws.max(initial=0)) + 1)
     half = psi(largest + 0.5), polygamma(1, largest + 0.5)
     whole = psi(largest + 1.0), polygamma(1, largest + 1.0)
-    known = draws > 0
+    drawn = draws > 0
     return LogRate(
-        np.where(known, half[0][failures] - whole[0][draws], np.nan),
-        np.where(known, half[1][failures] - whole[1][draws], np.nan),
+        np.where(drawn, half[0][failures] - whole[0][draws], np.nan),
+        np.where(drawn, half[1][failures] - whole[1][draws], np.nan),
     )
 
 
 def mean_deviation(q: ArrayLike) -> Floats:
-    """M1: the mean over the last axis of |q - mean q|."""
+    """Return M1: the mean over the last axis of |q - mean q|."""
     values = np.asarray(q, dtype=np.float64)
     return np.asarray(np.abs(values - values.mean(axis=-1, keepdims=True)).mean(axis=-1), dtype=np.float64)
 
 
 def log_dispersion(
-    counts: Counts,
+    counts: ArmCounts,
     key: Key,
     *,
     weights: ArrayLike | None = None,
     num_shuffles: int = NUM_SHUFFLES,
 ) -> Dispersion:
-    """M1 of the arms' `counts` (P, M), corrected in both ways, over problems with draws on every arm.
+    """Return M1 of the arms' `counts` (P, M), corrected in both ways, over problems with draws on every arm.
 
     `weights` (P,) >= 0 of the problems, default equal. The limits are those of the mean of s2 over problems (Hall's, as
-    it is skewed), on the scale of M1; below two problems they are nan.
-    ValueError for weights of another shape, or below 1 shuffle.
+    it is skewed), on the scale of M1; below two problems they are nan. Raise ValueError for weights of another shape,
+    or below 1 shuffle.
     """
     failures, draws = read_counts(counts)
     num_problems, num_arms = failures.shape
@@ -105,12 +105,12 @@ def log_dispersion(
     per_problem = PerProblem(unknown, unknown.copy(), unknown.copy(), unknown.copy())
     if num_arms < 2 or not len(rows):
         return Dispersion(*(math.nan,) * 6, per_problem, 0)
-    kept = Counts(failures[rows], draws[rows])
+    drawn_counts = ArmCounts(failures[rows], draws[rows])
     weight = weight[rows] / weight[rows].sum()
-    q = log_rate(kept)
+    q = log_rate(drawn_counts)
     raw = mean_deviation(q.value)  # (R,)
     excess = q.value.var(axis=1, ddof=1) - q.variance.mean(axis=1)
-    shuffled = mean_deviation(log_rate_of_shuffles(kept, key.fold("shuffle"), num_shuffles))  # (S, R)
+    shuffled = mean_deviation(log_rate_of_shuffles(drawn_counts, key.fold("shuffle"), num_shuffles))  # (S, R)
     null, null_square = shuffled.mean(axis=0), (shuffled**2).mean(axis=0)  # (R,)
     per_problem.raw[rows] = raw
     per_problem.by_variance[rows] = _to_m1(excess, num_arms)
@@ -131,12 +131,12 @@ def log_dispersion(
     )
 
 
-def least_dispersion(counts: Counts, key: Key, *, num_splits: int = 10) -> Floats:
-    """Values (P,) whose mean is at most the mean of M1, for a certified gain: noise cannot lift them, only lower them.
+def least_dispersion(counts: ArmCounts, key: Key, *, num_splits: int = 10) -> Floats:
+    """Return values (P,) whose mean is at most the mean of M1, for a certified gain: noise can only lower them.
 
-    A problem's draws are split in two; one half says which arms are above the mean and the other how far, so noise has
-    mean 0, and a sign that is wrong makes the sum smaller. Mean over `num_splits` splits, both ways round. A value may
-    be negative; nan where an arm has fewer than two draws.
+    A problem's draws are split in two. One half says which arms are above the mean and the other how far, so noise has
+    mean 0, and a wrong sign makes the sum smaller. Mean over `num_splits` splits, both ways round. A value may be
+    negative; nan where an arm has fewer than two draws.
 
     log f is estimated by digamma(F + 1) - digamma(n + 1) here, whose bias vanishes to first order; that of `log_rate`
     is 1 / (2 n f) too low, which spreads arms apart.
@@ -144,40 +144,40 @@ def least_dispersion(counts: Counts, key: Key, *, num_splits: int = 10) -> Float
     from scipy.special import psi
 
     failures, draws = read_counts(counts)
-    known = (draws > 1).all(axis=1)
-    kept = Counts(failures[known], draws[known])
-    half = kept.draws // 2
+    usable = (draws > 1).all(axis=1)
+    drawn_counts = ArmCounts(failures[usable], draws[usable])
+    half = drawn_counts.draws // 2
     generator = key.generator()
-    total = np.zeros(len(kept.draws))
+    total = np.zeros(len(drawn_counts.draws))
     for _ in range(num_splits):
-        part = generator.hypergeometric(kept.failures, kept.draws - kept.failures, half)
+        part = generator.hypergeometric(drawn_counts.failures, drawn_counts.draws - drawn_counts.failures, half)
         one = psi(part + 1) - psi(half + 1)
-        other = psi(kept.failures - part + 1) - psi(kept.draws - half + 1)
+        other = psi(drawn_counts.failures - part + 1) - psi(drawn_counts.draws - half + 1)
         one, other = (q - q.mean(axis=1, keepdims=True) for q in (one, other))
         total += (np.sign(one) * other + np.sign(other) * one).mean(axis=1) / 2
     value = np.full(len(failures), np.nan)
-    value[known] = total / num_splits
+    value[usable] = total / num_splits
     return value
 
 
-def log_rate_of_shuffles(counts: Counts, key: Key, num_shuffles: int) -> Floats:
-    """log f (S, P, M) of outcomes shuffled over the arms of each problem, draws per arm kept."""
+def log_rate_of_shuffles(counts: ArmCounts, key: Key, num_shuffles: int) -> Floats:
+    """Return log f (S, P, M) of outcomes shuffled over the arms of each problem, draws per arm kept."""
     shuffled = shuffled_failures(counts, key, num_shuffles)
     flat = shuffled.reshape(-1, shuffled.shape[2])
-    return log_rate(Counts(flat, np.tile(counts.draws, (num_shuffles, 1)))).value.reshape(shuffled.shape)
+    return log_rate(ArmCounts(flat, np.tile(counts.draws, (num_shuffles, 1)))).value.reshape(shuffled.shape)
 
 
-def shuffled_failures(counts: Counts, key: Key, num_shuffles: int) -> Integers:
-    """Failures (S, P, M) after shuffling: arm by arm, hypergeometric among what is left."""
+def shuffled_failures(counts: ArmCounts, key: Key, num_shuffles: int) -> Integers:
+    """Return failures (S, P, M) after shuffling: arm by arm, hypergeometric among what is left."""
     failures, draws = read_counts(counts)
     generator = key.generator()
-    left = np.broadcast_to(failures.sum(axis=1), (num_shuffles, len(failures))).copy()  # failures not dealt yet
-    open_draws = draws.sum(axis=1)  # (P,)
+    failures_left = np.broadcast_to(failures.sum(axis=1), (num_shuffles, len(failures))).copy()  # not dealt yet
+    draws_left = draws.sum(axis=1)  # (P,)
     dealt = np.empty((num_shuffles, *failures.shape), dtype=np.int64)
     for arm in range(failures.shape[1]):
-        dealt[:, :, arm] = generator.hypergeometric(left, open_draws - left, draws[:, arm])
-        left -= dealt[:, :, arm]
-        open_draws = open_draws - draws[:, arm]
+        dealt[:, :, arm] = generator.hypergeometric(failures_left, draws_left - failures_left, draws[:, arm])
+        failures_left -= dealt[:, :, arm]
+        draws_left = draws_left - draws[:, arm]
     return dealt
 
 

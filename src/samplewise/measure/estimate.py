@@ -49,11 +49,11 @@ class Estimate(NamedTuple):
 
 
 def mean_interval(values: ArrayLike, *, support: tuple[float, float] | None = (0.0, 1.0)) -> Estimate:
-    """The mean of `values` (P,), one per problem, nan = unscored.
+    """Return the mean of `values` (P,), one per problem, nan = unscored.
 
     `support` is where a value can lie: (0, 1) for accuracies, (-1, 1) for their differences, None for real values of
-    unknown range. Without a support, equal values tell nothing of how far others lie: the ends are nan.
-    ValueError where a value lies outside the support.
+    unknown range. Without a support, equal values say nothing of how far others lie: the ends are nan. Raise ValueError
+    where a value lies outside the support.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
@@ -62,7 +62,7 @@ def mean_interval(values: ArrayLike, *, support: tuple[float, float] | None = (0
 
 
 def mean_intervals(values: ArrayLike, *, support: tuple[float, float] | None = (0.0, 1.0)) -> tuple[Estimate, ...]:
-    """`mean_interval` of each row of `values` (K, P), computed together: one row per k of a curve."""
+    """Return `mean_interval` of each row of `values` (K, P), computed together: one row per k of a curve."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2:
         raise ValueError(f"values must have shape (K, P), got shape {array.shape}")
@@ -123,7 +123,7 @@ def _moments(values: Floats, scored: NDArray[np.bool_]) -> _Moments:
 
 
 def _bounded(moments: _Moments) -> _Ends:
-    """Ends (K,) for values in [0, 1]."""
+    """Return the ends (K,) for values in [0, 1]."""
     num, mean, equal = moments.num, moments.mean, moments.equal
     wilson, hall = _wilson(moments), _hall(moments)
     with np.errstate(divide="ignore", invalid="ignore"):

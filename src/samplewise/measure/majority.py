@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
 from samplewise.measure._arrays import Floats, Integers, read_beside, read_outcomes, read_sizes
 from samplewise.measure._plurality import plurality
 
@@ -32,19 +32,20 @@ def majority_at(
     ks: Sequence[int] | NDArray[np.integer],
     *,
     weights: ArrayLike | None = None,
+    ties: Sequence[ArrayLike] = (),
     key: Key | None = None,
     num_resamples: int = 32,
 ) -> Floats:
-    """Expected outcome of the plurality vote among k draws, for each problem and each k of `ks`: (K, P).
+    """Return the expected outcome of the plurality vote among k draws, for each problem and each k of `ks`: (K, P).
 
-    `answers` (P, N) are integer codes, equal for equal answers of one problem; -1 = unread: a draw that takes up a
-    place and never wins, and a subset of nothing else is worth 0. `outcomes` (P, N) in [0, 1] are the draws'
-    outcomes; a class whose draws differ is worth their mean, and a draw whose outcome is nan is left out (so an
-    unread draw that was made needs the outcome 0). A problem without any outcome is nan.
-    `weights` (P, N) >= 0 make it a weighted vote; a draw of weight 0 or nan has no vote, as if unread.
-    `key` is needed where subsets are drawn: with weights, or above 128 draws.
-    ValueError for wrong shapes, codes below -1, negative or infinite weights, a missing key, or a k above the smallest
-    number of outcomes.
+    `answers` (P, N) are integer codes, equal for equal answers of one problem; -1 = unreadable: a draw that counts
+    towards k and never wins; a subset of nothing else has the value 0. `outcomes` (P, N) in [0, 1] are the draws'
+    outcomes; a class whose draws differ has their mean, and a draw whose outcome is nan is left out (so an unreadable
+    draw that was made needs the outcome 0). A problem without any outcome is nan. `weights` (P, N) >= 0 make it a
+    weighted vote; a draw of weight 0 or nan has no vote, as if unreadable. `ties` are further weights (P, N), each for
+    the classes that are equal by those before, also where nothing among the k has any. `key` is needed where subsets
+    are drawn: with weights, or above 128 draws. Raise ValueError for wrong shapes, codes below -1, negative or infinite
+    weights, a missing key, or a k above the smallest number of outcomes.
     """
     outcome = read_outcomes(outcomes)
     codes = np.asarray(answers)
@@ -58,7 +59,7 @@ def majority_at(
     present = ~np.isnan(outcome)
     num_draws = present.sum(axis=1)  # (P,)
     sizes = read_sizes(ks, num_draws)
-    classes = _classes(codes, outcome, present)
+    classes = classify_answers(codes, outcome, present)
     if weights is None and num_draws.max(initial=0) <= MAX_EXACT_DRAWS:
         value = plurality(classes.counts, classes.outcomes, num_draws, sizes)
         return np.where(num_draws > 0, value, np.nan)
@@ -67,21 +68,18 @@ def majority_at(
         raise ValueError(f"a key is needed to draw subsets (weights, or above {MAX_EXACT_DRAWS} draws); got None")
     if num_resamples < 1:
         raise ValueError(f"num_resamples must be at least 1, got {num_resamples}")
-    ids, votes = classes.ids, None
-    if weights is not None:
-        votes = np.nan_to_num(read_beside("weights", weights, outcome), nan=0.0, posinf=np.inf)
-        if not ((votes >= 0) & (votes < np.inf)).all():
-            raise ValueError(f"weights must be finite and >= 0, or nan; got {weights!r}")
-        ids = np.where(votes > 0, ids, -1)
+    levels = [] if weights is None else [_read_weights(level, outcome) for level in (weights, *ties)]
+    if sizes.min() >= num_draws.max():  # all draws: every order gives the same
+        num_resamples = 1
     generator = key.generator()
-    front = np.argsort(~present, axis=1, kind="stable")  # what was left out goes to the end
+    present_first = np.argsort(~present, axis=1, kind="stable")  # draws that are left out go to the end
     value = np.full((len(sizes), len(outcome)), np.nan)
     for n in np.unique(num_draws[num_draws > 0]):
         rows = np.flatnonzero(num_draws == n)
-        kept = front[rows, :n]
+        kept = present_first[rows, :n]
         value[:, rows] = _resampled(
-            np.take_along_axis(ids[rows], kept, axis=1),
-            None if votes is None else np.take_along_axis(votes[rows], kept, axis=1),
+            np.take_along_axis(classes.ids[rows], kept, axis=1),
+            [np.take_along_axis(level[rows], kept, axis=1) for level in levels],
             classes.outcomes[rows],
             sizes,
             generator,
@@ -90,15 +88,22 @@ def majority_at(
     return value
 
 
-class _Classes(NamedTuple):
+def _read_weights(weights: ArrayLike, outcome: Floats) -> Floats:
+    read = np.nan_to_num(read_beside("weights", weights, outcome), nan=0.0, posinf=np.inf)
+    if not ((read >= 0) & (read < np.inf)).all():
+        raise ValueError(f"weights must be finite and >= 0, or nan; got {weights!r}")
+    return read
+
+
+class AnswerClasses(NamedTuple):
     """The answers of each problem, as classes 0 .. T - 1 of its own."""
 
-    ids: Integers  # (P, N) the class of a draw; -1 unread or left out
+    ids: Integers  # (P, N) the class of a draw; -1 unreadable or left out
     counts: Integers  # (P, T) draws in a class; 0 for a class the problem does not have
     outcomes: Floats  # (P, T) mean outcome of a class's draws
 
 
-def _classes(codes: Integers, outcome: Floats, present: NDArray[np.bool_]) -> _Classes:
+def classify_answers(codes: Integers, outcome: Floats, present: NDArray[np.bool_]) -> AnswerClasses:
     codes = np.where(present, codes, -1)
     order = np.argsort(codes, axis=1, kind="stable")
     ranked = np.take_along_axis(codes, order, axis=1)
@@ -112,52 +117,64 @@ def _classes(codes: Integers, outcome: Floats, present: NDArray[np.bool_]) -> _C
     cell = (np.arange(len(codes))[:, None] * table[1] + ids)[readable]
     counts = np.bincount(cell, minlength=math.prod(table)).reshape(table)
     total = np.bincount(cell, weights=outcome[readable], minlength=math.prod(table)).reshape(table)
-    return _Classes(ids, counts, total / np.maximum(counts, 1))
+    return AnswerClasses(ids, counts, total / np.maximum(counts, 1))
 
 
 def _resampled(
     ids: Integers,
-    votes: Floats | None,
+    levels: Sequence[Floats],
     outcomes: Floats,
     ks: Integers,
     generator: np.random.Generator,
     num_resamples: int,
 ) -> Floats:
-    """(K, P) from `ids` (P, n), `votes` (P, n) or None for one each, class `outcomes` (P, T)."""
+    """Return (K, P) from `ids` (P, n), `levels` of weights (P, n), none for one vote each, class `outcomes` (P, T)."""
     num, n = ids.shape
     width = outcomes.shape[1] + 1  # the last column takes the draws without a vote
     cells = np.arange(num)[:, None] * width + np.where(ids < 0, width - 1, ids)
     cells = cells.astype(np.int32 if num * width < 2**31 else np.int64)
     positions = np.broadcast_to(np.arange(n, dtype=np.int32), ids.shape)
     sizes = [0, *sorted(ks.tolist())]
-    place = np.argsort(np.argsort(ks, kind="stable"), kind="stable")  # of each k among the sorted ones
+    rank = np.argsort(np.argsort(ks, kind="stable"), kind="stable")  # of each k among the sorted ones
     total = np.zeros((len(ks), num))
     for _ in range(num_resamples):
-        cast: Floats | None = None
-        if votes is None:
-            dealt = generator.permuted(cells, axis=1)
+        votes: list[Floats | None] = [None]
+        if not levels:
+            shuffled = generator.permuted(cells, axis=1)
         else:
             order = generator.permuted(positions, axis=1)
-            dealt, cast = np.take_along_axis(cells, order, axis=1), np.take_along_axis(votes, order, axis=1)
+            shuffled = np.take_along_axis(cells, order, axis=1)
+            votes = [np.take_along_axis(level, order, axis=1) for level in levels]
         for backwards in (False, True):
             if backwards:
-                dealt, cast = dealt[:, ::-1], None if cast is None else cast[:, ::-1]
-            tally = np.empty((len(ks), num * width))
-            for row, (last, size) in enumerate(pairwise(sizes)):
-                new = None if cast is None else cast[:, last:size].ravel()
-                tally[row] = np.bincount(dealt[:, last:size].ravel(), weights=new, minlength=num * width)
-            total += _shares(tally.cumsum(axis=0).reshape(-1, num, width)[:, :, :-1], outcomes)
-    return total[place] / (2 * num_resamples)
+                shuffled = shuffled[:, ::-1]
+                votes = [None if level is None else level[:, ::-1] for level in votes]
+            tallies = []
+            for level in votes:
+                tally = np.empty((len(ks), num * width))
+                for row, (last, size) in enumerate(pairwise(sizes)):
+                    new = None if level is None else level[:, last:size].ravel()
+                    tally[row] = np.bincount(shuffled[:, last:size].ravel(), weights=new, minlength=num * width)
+                tallies.append(tally.cumsum(axis=0).reshape(-1, num, width)[:, :, :-1])
+            total += _shares(tallies, outcomes)
+    return total[rank] / (2 * num_resamples)
 
 
-def _shares(tally: Floats, outcomes: Floats) -> Floats:
-    """Mean outcome of the classes with the largest tally (K, P, T): (K, P), 0 where nobody voted.
+def _shares(tallies: Sequence[Floats], outcomes: Floats) -> Floats:
+    """Return the mean outcome of the classes with the largest tally (K, P, T): (K, P), 0 where nobody voted.
 
-    Sums of weights count as equal up to rounding, 1e-12 of the largest.
+    Where classes tie by one tally, the next decides. Sums of weights count as equal up to rounding, 1e-12 of the
+    largest.
     """
-    if not tally.shape[2]:
-        return np.zeros(tally.shape[:2])
-    top = tally.max(axis=2)
-    tied = (tally >= (top * (1 - 1e-12))[:, :, None]).astype(np.float64)
-    won = np.einsum("kpt,pt->kp", tied, outcomes) / np.einsum("kpt->kp", tied)
-    return np.where(top > 0, won, 0.0)
+    first = tallies[0]
+    if not first.shape[2]:
+        return np.zeros(first.shape[:2])
+    top = first.max(axis=2)
+    tied, voted = first >= (top * (1 - 1e-12))[:, :, None], top > 0
+    for tally in tallies[1:]:
+        top = np.where(tied, tally, 0.0).max(axis=2)
+        tied &= tally >= (top * (1 - 1e-12))[:, :, None]
+        voted |= top > 0
+    weights = tied.astype(np.float64)
+    won = np.einsum("kpt,pt->kp", weights, outcomes) / np.einsum("kpt->kp", weights)
+    return np.where(voted, won, 0.0)

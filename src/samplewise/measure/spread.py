@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Ints
 from samplewise.measure._arrays import Floats, Integers
 from samplewise.measure.estimate import Estimate, mean_interval
 from samplewise.measure.powers import read_arms
@@ -44,7 +45,7 @@ class Dealt(NamedTuple):
     num_codes: int  # K
 
     def tally(self, codes: Integers | None = None) -> Integers:
-        """(P, M, K) readable draws of each arm and answer."""
+        """Return (P, M, K) readable draws of each arm and answer."""
         use = self.codes if codes is None else codes
         width = self.num_codes + 1
         cells = (np.arange(len(use))[:, None] * self.num_arms + self.arms) * width + use
@@ -53,16 +54,16 @@ class Dealt(NamedTuple):
         return np.asarray(table[:, :, :-1], dtype=np.int64)
 
     def shuffled(self, generator: np.random.Generator) -> Integers:
-        """Codes (P, N) with the readable draws of each problem dealt anew over the readable places."""
+        """Return codes (P, N) with the readable draws of each problem permuted over the readable positions."""
         order = np.argsort(np.where(self.codes == self.num_codes, 2.0, generator.random(self.codes.shape)), axis=1)
-        places = np.argsort(self.codes == self.num_codes, axis=1, kind="stable")
+        readable_first = np.argsort(self.codes == self.num_codes, axis=1, kind="stable")
         codes = np.empty_like(self.codes)
-        np.put_along_axis(codes, places, np.take_along_axis(self.codes, order, axis=1), axis=1)
+        np.put_along_axis(codes, readable_first, np.take_along_axis(self.codes, order, axis=1), axis=1)
         return codes
 
 
 def deal_answers(answers: ArrayLike, arms: ArrayLike, num_arms: int | None = None) -> Dealt:
-    """Reads `answers` (P, N), codes from 0 or -1 for unread, and `arms` (N,) or (P, N). ValueError for others."""
+    """Read `answers` (P, N), codes from 0, -1 for unreadable, and `arms` (N,) or (P, N), else ValueError."""
     codes = np.asarray(answers)
     if codes.ndim != 2 or codes.dtype.kind not in "iu" or codes.min(initial=0) < -1:
         raise ValueError(f"answers must be codes (P, N) from 0, or -1 for unread; got {codes.dtype} {codes.shape}")
@@ -74,16 +75,16 @@ def deal_answers(answers: ArrayLike, arms: ArrayLike, num_arms: int | None = Non
     return Dealt(np.where(codes < 0, num_codes, codes).astype(np.int64), labels, num, num_codes)
 
 
-def divergence(laws: ArrayLike) -> Floats:
-    """I(arm; answer) of answer laws (..., M, K) with equal weights of the arms: (...), nats."""
-    p = np.asarray(laws, dtype=np.float64)
+def divergence(distributions: ArrayLike) -> Floats:
+    """Return I(arm; answer) of answer distributions (..., M, K) with equal weights of the arms: (...), nats."""
+    p = np.asarray(distributions, dtype=np.float64)
     return np.asarray(_entropy(p.mean(axis=-2)) - _entropy(p).mean(axis=-1), dtype=np.float64)
 
 
 def answer_divergence(
     answers: ArrayLike, arms: ArrayLike, key: Key, *, num_arms: int | None = None, num_shuffles: int = NUM_SHUFFLES
 ) -> Divergence:
-    """Divergence over arms minus its null, from `answers` (P, N) and `arms` (N,) or (P, N)."""
+    """Return the divergence over arms minus its null, from `answers` (P, N) and `arms` (N,) or (P, N)."""
     dealt = deal_answers(answers, arms, num_arms)
     table = dealt.tally()
     rows = np.flatnonzero((table.sum(axis=2) > 0).all(axis=1))
@@ -105,25 +106,30 @@ def answer_divergence(
 
 
 def distinct_answers(answers: ArrayLike) -> Integers:
-    """How many different readable answers each problem has: (P,)."""
+    """Return how many different readable answers each problem has: (P,)."""
     table = deal_answers(answers, np.zeros(np.shape(answers), dtype=np.int64), 1).tally()
     return np.asarray((table > 0).sum(axis=(1, 2)), dtype=np.int64)
 
 
 def semantic_entropy(classes: Sequence[int], log_weights: ArrayLike | None = None) -> float:
-    """Entropy (nats) of classes of equal meaning, draws (N,) weighted equally or by `log_weights`; nan for none."""
+    """Return the entropy (nats) of classes of equal meaning, draws (N,) weighted equally or by `log_weights`; nan for
+    none.
+    """
     if not len(classes):
         return math.nan
     logs = np.zeros(len(classes)) if log_weights is None else np.asarray(log_weights, dtype=np.float64)
-    _, place = np.unique(np.asarray(classes), return_inverse=True)
-    mass = np.bincount(place.ravel(), weights=np.exp(logs - logs.max()))
+    _, index = np.unique(np.asarray(classes), return_inverse=True)
+    mass = np.bincount(index.ravel(), weights=np.exp(logs - logs.max()))
     return float(_entropy(mass / mass.sum()))
 
 
 def vendi(similarity: ArrayLike) -> float:
-    """The effective number of different items: exp of the entropy of the eigenvalues of K / n, for a similarity matrix
-    K (n, n), positive semi-definite with 1 on the diagonal (arXiv 2210.02410). ValueError for another shape or
-    diagonal; nan for none."""
+    """Return the effective number of different items: exp of the entropy of the eigenvalues of K / n (arXiv
+    2210.02410).
+
+    K (n, n) is a similarity matrix, positive semi-definite with 1 on the diagonal. Raise ValueError for another shape
+    or diagonal; nan for none.
+    """
     kernel = np.asarray(similarity, dtype=np.float64)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not np.allclose(np.diag(kernel), 1.0):
         raise ValueError(f"similarity must be a square matrix with ones on its diagonal, got shape {kernel.shape}")
@@ -134,13 +140,16 @@ def vendi(similarity: ArrayLike) -> float:
 
 
 def distinct_k(classes: Sequence[int]) -> int:
-    """How many classes of equal meaning k generations fall into."""
+    """Return how many classes of equal meaning k generations fall into."""
     return len(set(classes))
 
 
 def utility(rewards: Sequence[float], classes: Sequence[int], *, patience: float = 0.8) -> float:
-    """What generations read in turn are worth to a reader who goes on with chance `patience`: the rewards of those that
-    are new, weights patience^i, over the sum of the weights. A repeated class earns 0. nan for none."""
+    """Return the value of generations to a reader who goes on with probability `patience` after each.
+
+    The rewards of those that are new, weights patience^i, over the sum of the weights. A repeated class earns 0. nan
+    for none.
+    """
     if len(rewards) != len(classes):
         raise ValueError(f"rewards and classes must be equally many, got {len(rewards)} and {len(classes)}")
     seen: set[int] = set()
@@ -152,10 +161,10 @@ def utility(rewards: Sequence[float], classes: Sequence[int], *, patience: float
     return earned / total if total else math.nan
 
 
-def _of_tally(table: NDArray[np.int64]) -> Floats:
+def _of_tally(table: Ints) -> Floats:
     return divergence(table / table.sum(axis=2, keepdims=True))
 
 
-def _entropy(laws: Floats) -> Floats:
-    safe = np.where(laws > 0, laws, 1.0)
-    return np.asarray(-(laws * np.log(safe)).sum(axis=-1), dtype=np.float64)
+def _entropy(distributions: Floats) -> Floats:
+    safe = np.where(distributions > 0, distributions, 1.0)
+    return np.asarray(-(distributions * np.log(safe)).sum(axis=-1), dtype=np.float64)

@@ -1,4 +1,5 @@
-"""What a mix solves that direct does not, and the other way round: the first thing to show, and what it can resolve.
+"""Problems that a mix solves and direct does not, and the other way round: the first thing to show, and what it
+resolves.
 
 Single runs of 0 and 1 per problem at equal draws, or at equal tokens, with McNemar's exact test. With repeated draws,
 use per-problem differences of unbiased failures instead (`paired_difference`): more power.
@@ -27,7 +28,7 @@ class Transitions(NamedTuple):
 
 
 def count_transitions(direct: ArrayLike, mix: ArrayLike) -> Transitions:
-    """From whether each run covered each problem: `direct`, `mix` (P,) of 0, 1 or nan. ValueError otherwise."""
+    """Count problems by which run covered them: `direct`, `mix` (P,) of 0, 1 or nan, else ValueError."""
     before, after = np.asarray(direct, dtype=np.float64), np.asarray(mix, dtype=np.float64)
     for name, values in (("direct", before), ("mix", after)):
         if values.ndim != 1 or not (np.isnan(values) | (values == 0) | (values == 1)).all():
@@ -38,7 +39,7 @@ def count_transitions(direct: ArrayLike, mix: ArrayLike) -> Transitions:
 
 
 def mcnemar(newly_solved: int, newly_lost: int) -> float:
-    """Exact two-sided p-value of McNemar's test: 1.0 without either."""
+    """Return the exact two-sided p-value of McNemar's test: 1.0 without either."""
     if newly_solved < 0 or newly_lost < 0:
         raise ValueError(f"counts must be at least 0, got {newly_solved} and {newly_lost}")
     signs = np.repeat([1.0, -1.0], [newly_solved, newly_lost])
@@ -46,8 +47,10 @@ def mcnemar(newly_solved: int, newly_lost: int) -> float:
 
 
 def detectable_gain(num_problems: int, discordant_share: float, *, level: float = 0.05) -> float:
-    """The smallest net gain in coverage that a single run of `num_problems` can show at `level`, two-sided, if direct
-    and mix differ on `discordant_share` of them. nan where no outcome would do."""
+    """Return the smallest net gain in coverage that a single run of `num_problems` can show at `level`, two-sided.
+
+    Direct and mix are assumed to differ on `discordant_share` of them. nan where no outcome would do.
+    """
     if num_problems < 1 or not 0 <= discordant_share <= 1:
         raise ValueError(f"need num_problems >= 1 and a share in [0, 1], got {num_problems} and {discordant_share}")
     discordant = round(num_problems * discordant_share)

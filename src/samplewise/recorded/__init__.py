@@ -1,6 +1,6 @@
-"""Recorded draws of real models: what a replay engine serves, and the problems they were drawn for."""
+"""Read recorded draws of real models, and the problems they were drawn for. A replay engine serves them."""
 
 from .base import Draw, Recording
-from .load import load
+from .load import load_recording
 
-__all__ = ["Draw", "Recording", "load"]
+__all__ = ["Draw", "Recording", "load_recording"]

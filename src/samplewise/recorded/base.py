@@ -1,4 +1,4 @@
-"""What every format of recorded draws is read into."""
+"""The types that every format of recorded draws is read into."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from samplewise.types import Completion, Message, Problem, Sampling, Usage
+from samplewise.core.reasoning import split_reasoning
+from samplewise.core.types import Completion, Message, Problem, Sampling, Usage
 
-# How an answer is read out of a response and graded. "answer": the text is the answer, and must be equal.
+# How an answer is read from a response and graded. "answer": the text is the answer, and must be equal.
 Kind = Literal["answer", "auto", "choice", "code", "maths", "number", "puzzle", "value"]
 
-CHARS_PER_TOKEN = 4  # of English text, roughly; only where a recording says no count
+CHARS_PER_TOKEN = 4  # of English text, roughly; used where a recording has no count
 
 
 class Draw(NamedTuple):
-    """A recorded response. `sampling` is the law that it was drawn from, None where that is not known. `grade` and
-    `scores` are what those who recorded it say of it; nan: nothing."""
+    """A recorded response. `sampling` is how it was drawn, None if unknown. `grade` and `scores` are those that the
+    recording states, nan for none."""
 
     completion: Completion
     sampling: Sampling | None = None
@@ -33,7 +34,7 @@ class Recording(NamedTuple):
     kind: Kind = "auto"
     source: str = ""
     licence: str = ""
-    is_exact: bool = False  # recorded by us: `sampling` says all about how a draw was made
+    is_exact: bool = False  # recorded by samplewise: `sampling` is complete
 
 
 def text_draw(
@@ -46,12 +47,20 @@ def text_draw(
     grade: float = math.nan,
     scores: Mapping[str, float] | None = None,
 ) -> Draw:
-    """A draw of which only the text is known. Token counts that were not recorded are estimated, four characters a
-    token, so that costs are of the right size."""
+    """Return a draw of which only the text is known, its reasoning cut out. Missing token counts are estimated at four
+    characters a token."""
     asked = sum(len(message.content) for message in messages)
     prompt = _estimate(asked) if prompt_tokens is None else prompt_tokens
     drawn = _estimate(len(text)) if completion_tokens is None else completion_tokens
-    return Draw(Completion(text, "stop", Usage(1, prompt, drawn)), sampling, grade, scores or {})
+    reply = split_reasoning(text)
+    completion = Completion(
+        reply.text,
+        "stop",
+        Usage(1, prompt, drawn),
+        reasoning=reply.reasoning,
+        raw=text if reply.text != text else None,
+    )
+    return Draw(completion, sampling, grade, scores or {})
 
 
 def _estimate(chars: int) -> int:

@@ -1,15 +1,15 @@
-"""Recorded draws in JSON lines, in the shapes that are common:
+"""Read recorded draws from JSON lines, in the common layouts:
 
-* a question a line with all its draws: `{"prompt": ..., "answer": ..., "samples": [...]}`. The list may be called
+* one question per line with all its draws: `{"prompt": ..., "answer": ..., "samples": [...]}`. The list may be called
   `samples`, `completions`, `generations`, `responses` or `draws`; beside it `scores`, `correct` and
-  `completion_tokens` may hold one entry a draw (of a list of step scores the last counts);
-* a draw a line, those of equal `id`, `task_id` or prompt belonging together, its text under `generation`,
-  `completion`, `response` or `text`, with `score`, `correct` and `num_generated_tokens` beside it;
-* the samples that lm-evaluation-harness logs, a document a line: `{"doc_id": ..., "arguments": {"gen_args_0": {"arg_0":
-  prompt}}, "resps": [[...]], "target": ...}`; the prompt is what the model was sent, as one message;
+  `completion_tokens` may hold one entry per draw (of a list of step scores the last one is used);
+* one draw per line, grouped by `id`, `task_id` or prompt, its text under `generation`, `completion`, `response` or
+  `text`, with `score`, `correct` and `num_generated_tokens` beside it;
+* the samples that lm-evaluation-harness logs, one document per line: `{"doc_id": ..., "arguments": {"gen_args_0":
+  {"arg_0": prompt}}, "resps": [[...]], "target": ...}`; the prompt that the model was sent becomes one message;
 * the output of a batch of requests: `{"custom_id": ..., "response": {"body": {"choices": [...]}}}`.
 
-A file that says `task_id` or `custom_id` and no prompt needs `problems`: those of the task that it was drawn for.
+A file with `task_id` or `custom_id` and without prompts needs `problems`, those of the task that it was drawn for.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from samplewise.errors import BadInput
-from samplewise.files import numbered
-from samplewise.types import Json, Message, Problem, Question
+from samplewise.core.errors import BadInput
+from samplewise.core.files import read_objects
+from samplewise.core.types import Json, Message, Problem, Question
 
 from .base import Draw, Recording, text_draw
 
@@ -33,27 +33,29 @@ IDS = ("id", "task_id", "custom_id", "idx", "unique_id", "doc_id")
 
 
 class _Line(NamedTuple):
-    """What one line says: a question, and some of its draws."""
+    """What one line holds: a question, and some of its draws."""
 
     id: str
     messages: tuple[Message, ...]  # empty: only the id is known
-    reference: str | None
+    reference: str | list[str] | None  # a list: several answers are accepted
     draws: tuple[Mapping[str, Json], ...]  # text, grade, score, tokens
 
 
-def recording(paths: Sequence[Path], name: str, problems: Sequence[Problem] = ()) -> Recording:
-    """The recording that one or more files hold. Raises BadInput with file and line."""
-    known = {problem.question.id: problem for problem in problems}
-    found: dict[str, Problem] = {}
+def read_recording(paths: Sequence[Path], name: str, problems: Sequence[Problem] = ()) -> Recording:
+    """Return the recording that one or more files hold. Raises BadInput with file and line."""
+    problems_by_id = {problem.question.id: problem for problem in problems}
+    recorded: dict[str, Problem] = {}
     draws: dict[str, list[Draw]] = {}
     for path in paths:
-        for number, row in numbered(path):
+        for number, row in read_objects(path):
             try:
                 line = _line(row)
-                problem = _problem(line, known)
-            except (ValueError, TypeError, KeyError) as error:
+                problem = _problem(line, problems_by_id)
+            except ValueError as error:
                 raise BadInput(f"{path}:{number}: {error}") from None
-            problem = found.setdefault(problem.question.id, problem)
+            except (TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
+                raise BadInput(f"{path}:{number}: is no row of recorded draws ({error})") from None
+            problem = recorded.setdefault(problem.question.id, problem)
             draws.setdefault(problem.question.id, []).extend(
                 text_draw(
                     problem.question.messages,
@@ -64,34 +66,40 @@ def recording(paths: Sequence[Path], name: str, problems: Sequence[Problem] = ()
                 )
                 for draw in line.draws
             )
-    if not found:
+    if not recorded:
         raise BadInput(f"{', '.join(map(str, paths))}: holds no recorded draws")
-    return Recording(name, tuple(found.values()), tuple(tuple(draws[key]) for key in found))
+    return Recording(name, tuple(recorded.values()), tuple(tuple(draws[key]) for key in recorded))
 
 
-def _problem(line: _Line, known: Mapping[str, Problem]) -> Problem:
-    if line.id in known:
-        return known[line.id]
+def _problem(line: _Line, problems_by_id: Mapping[str, Problem]) -> Problem:
+    if line.id in problems_by_id:
+        return problems_by_id[line.id]
     if not line.messages:
         raise ValueError(
             f"{line.id!r} comes without its prompt, and "
-            + ("no such problem is in the task" if known else "no task is named that has it; give task=")
+            + ("no such problem is in the task" if problems_by_id else "no task is named that has it; give task=")
         )
     return Problem(Question(line.id, line.messages), line.reference)
 
 
 def _line(row: Mapping[str, Json]) -> _Line:
     messages = _messages(row)
-    named = next((row[key] for key in IDS if row.get(key) is not None), None)
-    if named is None and not messages:
+    row_id = next((row[key] for key in IDS if row.get(key) is not None), None)
+    if row_id is None and not messages:
         raise ValueError(f"no question; give one of {', '.join((*ASKED, 'messages'))}, or an id and a task")
     reference = next((row[key] for key in ANSWERED if row.get(key) is not None), None)
     return _Line(
-        str(named) if named is not None else "\n".join(message.content for message in messages),
+        str(row_id) if row_id is not None else "\n".join(message.content for message in messages),
         messages,
-        None if reference is None else str(reference),
+        _reference(reference),
         tuple(_draws(row)),
     )
+
+
+def _reference(value: Json) -> str | list[str] | None:
+    if isinstance(value, list) and value and all(type(text) in (str, int, float) for text in value):
+        return [str(text) for text in value]
+    return None if value is None else str(value)
 
 
 def _messages(row: Mapping[str, Json]) -> tuple[Message, ...]:
@@ -102,21 +110,21 @@ def _messages(row: Mapping[str, Json]) -> tuple[Message, ...]:
 
 
 def _argued(arguments: Json) -> str | None:
-    """The prompt among a harness's arguments: by name, or the first of a list."""
+    """Return the prompt among a harness's arguments: by name, or the first of a list."""
     if isinstance(arguments, dict):
-        arguments = [list(each.values()) for each in arguments.values() if isinstance(each, dict)]
+        arguments = [list(values.values()) for values in arguments.values() if isinstance(values, dict)]
     first = arguments[0] if isinstance(arguments, list) and arguments else None
     return first[0] if isinstance(first, list) and first and isinstance(first[0], str) else None
 
 
 def _draws(row: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
-    if isinstance(row.get("response"), dict):  # of a batch
+    if isinstance(row.get("response"), dict):  # the output of a batch
         body = row["response"].get("body") or {}
         for choice in body.get("choices") or ():
-            said = choice.get("message") or {}
-            yield _draw(said.get("content") or choice.get("text") or "", row, None)
+            message = choice.get("message") or {}
+            yield _draw(message.get("content") or choice.get("text") or "", row, None)
         return
-    if isinstance(row.get("resps"), list):  # of each argument a list; those that draw have one
+    if isinstance(row.get("resps"), list):  # one list per request; a generating task has a single request
         for texts in row["resps"]:
             for text in texts:
                 yield _draw(text, {}, None)
@@ -124,11 +132,11 @@ def _draws(row: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
     for key in MANY:
         texts = row.get(key)
         if isinstance(texts, list):
-            for place, text in enumerate(texts):
+            for index, text in enumerate(texts):
                 if isinstance(text, dict):
                     yield _draw(next((text[name] for name in ONE if name in text), None), text, None)
                 else:
-                    yield _draw(text, row, place)
+                    yield _draw(text, row, index)
             return
     for key in ONE:
         if isinstance(row.get(key), str):
@@ -137,17 +145,17 @@ def _draws(row: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
     raise ValueError(f"no draws; give a list {', '.join(MANY)}, or a text {', '.join(ONE)}")
 
 
-def _draw(text: Json, row: Mapping[str, Json], place: int | None) -> Mapping[str, Json]:
-    """What is said of one draw: in the lists beside the texts at `place`, or in the row itself."""
+def _draw(text: Json, row: Mapping[str, Json], index: int | None) -> Mapping[str, Json]:
+    """Return a draw with its grade, score and tokens: at `index` of the lists beside the texts, or in the row."""
     if not isinstance(text, str):
         raise ValueError(f"a draw is a text; got {str(text)[:40]!r}")
 
     def beside(*names: str) -> Json:
         for name in names:
             value = row.get(name)
-            if place is not None and isinstance(value, list) and len(value) > place:
-                value = value[place]
-            elif place is not None:
+            if index is not None and isinstance(value, list) and len(value) > index:
+                value = value[index]
+            elif index is not None:
                 continue
             while isinstance(value, list) and value:  # of scores step by step the last one
                 value = value[-1]

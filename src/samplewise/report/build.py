@@ -1,237 +1,416 @@
-"""Stored runs into a report: every method at equal tokens, its curves, and the problems with their samples.
+"""Build a report from stored runs: methods at equal tokens, their curves, and the problems with their draws.
 
-A method is a stored run and a selector. What k of a run's draws are worth is the mean over all subsets of k of them;
-what they cost is k times the mean cost of a draw, everything counted. A run that stops by a rule is one point: what it
-chose, for what it spent; and so is one whose draws depend on each other.
+A method is a stored run and a selector. Accuracy and coverage with k draws are means over all subsets of k of a run's
+draws; their cost is what running the line with k draws costs, prompts, helpers and verifiers included (see
+`samplewise.runs.bills`). A run that stops by a rule, or whose draws depend on one another, is a single point: what it
+chose, at what it spent. Where the store also holds a run of the same draws without the rule, the point is the mean
+over random orders of those; otherwise it says that it is one run's.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from samplewise.evaluate import Outcomes, accuracy_at, load, rescore, verifier_tokens
-from samplewise.keys import Key
+from samplewise.core.errors import SetupError, StoreError
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats, Ints
+from samplewise.loop.result import unanswered_note
 from samplewise.measure import (
     Curve,
     adjust_holm,
     at_tokens,
-    best_at,
     mean_interval,
     mean_intervals,
     paired_difference,
     paired_p_value,
-    pass_at,
 )
-from samplewise.numerics import Floats
-from samplewise.recipe import Recipe, recipe, selector_of
-from samplewise.report.data import Draws, Explored, Method, Point, Report, Sample, Series, View
-from samplewise.report.explored import Played, played, summary
-from samplewise.store import Run, Store
+from samplewise.recipe import Recipe, parse_choice, recipe
+from samplewise.report.data import (
+    NAN,
+    Basis,
+    ComparedAt,
+    CurvePoint,
+    DrawView,
+    ExplorationSummary,
+    MethodRow,
+    PoolView,
+    ProblemView,
+    Report,
+    RunPasses,
+    Series,
+)
+from samplewise.report.explored import explored_questions, summarize_exploration
+from samplewise.runs.arrays import Outcomes, has_draws, load_outcomes
+from samplewise.runs.bills import CostParts, RunBill, bill_run
+from samplewise.runs.orders import replay_pools, stored_pools
+from samplewise.runs.passk import can_subset, pass_table
+from samplewise.runs.redecide import accuracy_at, coverage_at, rescore
+from samplewise.runs.replay import QuestionReplay
+from samplewise.stop.base import Reason
+from samplewise.store.database import Store
+from samplewise.store.records import Record, Run
 
 
-class Entry(NamedTuple):
-    """One method to be compared: its name, a stored run, and how to choose."""
+class ReportEntry(NamedTuple):
+    """A method to compare: its name, a stored run, and a selector."""
 
     name: str
     run: Run
     selector: str
 
 
+ReplaysByRun = Mapping[str, Mapping[str, QuestionReplay]]  # run id -> question id -> its replay
+
+
 class _Measured(NamedTuple):
-    entry: Entry
-    line: str  # the recipe's draws part, its sampler's number of draws as run
+    entry: ReportEntry
+    parsed: Recipe  # of the entry's run, with the entry's selector
     accuracy: Curve
     coverage: Curve
+    bill: RunBill
+    num_graded: Mapping[str, int]  # draws by question
+    basis: Basis = "subsets"
+    run_deviation: float = NAN
+
+    @property
+    def whole_cost(self) -> float:
+        """Tokens of a run that cannot be had in part; nan where it can."""
+        return NAN if self.parsed.splittable else float(self.accuracy.tokens[0])
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether more draws would change nothing: the first answer is taken, or a rule says when it is enough."""
+        return self.parsed.stop is not None or self.parsed.selector.name == "first"
+
+    def ends_before(self, tokens: float) -> bool:
+        """Return whether the stored draws end where these tokens would pay for more of them."""
+        costs = self.accuracy.tokens
+        step = costs[-1] - costs[-2] if len(costs) > 1 else costs[-1]
+        return not self.is_settled and bool(costs[-1] + step <= tokens)
+
+    def parts(self, num_draws: int) -> CostParts:
+        """Return the mean cost at `num_draws` in parts, of the run as it was where it cannot be had in part."""
+        return self.bill.parts(num_draws if self.parsed.splittable else self.bill.most)
+
+    def short(self, num_draws: int) -> tuple[str, ...]:
+        """Return the questions with fewer draws, that stand with all they have."""
+        if not self.parsed.splittable:
+            return ()
+        return tuple(question for question, num in self.num_graded.items() if 0 < num < num_draws)
+
+    def draw_line(self, num_draws: int) -> str:
+        """Return the part of the line that draws, with `num_draws` draws where it is a `repeat` that can be split."""
+        can_split = self.parsed.splittable and self.parsed.stages.sampler.name == "repeat"
+        if can_split and (self.accuracy.ks[-1] > 1 or num_draws == 1):
+            return self.parsed.with_draws(max(1, num_draws)).draw_line  # 0: the tokens pay for no draw
+        return self.parsed.draw_line
 
 
-def build(
+def build_report(
     store: Store,
-    entries: Sequence[Entry],
+    entries: Sequence[ReportEntry],
     *,
     title: str,
     baseline: str,
     tokens: float | None = None,
-    facts: Mapping[str, str] | None = None,
-    notes: Sequence[str] = (),
     views: bool = True,
-    seed: int = 0,
 ) -> Report:
-    """Compare `entries` at `tokens` per problem (default: the most that every method with more than one draw reached).
+    """Compare `entries` at `tokens` per problem. By default: the most that every method with several draws reached.
 
-    `baseline` names the entry that differences are taken from. ValueError where there is none, or where runs hold
-    different problems.
+    `baseline` names the entry that differences are taken from. No difference is taken across methods whose draws end
+    where `tokens` would pay for more. `views` adds every problem with all of its draws.
+    Raises ValueError where no entry has that name, or where the runs hold different problems; StoreError where a run
+    has no draw.
     """
     if baseline not in [entry.name for entry in entries]:
         raise ValueError(f"baseline must be one of {[entry.name for entry in entries]}, got {baseline!r}")
-    measured = _measure(store, entries, Key(seed).fold("report"))
-    again = {run.id: {each.question: each for each in played(store, run)} for run in _runs(entries)}
-    reach = [m.accuracy.tokens[-1] for m in measured if len(m.accuracy.ks) > 1]
-    common = tokens if tokens is not None else float(min(reach, default=max(m.accuracy.tokens[-1] for m in measured)))
+    for run in _runs(entries):
+        if not has_draws(store, run.id):
+            raise StoreError(f"run {run.id} ({run.recipe}) has no draw: nothing can be compared; leave it out")
+    measured = _measure(store, entries, Key(0).fold("report"))
+    replays = {
+        run.id: {record.problem.question.id: replay for record, replay in explored_questions(store, run)}
+        for run in _runs(entries)
+    }
+    if tokens is None:
+        reach = [m.accuracy.tokens[-1] for m in measured if len(m.accuracy.ks) > 1]
+        tokens = float(min(reach, default=max(m.accuracy.tokens[-1] for m in measured)))
     base = next(m for m in measured if m.entry.name == baseline)
     return Report(
         title=title,
-        facts=dict(facts or {}),
-        tokens=common,
+        facts={},
+        tokens=tokens,
         baseline=baseline,
-        methods=_methods(measured, base, common),
-        series=tuple(
-            _series(m.entry.name, kind, curve)
-            for m in measured
-            for kind, curve in (("coverage", m.coverage), ("accuracy", m.accuracy))
-        ),
-        views=_views(store, entries, again) if views else (),
-        notes=tuple(notes),
-        explored=_explored(entries, again),
+        methods=_methods(measured, base, tokens),
+        series=tuple(series for m in measured for series in _both_series(m)),
+        views=_views(store, entries, replays) if views else (),
+        explored=_explored(entries, replays),
+        passes=_passes(store, entries),
+        notes=(*_notes(measured), *_unanswered(store, entries)),
     )
 
 
-def _measure(store: Store, entries: Sequence[Entry], key: Key) -> list[_Measured]:
+def _unanswered(store: Store, entries: Sequence[ReportEntry]) -> tuple[str, ...]:
+    """Return a note on each run with draws that ended while reasoning."""
+    names = {entry.run.id: entry.name for entry in reversed(entries)}
+    notes = {
+        run: unanswered_note([candidate for record in store.records(run) for candidate in record.pool.candidates])
+        for run in names
+        if store.has_unread(run)  # a draw without an answer
+    }
+    return tuple(f"{names[run]}: {note}" for run, note in reversed(notes.items()) if note)
+
+
+def _notes(measured: Sequence[_Measured]) -> tuple[str, ...]:
+    """Say what of the bills is not known, and which questions have fewer draws than the others."""
+    notes = dict.fromkeys(m.bill.note for m in measured if m.bill.note)
+    for m in measured:
+        most = int(m.accuracy.ks[-1])
+        if short := m.short(most):
+            some = ", ".join(f"{question} has {m.num_graded[question]}" for question in short[:3])
+            some += f" and {len(short) - 3:,} more" if len(short) > 3 else ""
+            notes[
+                f"{len(short):,} of {len(m.num_graded):,} problems have fewer than the {most} draws of "
+                f"{m.parsed.draw_line} ({some}): with more draws than that they stand with all that they have."
+            ] = None
+    return tuple(notes)
+
+
+def _measure(store: Store, entries: Sequence[ReportEntry], key: Key) -> list[_Measured]:
     needed: dict[str, dict[str, None]] = {}
     for entry in entries:
-        verifiers = selector_of(entry.selector)[2]
+        verifiers = parse_choice(entry.selector).verifiers
         if verifiers:
             rescore(store, entry.run.id, verifiers)
         needed.setdefault(entry.run.id, {}).update(dict.fromkeys(verifiers))
-    outcomes = {run: load(store, run, scores=tuple(names)) for run, names in needed.items()}
+    outcomes = {run: load_outcomes(store, run, scores=tuple(names)) for run, names in needed.items()}
     if len({o.questions for o in outcomes.values()}) > 1:
         raise ValueError("the runs hold different problems, or are not finished; only equal problems can be compared")
-    return [_curves(store, entry, outcomes[entry.run.id], key) for entry in entries]
+    bills: dict[tuple[str, ...], RunBill] = {}  # entries that draw alike and look at the same verifiers cost the same
+    measured = []
+    for entry in entries:
+        parsed = recipe(entry.run.recipe).with_selector(entry.selector)
+        same = (entry.run.id, *parsed.verifiers)
+        if same not in bills:
+            bills[same] = bill_run(store, entry.run, parsed)
+        measured.append(_measure_entry(store, entry, parsed, outcomes[entry.run.id], bills[same], key))
+    return measured
 
 
-def _curves(store: Store, entry: Entry, outcomes: Outcomes, key: Key) -> _Measured:
-    parsed = recipe(entry.run.recipe)
-    _, selector, verifiers = selector_of(entry.selector)
-    scored = ~np.isnan(outcomes.graded.grades)
-    per_draw = float(np.nanmean(outcomes.tokens_per_draw)) if len(outcomes.questions) else math.nan
-    per_draw += verifier_tokens(store, entry.run, verifiers)
-    if _is_whole(parsed):
-        return _one_point(store, entry, outcomes, parsed.draws)
-    most = int(scored.sum(axis=1)[scored.any(axis=1)].min(initial=outcomes.graded.grades.shape[1]))
-    ks = np.array([1]) if selector.name == "first" else _grid(most)
-    tokens = (ks * per_draw).astype(np.float64)
-    accuracy = accuracy_at(store, outcomes, selector, ks, key)
+def _measure_entry(
+    store: Store, entry: ReportEntry, parsed: Recipe, outcomes: Outcomes, bill: RunBill, key: Key
+) -> _Measured:
+    if not parsed.splittable:
+        over_orders = _measure_over_orders(store, entry, parsed, outcomes, bill, key.fold("orders"))
+        return over_orders or _measure_whole(store, entry, parsed, outcomes, bill)
+    ks, tokens = _billed(bill, _grid(outcomes, parsed))
+    accuracy = Curve(entry.name, ks, tokens, accuracy_at(store, outcomes, parsed.selector, ks, key))
+    coverage = Curve(entry.name, ks, tokens, coverage_at(store, outcomes, ks, key))
+    num_graded = dict(zip(outcomes.questions, outcomes.num_graded.tolist(), strict=True))
+    return _Measured(entry, parsed, accuracy, coverage, bill, num_graded)
+
+
+def _billed(bill: RunBill, ks: Ints) -> tuple[Ints, Floats]:
+    """Return the sizes whose cost is known, and their mean tokens. A judge of whole pools may cost less with more
+    draws, and such sizes, which nobody would ask for, are left out."""
+    tokens = bill.along(ks)
+    known = np.isfinite(tokens)
+    known[known] = tokens[known] >= np.maximum.accumulate(tokens[known])
+    return ks[known], tokens[known]
+
+
+def _measure_whole(store: Store, entry: ReportEntry, parsed: Recipe, outcomes: Outcomes, bill: RunBill) -> _Measured:
+    """Measure a run that cannot be split, as one point."""
+    chosen = {row.question: row.grade for row in store.selections(entry.run.id) if row.selector == entry.selector}
+    accuracy = np.array([[chosen.get(question, math.nan) for question in outcomes.questions]])
+    grades = np.where(np.isnan(outcomes.graded.grades), -np.inf, outcomes.graded.grades)
+    coverage = grades.max(axis=1, initial=0.0)[None]
+    tokens = np.array([float(bill.whole().mean())])
+    ks = np.array([max(1, round(float(outcomes.num_draws.mean())))])
+    num_graded = dict(zip(outcomes.questions, outcomes.num_graded.tolist(), strict=True))
     return _Measured(
         entry,
-        parsed.draws,
+        parsed,
         Curve(entry.name, ks, tokens, accuracy),
-        Curve(entry.name, ks, tokens, _coverage(outcomes.graded.grades, ks)),
+        Curve(entry.name, ks, tokens, coverage),
+        bill,
+        num_graded,
+        "one run",
     )
 
 
-def _one_point(store: Store, entry: Entry, outcomes: Outcomes, draws: str) -> _Measured:
-    chosen = {q: grade for q, selector, _, _, grade in store.selections(entry.run.id) if selector == entry.selector}
-    grades = np.array([[chosen.get(q, math.nan) for q in outcomes.questions]])
-    ever = np.where(np.isnan(outcomes.graded.grades), -np.inf, outcomes.graded.grades).max(axis=1, initial=0.0)[None]
-    tokens = np.array([float(np.nansum(outcomes.tokens_per_draw * outcomes.num_draws) / len(outcomes.questions))])
-    ks = np.array([max(1, round(float(outcomes.num_draws.mean())))])
-    return _Measured(entry, draws, Curve(entry.name, ks, tokens, grades), Curve(entry.name, ks, tokens, ever))
+def _measure_over_orders(
+    store: Store, entry: ReportEntry, parsed: Recipe, outcomes: Outcomes, bill: RunBill, key: Key
+) -> _Measured | None:
+    """Measure a stop rule as the mean over orders of a stored run with the same draws and no rule, None without one.
+
+    Also None where a budget ended some of the run's questions, as a shared one does: the rule alone says less.
+    """
+    pilot = _pilot(store, entry.run, parsed)
+    ended = {record.stop.reason for record in store.records(entry.run.id)}
+    if pilot is None or parsed.stop is None or not ended <= {*get_args(Reason), "finished"}:
+        return None
+    try:
+        rescore(store, pilot.id, parsed.verifiers)
+    except SetupError:  # a judge that has not judged the pilot
+        return None
+    pools = stored_pools(store, pilot.id, bill_run(store, pilot, parsed))
+    if [pool.question.id for pool in pools] != list(outcomes.questions):
+        return None
+    cap = recipe(entry.run.recipe).max_draws or 0
+    if min(len(pool.candidates) for pool in pools) < cap:
+        return None
+    (replays,) = replay_pools([parsed.stop] * len(pools), parsed.selector, pools, key, caps=[cap])
+    ks = np.array([max(1, round(float(replays.draws.mean())))])
+    tokens = np.array([float(replays.tokens.mean())])
+    return _Measured(
+        entry,
+        parsed,
+        Curve(entry.name, ks, tokens, replays.grades.mean(axis=1)[None]),
+        Curve(entry.name, ks, tokens, replays.best_grades.mean(axis=1)[None]),
+        bill,
+        dict(zip(outcomes.questions, outcomes.num_graded.tolist(), strict=True)),
+        "orders",
+        float(replays.grades.mean(axis=0).std(ddof=1)),
+    )
 
 
-def _grid(most: int) -> NDArray[np.int64]:
-    """Every k up to 64, then steps of 8 %, and the last."""
-    ks = list(range(1, min(most, 64) + 1))
-    while ks[-1] < most:
-        ks.append(min(most, round(ks[-1] * 1.08)))
+def _pilot(store: Store, run: Run, parsed: Recipe) -> Run | None:
+    """Return the stored run with the most of the draws that `parsed` stops, made by the same engine and seed.
+
+    None where the rule wants draws ahead, which are dropped at a stop, where draws depend on one another, and for a
+    selector that learns from a whole run.
+    """
+    is_repeat = parsed.stages.sampler.name == "repeat" and parsed.sampler.exchangeable
+    if parsed.ahead or not is_repeat or parsed.selector.fit is not None:
+        return None
+    wanted = parsed.with_stop(None).with_draws(1).draw_line
+    runs: list[tuple[int, Run]] = []
+    for other in store.runs():
+        plain = recipe(other.recipe)
+        num = plain.max_draws if plain.stop is None and plain.stages.sampler.name == "repeat" else None
+        is_same = (other.task, other.engine, other.seed) == (run.task, run.engine, run.seed)
+        if num and is_same and plain.with_draws(1).draw_line == wanted:
+            runs.append((num, other))
+    return max(runs, key=lambda pair: pair[0], default=(0, None))[1]
+
+
+def _grid(outcomes: Outcomes, parsed: Recipe) -> Ints:
+    """Return every k up to 64, then steps of 8 %, up to the most graded draws of a problem; 1 for the first answer."""
+    if parsed.selector.name == "first":
+        return np.array([1])
+    last = int(outcomes.num_graded.max(initial=0)) or outcomes.graded.grades.shape[1]
+    ks = list(range(1, min(last, 64) + 1))
+    while ks[-1] < last:
+        ks.append(min(last, round(ks[-1] * 1.08)))
     return np.array(ks, dtype=np.int64)
 
 
-def _coverage(grades: Floats, ks: NDArray[np.int64]) -> Floats:
-    binary = np.isin(grades[~np.isnan(grades)], (0.0, 1.0)).all()
-    return pass_at(grades, ks) if binary else best_at(grades, grades, ks)
-
-
-def _methods(measured: Sequence[_Measured], base: _Measured, tokens: float) -> tuple[Method, ...]:
-    against = at_tokens(base.accuracy, tokens).per_problem
-    rows: list[Method] = []
+def _methods(measured: Sequence[_Measured], base: _Measured, tokens: float) -> tuple[MethodRow, ...]:
+    base_accuracy = at_tokens(base.accuracy, tokens).per_problem
+    base_ends = base.ends_before(tokens)
+    rows: list[MethodRow] = []
     for m in measured:
-        # What is whole cannot be had for less: where it costs more than the others may, its row says so.
-        most = max(tokens, float(m.accuracy.tokens[0])) if _is_whole(recipe(m.entry.run.recipe)) else tokens
-        accuracy, coverage = at_tokens(m.accuracy, most), at_tokens(m.coverage, most)
+        is_costly, ends = m.whole_cost > tokens, m.ends_before(tokens)
+        budget = m.whole_cost if is_costly else tokens  # what cannot be split cannot be had for less
+        accuracy, coverage = at_tokens(m.accuracy, budget), at_tokens(m.coverage, budget)
+        num_draws = int(accuracy.k)
+        is_claimed = not (ends or base_ends)
+        compared_at: ComparedAt = "draws end" if not is_claimed else "own cost" if is_costly else "equal tokens"
+        # Across methods whose draws end at different costs, a difference would be one of tokens.
+        values = accuracy.per_problem if is_claimed else np.full(len(base_accuracy), np.nan)
         is_base = m is base
         rows.append(
-            Method(
+            MethodRow(
                 name=m.entry.name,
-                recipe=f"{_with_samples(m, int(accuracy.k))} | {m.entry.selector}",
-                samples=int(accuracy.k),
+                recipe=f"{m.draw_line(num_draws)} | {m.entry.selector}",
+                num_draws=num_draws,
                 tokens=accuracy.tokens,
                 accuracy=mean_interval(accuracy.per_problem),
                 coverage=mean_interval(coverage.per_problem),
-                difference=None if is_base else paired_difference(accuracy.per_problem, against),
-                p_value=math.nan if is_base else paired_p_value(accuracy.per_problem, against),
+                difference=None if is_base else paired_difference(values, base_accuracy),
+                p_value=math.nan if is_base else paired_p_value(values, base_accuracy),
+                compared_at=compared_at,
+                parts=m.parts(num_draws) if num_draws else None,
+                least_tokens=float(m.accuracy.tokens[0]),
+                ends=ends,
+                short=m.short(num_draws),
+                basis=m.basis,
+                run_deviation=m.run_deviation,
             )
         )
-    others = [i for i, row in enumerate(rows) if row.difference is not None]
-    adjusted = adjust_holm([rows[i].p_value for i in others]).tolist()
-    for i, p_value in zip(others, adjusted, strict=True):
-        rows[i] = rows[i]._replace(p_value=p_value)
-    return tuple(rows)
+    return adjust_rows(rows)
 
 
-def _is_whole(parsed: Recipe) -> bool:
-    """Whether a part of the draws would be no run of this recipe."""
-    return parsed.stop is not None or not parsed.sampler.exchangeable
+def adjust_rows(rows: Sequence[MethodRow]) -> tuple[MethodRow, ...]:
+    """Return the rows with Holm-adjusted p-values; the baseline's is not one of them."""
+    adjusted = iter(adjust_holm([row.p_value for row in rows if row.difference is not None]).tolist())
+    return tuple(row if row.difference is None else row._replace(p_value=next(adjusted)) for row in rows)
 
 
-def _with_samples(m: _Measured, samples: int) -> str:
-    """The draws part of the line that draws `samples`, where it is a plain `repeat`. What is whole stays as it is."""
-    if _is_whole(recipe(m.entry.run.recipe)):
-        return m.line
-    most = int(m.accuracy.ks[-1])
-    return m.line.replace(f"repeat({_drawn(m.line)}", f"repeat({samples}", 1) if most > 1 or samples == 1 else m.line
+def _both_series(measured: _Measured) -> tuple[Series, Series]:
+    name = measured.entry.name
+    return _series(name, "coverage", measured.coverage), _series(name, "accuracy", measured.accuracy)
 
 
-def _drawn(line: str) -> str:
-    _, _, rest = line.partition("repeat(")
-    return rest.partition(",")[0].partition(")")[0]
-
-
-def _series(name: str, kind: str, curve: Curve) -> Series:
+def _series(name: str, kind: Literal["coverage", "accuracy"], curve: Curve) -> Series:
     keep = sorted({*range(min(len(curve.ks), 8)), *np.geomspace(1, len(curve.ks), 24).round().astype(int) - 1})
     estimates = mean_intervals(curve.per_problem[keep])
     points = tuple(
-        Point(int(curve.ks[i]), float(curve.tokens[i]), e.value, e.low, e.high)
+        CurvePoint(int(curve.ks[i]), float(curve.tokens[i]), e.value, e.low, e.high)
         for i, e in zip(keep, estimates, strict=True)
     )
     return Series(name, kind, points)
 
 
-def _runs(entries: Sequence[Entry]) -> list[Run]:
+def _runs(entries: Sequence[ReportEntry]) -> list[Run]:
     return list({entry.run.id: entry.run for entry in entries}.values())
 
 
-def _explored(entries: Sequence[Entry], again: Mapping[str, Mapping[str, Played]]) -> tuple[Explored, ...]:
-    """How the groups of each run explored, over all of its questions."""
-    found = [
-        summary([info for each in again[run.id].values() for info in each.trace], recipe(run.recipe).draws)
-        for run in _runs(entries)
-        if again[run.id]
-    ]
-    return tuple(each for each in found if each is not None)
+def _explored(entries: Sequence[ReportEntry], replays: ReplaysByRun) -> tuple[ExplorationSummary, ...]:
+    """Summarize how the groups of each run explored, over all of its questions."""
+    summaries = []
+    for run in _runs(entries):
+        trace = [info for replay in replays[run.id].values() for info in replay.trace]
+        if trace:
+            summaries.append(summarize_exploration(trace, recipe(run.recipe).draw_line))
+    return tuple(summary for summary in summaries if summary is not None)
 
 
-def _views(store: Store, entries: Sequence[Entry], again: Mapping[str, Mapping[str, Played]]) -> tuple[View, ...]:
-    views: dict[str, View] = {}
+def _passes(store: Store, entries: Sequence[ReportEntry]) -> tuple[RunPasses, ...]:
+    """Return pass@k and maj@k of each run with several graded draws, where k of them are a run with k draws."""
+    tables = []
+    for run in _runs(entries):
+        if can_subset(run) and load_outcomes(store, run.id).num_graded.max(initial=0) > 1:
+            tables.append(RunPasses(recipe(run.recipe).draw_line, pass_table(store, run)))
+    return tuple(tables)
+
+
+def _views(store: Store, entries: Sequence[ReportEntry], replays: ReplaysByRun) -> tuple[ProblemView, ...]:
+    views: dict[str, ProblemView] = {}
     for run in _runs(entries):
         chosen: dict[str, dict[str, int | None]] = {}
-        for name, selector, _, position, _ in store.selections(run.id):
-            chosen.setdefault(name, {})[selector] = position
+        for row in store.selections(run.id):
+            chosen.setdefault(row.question, {})[row.selector] = row.position
+        draw_line = recipe(run.recipe).draw_line
         for record in store.records(run.id):
             question = record.problem.question
-            one = again[run.id].get(question.id)
-            logq = one.logq if one else (math.nan,) * len(record.answers)
-            samples = tuple(
-                Sample(c.text, answer, grade, c.arm, c.num_tokens, c.logp_sum, c.finish, c.scores, drawn)
-                for c, answer, grade, drawn in zip(
-                    record.pool.candidates, record.answers, record.grades, logq, strict=True
-                )
-            )
             prompt = "\n".join(message.content for message in question.messages)
-            view = views.setdefault(question.id, View(question.id, prompt, record.problem.reference, ()))
-            draws = Draws(recipe(run.recipe).draws, samples, chosen.get(question.id, {}))
-            views[question.id] = view._replace(draws=(*view.draws, draws))
+            view = views.setdefault(question.id, ProblemView(question.id, prompt, record.problem.reference, ()))
+            draws = _draw_views(record, replays[run.id].get(question.id))
+            pool = PoolView(draw_line, draws, chosen.get(question.id, {}))
+            views[question.id] = view._replace(pools=(*view.pools, pool))
     return tuple(views.values())
+
+
+def _draw_views(record: Record, replay: QuestionReplay | None) -> tuple[DrawView, ...]:
+    logq = (math.nan,) * len(record.answers) if replay is None else replay.logq(record)
+    rows = zip(record.pool.candidates, record.answers, record.grades, logq, strict=True)
+    return tuple(
+        DrawView(c.text, answer, grade, c.arm, c.num_tokens, c.logp_sum, c.finish, c.scores, log_q)
+        for c, answer, grade, log_q in rows
+    )

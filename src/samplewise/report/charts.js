@@ -47,10 +47,10 @@ function placeLabels(ends, top, bottom, gap = 15) {
   if (ends.length * gap > bottom - top) return [];
   const labels = ends.map((end) => ({ ...end, at: end.y })).sort((a, b) => a.y - b.y);
   for (const [i, label] of labels.entries()) if (i) label.at = Math.max(label.at, labels[i - 1].at + gap);
-  let floor = bottom;
+  let lowest = bottom;
   for (const label of labels.reverse()) {
-    label.at = Math.min(label.at, floor);
-    floor = label.at - gap;
+    label.at = Math.min(label.at, lowest);
+    lowest = label.at - gap;
   }
   return labels;
 }
@@ -63,20 +63,20 @@ const clip = (text, length) => (text.length > length ? `${text.slice(0, Math.max
 function drawSeries(series, x, y, x1) {
   const points = pointsOf(series);
   const flat = isFlat(series) ? `M${x(points[0].tokens) + 6} ${y(points[0].value)}H${x1}` : null;
-  const group = draw("g", { class: `series ${seriesClass(series.name)}`, "data-series": series.name });
+  const group = drawSvg("g", { class: `series ${seriesClass(series.name)}`, "data-series": series.name });
   const banded = points.filter((p) => p.value_low !== null && p.value_high !== null);
   if (points.length > 1) {
     const edge = [...banded.map((p) => [p, p.value_high]), ...banded.toReversed().map((p) => [p, p.value_low])];
     const at = ([p, value]) => `${x(p.tokens)},${y(value)}`;
-    if (banded.length > 1) group.append(draw("polygon", { class: "band", points: edge.map(at).join(" ") }));
-    group.append(draw("polyline", { class: "line", points: points.map((p) => at([p, p.value])).join(" ") }));
+    if (banded.length > 1) group.append(drawSvg("polygon", { class: "band", points: edge.map(at).join(" ") }));
+    group.append(drawSvg("polyline", { class: "line", points: points.map((p) => at([p, p.value])).join(" ") }));
   } else {
-    if (flat) group.append(draw("path", { class: "flat", d: flat }));
+    if (flat) group.append(drawSvg("path", { class: "flat", d: flat }));
     for (const p of banded) {
-      group.append(draw("path", { class: "whisker", d: `M${x(p.tokens)} ${y(p.value_low)}V${y(p.value_high)}` }));
+      group.append(drawSvg("path", { class: "whisker", d: `M${x(p.tokens)} ${y(p.value_low)}V${y(p.value_high)}` }));
     }
   }
-  for (const p of points) group.append(draw("circle", { cx: x(p.tokens), cy: y(p.value), r: 2.8 }));
+  for (const p of points) group.append(drawSvg("circle", { cx: x(p.tokens), cy: y(p.value), r: 2.8 }));
   return group;
 }
 
@@ -96,19 +96,19 @@ function drawPanel(panel) {
   const digits = range.step < 0.1 ? 2 : 1;
   for (let i = 0; range.bottom + i * range.step <= range.top + 1e-9; i++) {
     const value = range.bottom + i * range.step;
-    svg.append(draw("path", { class: "grid", d: `M${MARGIN.left} ${y(value)}H${x1}` }));
-    svg.append(draw("text", { x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(digits)));
+    svg.append(drawSvg("path", { class: "grid", d: `M${MARGIN.left} ${y(value)}H${x1}` }));
+    svg.append(drawSvg("text", { x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(digits)));
   }
   for (const tick of ticksX(range, x1 - MARGIN.left)) {
-    svg.append(draw("path", { class: "edge", d: `M${x(tick.value)} ${y1}v5` }));
-    svg.append(draw("text", { x: x(tick.value), y: y1 + 18, "text-anchor": "middle" }, shortCount(tick.value)));
+    svg.append(drawSvg("path", { class: "edge", d: `M${x(tick.value)} ${y1}v5` }));
+    svg.append(drawSvg("text", { x: x(tick.value), y: y1 + 18, "text-anchor": "middle" }, shortCount(tick.value)));
   }
-  svg.append(draw("path", { class: "edge", d: `M${MARGIN.left} ${y1}H${x1}` }));
+  svg.append(drawSvg("path", { class: "edge", d: `M${MARGIN.left} ${y1}H${x1}` }));
   const middle = { x: (MARGIN.left + x1) / 2, "text-anchor": "middle" };
-  svg.append(draw("text", { ...middle, y: height - 6 }, "mean tokens per problem (log scale)"));
+  svg.append(drawSvg("text", { ...middle, y: height - 6 }, "mean tokens per problem (log scale)"));
   const budget = report.tokens;
   if (budget !== null && budget > 0 && Math.log10(budget) >= range.left && Math.log10(budget) <= range.right) {
-    svg.append(draw("path", { class: "budget", d: `M${x(budget)} ${MARGIN.top}V${y1}` }));
+    svg.append(drawSvg("path", { class: "budget", d: `M${x(budget)} ${MARGIN.top}V${y1}` }));
   }
   panel.points = [];
   const groups = new Map();
@@ -128,17 +128,17 @@ function drawPanel(panel) {
     });
     const early = ends.filter((end) => end.x < x1 - (x1 - MARGIN.left) / 3);
     for (const { name, x: left, y: top } of early) {
-      groups.get(name).append(draw("text", { class: "label near", x: left + 7, y: top + 14 }, clip(name, 24)));
+      groups.get(name).append(drawSvg("text", { class: "label near", x: left + 7, y: top + 14 }, clip(name, 24)));
     }
     for (const label of placeLabels(ends.filter((end) => !early.includes(end)), MARGIN.top + 4, y1)) {
       const left = x1 + 12;
       const words = clip(label.name, Math.floor((width - left) / 6.3));
-      const text = draw("text", { class: "label", x: left, y: label.at + 4 }, words);
-      const leader = draw("path", { class: "leader", d: `M${label.x + 5} ${label.y}L${left - 3} ${label.at}` });
+      const text = drawSvg("text", { class: "label", x: left, y: label.at + 4 }, words);
+      const leader = drawSvg("path", { class: "leader", d: `M${label.x + 5} ${label.y}L${left - 3} ${label.at}` });
       groups.get(label.name).append(leader, text);
     }
   }
-  if (!series.length) svg.append(draw("text", { ...middle, y: height / 2 }, `No ${title.toLowerCase()} shown`));
+  if (!series.length) svg.append(drawSvg("text", { ...middle, y: height / 2 }, `No ${title.toLowerCase()} shown`));
 }
 
 function showPoint(panel, spot) {
@@ -153,7 +153,7 @@ function showPoint(panel, spot) {
   panel.tip.replaceChildren(
     ...same.map(({ name }) => make("b", {}, make("i", { class: `swatch ${seriesClass(name)}` }), name)),
     make("div", {}, `${panel.title} ${interval(point.value, point.value_low, point.value_high)}`),
-    make("div", {}, `k = ${count(point.samples)}, ${count(point.tokens)} tokens per problem`),
+    make("div", {}, `k = ${count(point.draws)}, ${count(point.tokens)} tokens per problem`),
   );
   const [box, outer] = [panel.svg.getBoundingClientRect(), panel.figure.getBoundingClientRect()];
   const scale = box.width / panel.svg.viewBox.baseVal.width;
@@ -184,8 +184,8 @@ function walk(panel, key) {
 }
 
 function addPanel(parent, [kind, title, rest]) {
-  const words = `${title}${rest}, against tokens per problem. Arrow keys walk along the points.`;
-  const svg = draw("svg", { tabindex: 0, role: "img", "aria-label": words });
+  const words = `${title}${rest}, against tokens per problem. Arrow keys move along the points.`;
+  const svg = drawSvg("svg", { tabindex: 0, role: "img", "aria-label": words });
   const tip = make("div", { class: "tip", role: "status", hidden: true });
   const figure = make("figure", { class: "panel" }, make("figcaption", {}, title, make("small", {}, rest)), svg, tip);
   const panel = { kind, title, svg, tip, figure, points: [], current: null };

@@ -1,8 +1,8 @@
-"""Problems and their samples, small enough for a page of 200 problems x 5 pools x 64 samples.
+"""Pack problems and their draws for the page: 200 problems x 5 pools x 64 draws stay below 15 MB.
 
-The page opens with an index: one short row per problem. The samples of a problem are a block of their own, which the
-page unpacks when the problem is opened: columns rather than records, texts and answers once each in a string table, the
-JSON deflated and in base64 (which no hostile text can break out of). `problems.js` reads what is written here.
+The page opens with an index: one short row per problem. The draws of a problem are a block of their own, which the page
+unpacks when the problem is opened: columns instead of records, each text and answer once in a string table, the JSON
+deflated and in base64 (which no hostile text can break out of). `problems.js` reads what is written here.
 """
 
 from __future__ import annotations
@@ -14,133 +14,131 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from samplewise.core.types import Json
 from samplewise.report import format as fmt
-from samplewise.report.data import Draws, Sample, View
+from samplewise.report.data import DrawView, ProblemView
 from samplewise.report.json import finite
-from samplewise.types import Json
 
-MAX_CHARS = 20_000  # of one sample's text; the middle of a longer one is left out, and the page says so
-RIGHT = 1 - 1e-9  # a grade from here on is right; between 0 and that it is partly right
+MAX_CHARS = 20_000  # of a draw's text; the middle of a longer one is left out, and the page says so
+RIGHT = 1 - 1e-9  # the least grade that counts as right; a lower one above 0 is partly right
 
 
-class Choice(NamedTuple):
-    """A selector on a pool: what the page calls a choice, and what a method comes to on one problem."""
+class PoolChoice(NamedTuple):
+    """A selector on a pool: what a method comes to on one problem."""
 
     recipe: str
     selector: str
 
 
-def index(views: Sequence[View]) -> dict[str, Json]:
-    """What the list of problems needs: texts to search, and who was right."""
-    recipes = list(dict.fromkeys(name for v in views for name in pool_names(v)))
-    choices = list(dict.fromkeys(c for v in views for c in _made(v)))
+def problem_index(views: Sequence[ProblemView]) -> dict[str, Json]:
+    """Return what the list of problems needs: texts to search, and which choices were right."""
+    recipes = list(dict.fromkeys(name for view in views for name in pool_names(view)))
+    choices = list(dict.fromkeys(choice for view in views for choice in _chosen_draws(view)))
     return {
         "recipes": recipes,
-        "choices": [[recipes.index(c.recipe), c.selector] for c in choices],
+        "choices": [[recipes.index(choice.recipe), choice.selector] for choice in choices],
         "problems": [
             {
-                "id": v.id,
-                "prompt": v.prompt,
-                "reference": fmt.reference(v.reference),
-                "marks": marks(v, choices),
-                "tags": tags(v),
-                "num_right": sum(s.grade >= RIGHT for d in v.draws for s in d.samples),
-                "num_samples": sum(len(d.samples) for d in v.draws),
+                "id": view.id,
+                "prompt": view.prompt,
+                "reference": fmt.reference(view.reference),
+                "marks": choice_marks(view, choices),
+                "tags": problem_tags(view),
+                "num_right": sum(draw.grade >= RIGHT for pool in view.pools for draw in pool.draws),
+                "num_draws": sum(len(pool.draws) for pool in view.pools),
             }
-            for v in views
+            for view in views
         ],
     }
 
 
-def marks(view: View, choices: Sequence[Choice]) -> list[float | str | None]:
-    """The grade of what each choice chose: None unknown, "none" where it chose nothing, "" where it was not made."""
-    made = _made(view)
-    return [("" if c not in made else "none" if (s := made[c]) is None else _short(s.grade)) for c in choices]
+def choice_marks(view: ProblemView, choices: Sequence[PoolChoice]) -> list[float | str | None]:
+    """Return the grade of each choice's draw: None unknown, "none" where it chose no draw, "" where it was not run."""
+    chosen = _chosen_draws(view)
+    marks: list[float | str | None] = []
+    for choice in choices:
+        draw = chosen.get(choice)
+        marks.append("" if choice not in chosen else "none" if draw is None else _short(draw.grade))
+    return marks
 
 
-def tags(view: View) -> list[str]:
-    """The filters that a problem passes.
+def problem_tags(view: ProblemView) -> list[str]:
+    """Return the filters that a problem passes.
 
-    "solved": some choice is right; without any choice, some sample is. "unsolved": none is.
-    "disagree": one choice is right and another is not. "missed": a right answer was drawn and never chosen.
+    "solved": some choice is right; without any choice, some draw is. "unsolved": none is.
+    "disagree": one choice is right and another is wrong. "missed": a right answer was drawn and never chosen.
     """
-    drawn = any(s.grade >= RIGHT for d in view.draws for s in d.samples)
-    chosen = [_chosen(d, at) for d in view.draws for at in d.chosen.values()]
-    right = [s is not None and s.grade >= RIGHT for s in chosen]
-    known = [s is None or not math.isnan(s.grade) for s in chosen]
-    solved = any(right) if chosen else drawn
-    found = ["solved" if solved else "unsolved"]
-    if any(right) and any(k and not r for k, r in zip(known, right, strict=True)):
-        found.append("disagree")
+    drawn = any(draw.grade >= RIGHT for pool in view.pools for draw in pool.draws)
+    chosen = [pool.draw_at(position) for pool in view.pools for position in pool.chosen.values()]
+    right = any(draw is not None and draw.grade >= RIGHT for draw in chosen)
+    wrong = any(draw is None or draw.grade < RIGHT for draw in chosen)  # an unknown grade is not wrong
+    solved = right if chosen else drawn
+    tags = ["solved" if solved else "unsolved"]
+    if right and wrong:
+        tags.append("disagree")
     if chosen and drawn and not solved:
-        found.append("missed")
-    return found
+        tags.append("missed")
+    return tags
 
 
-def pool_names(view: View) -> list[str]:
-    """The recipe of each pool; the second of the same recipe (another seed, another stop rule) says so."""
-    seen: dict[str, int] = {}
+def pool_names(view: ProblemView) -> list[str]:
+    """Return the recipe of each pool, numbered from the second of the same recipe (another seed or stop rule) on."""
+    counts: dict[str, int] = {}
     names = []
-    for d in view.draws:
-        seen[d.recipe] = nth = seen.get(d.recipe, 0) + 1
-        names.append(d.recipe if nth == 1 else f"{d.recipe} ({nth})")
+    for pool in view.pools:
+        counts[pool.recipe] = nth = counts.get(pool.recipe, 0) + 1
+        names.append(pool.recipe if nth == 1 else f"{pool.recipe} ({nth})")
     return names
 
 
-def pack(view: View) -> str:
-    """The samples of one problem as base64 of deflated JSON."""
-    text = json.dumps(_columns(view), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def pack_draws(view: ProblemView) -> str:
+    """Return the draws of one problem as base64 of deflated JSON."""
+    text = json.dumps(draw_columns(view), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"))).decode("ascii")
 
 
-def _columns(view: View) -> dict[str, Json]:
+def draw_columns(view: ProblemView) -> dict[str, Json]:
+    """Return the draws of one problem as columns, with texts as positions in a string table."""
     strings: dict[str, int] = {}
 
-    def at(text: str | None) -> int | None:
+    def position(text: str | None) -> int | None:
         return None if text is None else strings.setdefault(text, len(strings))
 
-    draws = []
-    for pool, d in zip(pool_names(view), view.draws, strict=True):
-        names = list(dict.fromkeys(name for s in d.samples for name in s.scores))
-        draws.append(
+    pools = []
+    for name, pool in zip(pool_names(view), view.pools, strict=True):
+        draws = pool.draws
+        explored = any(not math.isnan(draw.logq) for draw in draws)
+        scored = list(dict.fromkeys(verifier for draw in draws for verifier in draw.scores))
+        pools.append(
             {
-                "recipe": pool,
-                "chosen": list(d.chosen.items()),
-                "text": [at(_cut(s.text)) for s in d.samples],
-                "answer": [at(s.answer) for s in d.samples],
-                "arm": [at(s.arm) for s in d.samples],
-                "finish": [at(s.finish) for s in d.samples],
-                "grade": [_short(s.grade) for s in d.samples],
-                "tokens": [s.num_tokens for s in d.samples],
-                "logp": [_short(s.logp_sum) for s in d.samples],
-                "logq": [_short(s.logq_sum) for s in d.samples] if _known(d) else None,
-                "scores": [[name, [_short(s.scores.get(name, math.nan)) for s in d.samples]] for name in names],
+                "recipe": name,
+                "chosen": list(pool.chosen.items()),
+                "text": [position(_cut(draw.text)) for draw in draws],
+                "answer": [position(draw.answer) for draw in draws],
+                "arm": [position(draw.arm) for draw in draws],
+                "finish": [position(draw.finish) for draw in draws],
+                "grade": [_short(draw.grade) for draw in draws],
+                "tokens": [draw.num_tokens for draw in draws],
+                "logp": [_short(draw.logp) for draw in draws],
+                "logq": [_short(draw.logq) for draw in draws] if explored else None,
+                "scores": [[name, [_short(draw.scores.get(name, math.nan)) for draw in draws]] for name in scored],
             }
         )
-    return {"draws": draws, "strings": list(strings)}
+    return {"pools": pools, "strings": list(strings)}
 
 
-def _known(draws: Draws) -> bool:
-    """Whether some sample is known to have been drawn under a law of its own."""
-    return any(not math.isnan(s.logq_sum) for s in draws.samples)
-
-
-def _made(view: View) -> dict[Choice, Sample | None]:
+def _chosen_draws(view: ProblemView) -> dict[PoolChoice, DrawView | None]:
     return {
-        Choice(pool, selector): _chosen(d, at)
-        for pool, d in zip(pool_names(view), view.draws, strict=True)
-        for selector, at in d.chosen.items()
+        PoolChoice(name, selector): pool.draw_at(position)
+        for name, pool in zip(pool_names(view), view.pools, strict=True)
+        for selector, position in pool.chosen.items()
     }
 
 
-def _chosen(draws: Draws, at: int | None) -> Sample | None:
-    return draws.samples[at] if at is not None and 0 <= at < len(draws.samples) else None
-
-
 def _short(value: float) -> float | None:
-    """Five significant digits: more than a page shows."""
-    known = finite(value)
-    return None if known is None else int(known) if known == int(known) else float(f"{known:.5g}")
+    """Round to five significant digits: more than a page shows."""
+    number = finite(value)
+    return None if number is None else int(number) if number == int(number) else float(f"{number:.5g}")
 
 
 def _cut(text: str) -> str:

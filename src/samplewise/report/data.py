@@ -1,105 +1,181 @@
-"""What a report shows, as plain data. Made by `build.py`; drawn by the terminal, Markdown and HTML writers."""
+"""A report as plain data. `build.py` makes it; the terminal, Markdown, JSON and HTML writers show it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from samplewise.core.types import Json
 from samplewise.measure import Estimate
-from samplewise.types import Json
+from samplewise.runs.bills import CostParts
+from samplewise.runs.passk import PassTable
 
 NAN = float("nan")
+ComparedAt = Literal["equal tokens", "own cost", "draws end"]
+Basis = Literal["subsets", "orders", "one run"]
 
 
-class Method(NamedTuple):
-    """One way to spend tokens: a row of the table. All rows of a report stand at (at most) the same tokens, but for
-    those that cannot be had in part and cost more."""
+class MethodRow(NamedTuple):
+    """One way to spend tokens: a row of the table.
 
-    name: str  # for people: "direct, majority vote"
+    `compared_at` says what `difference` holds equal. "equal tokens": this method and the baseline cost at most the
+    report's tokens. "own cost": this method costs more, because its draws cannot be had in part. "draws end": the
+    stored draws of this method or of the baseline end where the tokens would pay for more, and there is no difference.
+
+    `basis` says what the figures are means over. "subsets": all subsets of the stored draws. "orders": runs of a stop
+    rule on random orders of the stored draws. "one run": nothing; the figures are those of a single run.
+    """
+
+    name: str  # as people call it: "direct, majority vote"
     recipe: str  # the line that gives it at this cost: "repeat(23) | vote"
-    samples: int  # draws per problem at these tokens
-    tokens: float  # mean tokens per problem, prompt and completion, everything counted
+    num_draws: int  # per problem, at these tokens
+    tokens: float  # mean per problem of running `recipe`, prompt and completion, helpers and verifiers included
     accuracy: Estimate  # of the chosen answer
     coverage: Estimate  # at least one right answer among the draws: the ceiling
-    difference: Estimate | None  # accuracy less the baseline's, paired by problem; None for the baseline itself
-    p_value: float  # that the difference is 0, paired t test over problems, Holm-adjusted; nan for the baseline
+    difference: Estimate | None  # accuracy minus the baseline's, paired by problem; None for the baseline itself
+    p_value: float  # that the difference is 0: paired t test over problems, Holm-adjusted; nan for the baseline
     seconds: float = NAN  # engine wall clock per problem, where it was measured
+    compared_at: ComparedAt = "equal tokens"
+    parts: CostParts | None = None  # of `tokens`; None where the tokens pay for no draw
+    least_tokens: float = NAN  # the least that the method can be had for
+    ends: bool = False  # whether its own draws end where the report's tokens would pay for more
+    short: tuple[str, ...] = ()  # problems with fewer draws, which stand with all that they have
+    basis: Basis = "subsets"
+    run_deviation: float = NAN  # standard deviation of the accuracy of one run, over orders; nan for another basis
 
 
-class Point(NamedTuple):
-    samples: int
+class CurvePoint(NamedTuple):
+    """A value at a number of draws, with its 95 % interval, clustered by problem."""
+
+    num_draws: int
     tokens: float  # mean per problem
     value: float
-    low: float  # 95 % interval, clustered by problem
+    low: float
     high: float
 
 
 class Series(NamedTuple):
-    """A curve. `kind` is "coverage" (pass@k) or "accuracy" (of the chosen answer)."""
+    """A curve. Coverage is pass@k; accuracy is that of the chosen answer."""
 
     name: str
-    kind: str
-    points: tuple[Point, ...]
+    kind: Literal["coverage", "accuracy"]
+    points: tuple[CurvePoint, ...]
 
 
-class Explored(NamedTuple):
-    """How groups explored: means over the groups that measured a thing, nan where none did."""
+class ExplorationSummary(NamedTuple):
+    """How groups of diverse draws explored: means over the groups that measured a quantity, nan where none did."""
 
-    recipe: str  # the line's part that draws; "" outside of a run
+    recipe: str  # the part of the line that draws; "" outside of a run
     policy: str  # "esamp(beta=0.5)"
     num_groups: int
-    num_samples: int  # of all groups
-    guided: float = NAN  # share of tokens in which the policy had a say
-    temperature: float = NAN  # effective: at which the plain law has the entropy of the one drawn from
-    entropy_before: float = NAN  # nats a token, of the plain law
-    entropy_after: float = NAN  # nats a token, of the law drawn from
-    divergence: float = NAN  # nats a token, KL of the law drawn from against the plain one
-    error_first: float = NAN  # of the prediction, squared, relative to the state's own square; at the first token
+    num_draws: int  # of all groups
+    guided: float = NAN  # share of tokens at which the policy changed the distribution
+    temperature: float = NAN  # effective: at which the model's distribution has the entropy of the one drawn from
+    entropy_before: float = NAN  # nats a token, of the model's distribution
+    entropy_after: float = NAN  # nats a token, of the distribution drawn from
+    divergence: float = NAN  # nats a token, KL of the distribution drawn from against the model's
+    error_first: float = NAN  # squared prediction error relative to the state's squared norm, at the first token
     error_last: float = NAN
     clipped: float = NAN  # share of the learner's updates
     remembered: float = NAN  # draws in a group's memory
-    logp: float = NAN  # nats, of a whole sample under the model; mean over samples
-    logq: float = NAN  # the same as drawn
-    dependent: bool = True  # whether a group's samples depend on one another
-    problems: tuple[str, ...] = ()  # of groups whose draws are not what was asked for
+    logp: float = NAN  # nats, of a whole draw under the model; mean over draws
+    logq: float = NAN  # nats, of the same draws under the distribution drawn from
+    dependent: bool = True  # whether the draws of a group depend on one another
+    problems: tuple[str, ...] = ()  # what went wrong, for each group whose draws are not what was asked for
 
 
-class Sample(NamedTuple):
+class DrawView(NamedTuple):
+    """One draw, as the page shows it."""
+
     text: str
     answer: str | None
     grade: float  # 0 to 1; nan: could not be graded
     arm: str
     num_tokens: int
-    logp_sum: float  # nats; nan where unknown
+    logp: float  # nats, of the whole draw under the model; nan where unknown
     finish: str
     scores: Mapping[str, float]
-    logq_sum: float = NAN  # nats, under the law really drawn from, where it is not the model's
+    logq: float = NAN  # nats, under the distribution drawn from, where that is not the model's
 
 
-class Draws(NamedTuple):
+class PoolView(NamedTuple):
     """One pool of one problem, and what each selector chose from it."""
 
     recipe: str
-    samples: tuple[Sample, ...]
-    chosen: Mapping[str, int | None]  # selector -> position in samples
+    draws: tuple[DrawView, ...]
+    chosen: Mapping[str, int | None]  # selector -> position in draws
+
+    def draw_at(self, position: int | None) -> DrawView | None:
+        """Return the draw at a position, None where nothing was chosen."""
+        return self.draws[position] if position is not None and 0 <= position < len(self.draws) else None
 
 
-class View(NamedTuple):
+class ProblemView(NamedTuple):
     """A problem with every pool that was drawn for it."""
 
     id: str
     prompt: str
     reference: Json
-    draws: tuple[Draws, ...]
+    pools: tuple[PoolView, ...]
+
+
+class RunPasses(NamedTuple):
+    """pass@k and maj@k of a run whose draws are independent."""
+
+    recipe: str  # the part of the line that draws
+    table: PassTable
 
 
 class Report(NamedTuple):
+    """Methods compared on the same problems. `tokens` is nan where every method stands at its own cost."""
+
     title: str
     facts: Mapping[str, str]  # "engine" -> ..., "task", "seed", "version", "machine", "command"
     tokens: float  # the common budget of the table, mean tokens per problem
     baseline: str  # name of the method that differences are taken from
-    methods: tuple[Method, ...]
+    methods: tuple[MethodRow, ...]
     series: tuple[Series, ...]
-    views: tuple[View, ...]
+    views: tuple[ProblemView, ...]
     notes: tuple[str, ...] = ()  # what a reader must know before quoting a figure
-    explored: tuple[Explored, ...] = ()  # of the runs that explored
+    explored: tuple[ExplorationSummary, ...] = ()  # of the runs that explored
+    passes: tuple[RunPasses, ...] = ()  # of the runs with several independent draws
+
+    @property
+    def cost_notes(self) -> tuple[str, ...]:
+        """Say which differences are not at equal tokens, and why some are missing; nothing where all are at them."""
+        costly = [row for row in self.methods if row.compared_at == "own cost"]
+        if math.isnan(self.tokens) and costly:
+            return ("Every method stands at its own cost: these differences are not at equal tokens.",)
+        at = f"{self.tokens:,.0f} tokens per problem"
+        notes = [
+            f"{row.name} costs {row.tokens:,.0f} tokens per problem and cannot be had in part: "
+            "its difference is not at equal tokens."
+            for row in costly
+        ]
+        for row in self.methods:
+            if row.ends:
+                whose = "any method" if row.name == self.baseline else "it"
+                notes.append(
+                    f"The draws of {row.name} end at {row.tokens:,.0f} tokens per problem, and {at} would pay for "
+                    f"more: no difference is claimed for {whose}."
+                )
+            elif not row.num_draws:
+                notes.append(f"{at} pay for no draw of {row.name}, which costs at least {row.least_tokens:,.0f}.")
+        return tuple(notes)
+
+    @property
+    def basis_notes(self) -> tuple[str, ...]:
+        """Say which figures are means over orders, with the spread of one run, and which are those of one run alone."""
+        over_orders = [row for row in self.methods if row.basis == "orders"]
+        alone = [row.name for row in self.methods if row.basis == "one run"]
+        notes = []
+        if over_orders:
+            spreads = ", ".join(f"{row.name} {row.run_deviation:.3f}" for row in over_orders)
+            notes.append(
+                "Rows with a stop rule are means over random orders of the stored draws; the accuracy of one run has "
+                f"a standard deviation of: {spreads}."
+            )
+        if alone:
+            notes.append(f"The figures of one run, whose luck is not averaged out: {', '.join(alone)}.")
+        return tuple(notes)

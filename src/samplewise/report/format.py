@@ -1,24 +1,29 @@
-"""How numbers read, the same in every writer: rates as decimals with three digits, unknown as a dash, never as 0."""
+"""Format numbers alike in every writer: rates with three decimals, unknown as a dash and never as 0."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 
+from samplewise.core.types import Json
 from samplewise.measure import Estimate
-from samplewise.report.data import Method, Report
-from samplewise.types import Json
+from samplewise.report.data import MethodRow, Report
 
 UNKNOWN = "–"
 SIGNIFICANT = 0.05
 
 
 def rate(value: float) -> str:
+    """Format a rate: `0.412`."""
     return UNKNOWN if math.isnan(value) else f"{value:.3f}"
 
 
 def estimate(e: Estimate | None, *, signed: bool = False) -> str:
-    """`0.412 [0.36, 0.47]`. Ends get a third digit where two would hide the value, or on which side of 0 they lie."""
+    """Format an estimate: `0.412 [0.36, 0.47]`.
+
+    The ends get a third digit where two would put the value outside, or hide on which side of 0 they lie.
+    """
     if e is None or math.isnan(e.value):
         return UNKNOWN
     sign = "+" if signed else ""
@@ -32,71 +37,95 @@ def estimate(e: Estimate | None, *, signed: bool = False) -> str:
 
 
 def tokens(value: float) -> str:
-    """Mean tokens: `23.4`, `1,024`."""
+    """Format mean tokens: `23.4`, `1,024`."""
     if math.isnan(value):
         return UNKNOWN
     return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.1f}"
 
 
+def cost(row: MethodRow) -> str:
+    """Format what a method costs, with the part that comes before the first draw: `818 (703 before the first draw)`."""
+    helpers = 0.0 if row.parts is None else row.parts.helpers
+    return tokens(row.tokens) + (f" ({tokens(helpers)} before the first draw)" if helpers else "")
+
+
 def seconds(value: float) -> str:
+    """Format seconds with three digits: `2.5`, `1,234`."""
     return UNKNOWN if math.isnan(value) else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def p_value(value: float) -> str:
+    """Format a p-value: `0.031`, `<0.001`."""
     return UNKNOWN if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def reference(value: Json) -> str:
-    """A reference answer for people: text as it stands, other JSON as JSON; empty where there is none."""
+    """Format a reference answer: text as it is, other JSON as JSON, "" where there is none."""
     return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def one_line(text: str) -> str:
-    """Text without line breaks and control characters (a terminal would obey an escape sequence)."""
+    """Replace line breaks and control characters with spaces: a terminal would obey an escape sequence."""
     return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
-def best(report: Report) -> frozenset[str]:
-    """Names of the methods with the highest accuracy; empty where none is known."""
-    known = [m.accuracy.value for m in report.methods if not math.isnan(m.accuracy.value)]
-    return frozenset(m.name for m in report.methods if known and m.accuracy.value == max(known))
+def best_methods(report: Report) -> frozenset[str]:
+    """Return the names of the methods with the highest accuracy, of those that are compared; none where no accuracy is
+    known."""
+    rows = [row for row in report.methods if row.compared_at != "draws end"]
+    known = [row.accuracy.value for row in rows if not math.isnan(row.accuracy.value)]
+    return frozenset(row.name for row in rows if known and row.accuracy.value == max(known))
 
 
-def is_significant(method: Method) -> bool:
-    """Whether both the interval and the test, where there is one, tell this method from the baseline."""
-    return _interval_tells(method) and not method.p_value >= SIGNIFICANT
+def is_significant(row: MethodRow) -> bool:
+    """Return whether both the interval and the test, where there is one, tell a method from the baseline."""
+    return _interval_excludes_zero(row) and not row.p_value >= SIGNIFICANT
 
 
 def reading(report: Report) -> str:
-    """The result in one sentence."""
-    leaders = [m for m in report.methods if m.name in best(report)]
+    """Return the result in one sentence."""
     if not report.methods:
         return "No methods were compared."
+    leaders = [row for row in report.methods if row.name in best_methods(report)]
+    ended = [row for row in report.methods if row.ends]
+    if ended and sum(row.compared_at != "draws end" for row in report.methods) < 2:
+        ends = [f"those of {row.name} end at {tokens(row.tokens)}" for row in ended]
+        return f"At {tokens(report.tokens)} tokens per problem the draws do not suffice to compare: {_and(ends)}."
     if not leaders:
         return "No accuracy is known: no chosen answer could be graded."
-    budget = "" if math.isnan(report.tokens) else f"At {tokens(report.tokens)} tokens per problem, "
     first = leaders[0]
+    budget = _budget(report, leaders)
     accuracy = f"accuracy {estimate(first.accuracy)}"
-    if any(m.name == report.baseline for m in leaders):
-        others = [m.name for m in leaders if m.name != report.baseline]
+    if any(row.name == report.baseline for row in leaders):
+        others = [row.name for row in leaders if row.name != report.baseline]
         tied = f"; {_and(others)} {'reaches' if len(others) == 1 else 'reach'} the same" if others else ""
         return _sentence(f"{budget}no method answers better than the baseline, {report.baseline}: {accuracy}{tied}.")
-    names = _and([m.name for m in leaders])
+    names = _and([row.name for row in leaders])
     verb = "answers" if len(leaders) == 1 else "answer"
     if first.difference is None or math.isnan(first.difference.value):
         return _sentence(f"{budget}{names} {verb} best: {accuracy}.")
     p = "" if math.isnan(first.p_value) else f", p {_equals(p_value(first.p_value))}"
-    told = ". That is not enough to tell the two apart"
+    doubt = ". That is not enough to tell the two apart"
     if is_significant(first):
-        told = ""
-    elif _interval_tells(first) or first.p_value < SIGNIFICANT:
-        told = ". Interval and test disagree: it is undecided"
+        doubt = ""
+    elif _interval_excludes_zero(first) or first.p_value < SIGNIFICANT:
+        doubt = ". Interval and test disagree: it is undecided"
     difference = estimate(first.difference, signed=True)
-    return _sentence(f"{budget}{names} {verb} best: {accuracy}, {difference} against {report.baseline}{p}{told}.")
+    return _sentence(f"{budget}{names} {verb} best: {accuracy}, {difference} against {report.baseline}{p}{doubt}.")
 
 
-def _interval_tells(method: Method) -> bool:
-    d = method.difference
+def _budget(report: Report, leaders: list[MethodRow]) -> str:
+    """Say what the leaders were compared at; "" where every method stands at its own cost."""
+    if math.isnan(report.tokens):
+        return ""
+    costly = [row for row in leaders if row.compared_at == "own cost"]
+    if costly:
+        return f"At {tokens(costly[0].tokens)} tokens per problem, others at {tokens(report.tokens)}, "
+    return f"At {tokens(report.tokens)} tokens per problem, "
+
+
+def _interval_excludes_zero(row: MethodRow) -> bool:
+    d = row.difference
     return d is not None and (d.low > 0 or d.high < 0)
 
 
@@ -109,4 +138,5 @@ def _and(names: list[str]) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """Begin with a capital letter, but for a recipe."""
+    return text if re.match(r"\w+\(", text) else text[:1].upper() + text[1:]

@@ -1,47 +1,46 @@
-"""A report as GitHub Markdown: the reading, the table, the notes, the facts."""
+"""Render a report as GitHub Markdown: the reading, the table, the notes, the facts."""
 
 from __future__ import annotations
 
 import re
 
 from samplewise.report import format as fmt
-from samplewise.report.data import Method, Report
-from samplewise.report.explored import in_words
+from samplewise.report.data import MethodRow, Report
+from samplewise.report.explored import describe_exploration
 
-HEAD = ("method", "recipe", "samples", "tokens", "accuracy", "coverage", "difference", "p")
+HEAD = ("method", "recipe", "draws", "tokens", "accuracy", "coverage", "difference", "p")
 
 
-def markdown(report: Report) -> str:
-    """The report without its curves and samples. The best accuracy is bold."""
-    facts = {k: v for k, v in report.facts.items() if k != "command"}
+def render_markdown(report: Report) -> str:
+    """Return the report without its curves and draws. The best accuracy is bold."""
+    facts = {name: text for name, text in report.facts.items() if name != "command"}
     parts = [f"## {_text(report.title)}", _text(fmt.reading(report))]
     if report.methods:
-        rows = [HEAD, ("---", "---", *["---:"] * 6), *(_row(m, report) for m in report.methods)]
+        rows = [HEAD, ("---", "---", *["---:"] * 6), *(_row(row, report) for row in report.methods)]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     if report.explored:
-        said = [f"- {_code(each.recipe)}: {_text('. '.join(in_words(each)))}" for each in report.explored]
-        parts.append("\n".join(said))
-    if report.notes:
-        parts.append("\n".join(f"- {_text(note)}" for note in report.notes))
+        lines = [f"- {_code(s.recipe)}: {_text('. '.join(describe_exploration(s)))}" for s in report.explored]
+        parts.append("\n".join(lines))
+    if notes := (*report.cost_notes, *report.basis_notes, *report.notes):
+        parts.append("\n".join(f"- {_text(note)}" for note in notes))
     if facts:
-        parts.append("\n".join(f"- {_text(k)}: {_text(v)}" for k, v in facts.items()))
+        parts.append("\n".join(f"- {_text(name)}: {_text(text)}" for name, text in facts.items()))
     if "command" in report.facts:
         parts.append(_fence(report.facts["command"]))
     return "\n\n".join(parts) + "\n"
 
 
-def _row(m: Method, report: Report) -> tuple[str, ...]:
-    accuracy = fmt.estimate(m.accuracy)
-    baseline = m.name == report.baseline
+def _row(row: MethodRow, report: Report) -> tuple[str, ...]:
+    accuracy = fmt.estimate(row.accuracy)
     return (
-        _text(m.name) + (" (baseline)" if baseline else ""),
-        _code(m.recipe),
-        str(m.samples),
-        fmt.tokens(m.tokens),
-        f"**{accuracy}**" if m.name in fmt.best(report) else accuracy,
-        fmt.estimate(m.coverage),
-        fmt.estimate(m.difference, signed=True),
-        fmt.p_value(m.p_value),
+        _text(row.name) + (" (baseline)" if row.name == report.baseline else ""),
+        _code(row.recipe),
+        str(row.num_draws),
+        fmt.cost(row),
+        f"**{accuracy}**" if row.name in fmt.best_methods(report) else accuracy,
+        fmt.estimate(row.coverage),
+        fmt.estimate(row.difference, signed=True),
+        fmt.p_value(row.p_value),
     )
 
 
@@ -50,7 +49,7 @@ def _text(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """A code span in a table cell: longer fences than the text has, and a bar escaped, which only tables need."""
+    """Return a code span for a table cell: fences longer than any in the text, bars escaped, which only tables need."""
     text = fmt.one_line(text)
     if not text:
         return ""

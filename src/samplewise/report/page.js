@@ -13,7 +13,7 @@ function build(node, attributes, children) {
   return node;
 }
 const make = (tag, attributes = {}, ...children) => build(document.createElement(tag), attributes, children);
-const draw = (tag, attributes = {}, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
+const drawSvg = (tag, attributes = {}, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
 
 function number(value, digits = 3) {
   return value === null ? UNKNOWN : value.toFixed(digits).replace("-", "−");

@@ -1,5 +1,5 @@
-// The browser of problems and samples. The list is made at once from the index; the samples of a problem are unpacked when it
-// is opened (compact.py writes them). `#problem=ID&pool=1&sample=13` opens a problem, a pool, a sample.
+// The browser of problems and draws. The list is made at once from the index; the draws of a problem are unpacked when it
+// is opened (compact.py packs them). `#problem=ID&pool=1&draw=13` opens a problem, a pool, a draw.
 
 const FILTERS = [
   ["all", "All", "every problem"],
@@ -8,13 +8,13 @@ const FILTERS = [
   ["disagree", "Methods disagree", "some chose a right answer, some a wrong one"],
   ["missed", "Right but not chosen", "a right answer was drawn, and no method chose it"],
 ];
-const PAGE = 100; // samples made at once
+const PAGE = 100; // draws made at once
 const FOLD = 420; // characters from which a text folds
 const { problems, choices, recipes } = report.index;
 const view = { open: -1, filter: "all", query: "", links: [], article: null, list: null, shown: null };
 const unpacked = new Map();
 
-async function samplesOf(at) {
+async function unpack(at) {
   if (!unpacked.has(at)) {
     const bytes = Uint8Array.from(atob(document.getElementById(`draws-${at}`).textContent), (c) => c.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -37,8 +37,8 @@ function badge(grade) {
   return make("span", { class: `badge ${kind}` }, words);
 }
 
-function address(problem, pool = null, sample = null) {
-  const parts = [["problem", problem.id], ["pool", pool], ["sample", sample]];
+function address(problem, pool = null, draw = null) {
+  const parts = [["problem", problem.id], ["pool", pool], ["draw", draw]];
   const known = parts.filter(([, value]) => value !== null);
   return `#${known.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&")}`;
 }
@@ -118,64 +118,64 @@ function turner(step, words) {
 
 // A row per pool, which opens it; a column per selector, with what it chose.
 function poolsTable(problem, data, open) {
-  const selectors = [...new Set(data.draws.flatMap((draws) => draws.chosen.map(([selector]) => selector)))];
-  const rows = data.draws.map((draws, pool) => {
-    const button = make("button", { type: "button" }, make("code", {}, draws.recipe));
-    const chosen = new Map(draws.chosen);
-    const made = (selector) => (chosen.has(selector) ? choice(problem, data, pool, chosen.get(selector)) : null);
-    const cells = selectors.map((selector) => make("td", {}, made(selector)));
-    const right = draws.grade.filter((grade) => verdict(grade)[0] === "right").length;
+  const selectors = [...new Set(data.pools.flatMap((columns) => columns.chosen.map(([selector]) => selector)))];
+  const rows = data.pools.map((columns, pool) => {
+    const button = make("button", { type: "button" }, make("code", {}, columns.recipe));
+    const chosen = new Map(columns.chosen);
+    const cell = (selector) => (chosen.has(selector) ? choice(problem, data, pool, chosen.get(selector)) : null);
+    const cells = selectors.map((selector) => make("td", {}, cell(selector)));
+    const right = columns.grade.filter((grade) => verdict(grade)[0] === "right").length;
     button.addEventListener("click", () => open(pool));
-    return make("tr", {}, make("th", { scope: "row" }, button), make("td", {}, `${right} of ${draws.grade.length}`), ...cells);
+    return make("tr", {}, make("th", { scope: "row" }, button), make("td", {}, `${right} of ${columns.grade.length}`), ...cells);
   });
   const names = ["Pool", "Right", ...selectors.map((selector) => `${selector} chose`)];
   const head = make("thead", {}, make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, name))));
   return make("div", { class: "scroll pools" }, make("table", {}, head, make("tbody", {}, ...rows)));
 }
 
-function choice(problem, data, pool, sample) {
-  const draws = data.draws[pool];
-  if (sample === null) return badge("none");
-  const answer = draws.answer[sample] ?? null;
+function choice(problem, data, pool, draw) {
+  const columns = data.pools[pool];
+  if (draw === null) return badge("none");
+  const answer = columns.answer[draw] ?? null;
   const text = answer === null ? "no answer read" : clip(data.strings[answer], 40);
-  const link = make("a", { href: address(problem, pool, sample), class: "answer", title: `sample ${sample}` }, text);
-  return make("span", { class: "choice" }, badge(draws.grade[sample] ?? null), link);
+  const link = make("a", { href: address(problem, pool, draw), class: "answer", title: `draw ${draw}` }, text);
+  return make("span", { class: "choice" }, badge(columns.grade[draw] ?? null), link);
 }
 
 // Answers by how often they were given; equal answers have one grade.
-function tally(draws) {
-  const found = new Map();
-  draws.answer.forEach((answer, i) => {
-    const entry = found.get(answer) ?? { answer, num: 0, grade: draws.grade[i] };
+function tally(columns) {
+  const entries = new Map();
+  columns.answer.forEach((answer, i) => {
+    const entry = entries.get(answer) ?? { answer, num: 0, grade: columns.grade[i] };
     entry.num += 1;
-    entry.grade ??= draws.grade[i];
-    found.set(answer, entry);
+    entry.grade ??= columns.grade[i];
+    entries.set(answer, entry);
   });
-  return [...found.values()].sort((a, b) => b.num - a.num);
+  return [...entries.values()].sort((a, b) => b.num - a.num);
 }
 
-function sampleItem(problem, data, pool, i) {
-  const draws = data.draws[pool];
-  const by = draws.chosen.filter(([, at]) => at === i).map(([selector]) => selector);
-  const answer = draws.answer[i] === null ? null : data.strings[draws.answer[i]];
-  const [arm, finish] = [data.strings[draws.arm[i]], data.strings[draws.finish[i]]];
-  const facts = [arm, `${count(draws.tokens[i])} tokens`];
-  if (draws.logp[i] !== null) facts.push(`log-prob ${number(draws.logp[i], 1)}`);
-  if ((draws.logq?.[i] ?? null) !== null) facts.push(asDrawn(draws.logp[i], draws.logq[i]));
-  for (const [name, values] of draws.scores) facts.push(`${name} ${values[i] === null ? UNKNOWN : number(values[i])}`);
+function drawItem(problem, data, pool, i) {
+  const columns = data.pools[pool];
+  const by = columns.chosen.filter(([, at]) => at === i).map(([selector]) => selector);
+  const answer = columns.answer[i] === null ? null : data.strings[columns.answer[i]];
+  const [arm, finish] = [data.strings[columns.arm[i]], data.strings[columns.finish[i]]];
+  const facts = [arm, `${count(columns.tokens[i])} tokens`];
+  if (columns.logp[i] !== null) facts.push(`log-prob ${number(columns.logp[i], 1)}`);
+  if ((columns.logq?.[i] ?? null) !== null) facts.push(asDrawn(columns.logp[i], columns.logq[i]));
+  for (const [name, values] of columns.scores) facts.push(`${name} ${values[i] === null ? UNKNOWN : number(values[i])}`);
   if (finish !== "stop") facts.push(`ended by ${finish}`);
-  const link = make("a", { class: "at", href: address(problem, pool, i), title: "link to this sample" }, `#${i}`);
+  const link = make("a", { class: "at", href: address(problem, pool, i), title: "link to this draw" }, `#${i}`);
   const [kind, words] = answer === null ? ["none", "no answer read"] : ["answer", clip(answer, 200)];
   const read = make("span", { class: kind }, words);
   const side = make("div", { class: "side" },
-    make("div", { class: "head" }, link, badge(draws.grade[i]), read),
+    make("div", { class: "head" }, link, badge(columns.grade[i]), read),
     make("div", { class: "meta" }, ...facts.map((fact) => make("span", {}, fact))),
     by.length ? make("div", { class: "by" }, `chosen by ${by.join(", ")}`) : null);
-  const classes = `sample${by.length ? " chosen" : ""}${i === view.shown ? " target" : ""}`;
-  return make("li", { class: classes, id: `sample-${i}` }, side, make("div", {}, ...folding(data.strings[draws.text[i]], "")));
+  const classes = `draw${by.length ? " chosen" : ""}${i === view.shown ? " target" : ""}`;
+  return make("li", { class: classes, id: `draw-${i}` }, side, make("div", {}, ...folding(data.strings[columns.text[i]], "")));
 }
 
-// The log-prob under the law that a sample which explored was drawn from, and how far that made it likelier.
+// The log-prob under the distribution drawn from, for draws that explored, and how much likelier that made the draw.
 function asDrawn(logp, logq) {
   const gap = logp === null ? "" : ` (gap ${logq < logp ? "" : "+"}${number(logq - logp, 1)})`;
   return `as drawn ${number(logq, 1)}${gap}`;
@@ -184,27 +184,27 @@ function asDrawn(logp, logq) {
 const ORDERS = { "as drawn": null, tokens: "tokens", "log-prob": "logp", grade: "grade" };
 
 function renderPool(parent, problem, data, pool) {
-  const draws = data.draws[pool];
+  const columns = data.pools[pool];
   const state = { answer: undefined, order: "as drawn" };
-  const list = make("ol", { class: "samples" });
+  const list = make("ol", { class: "draws" });
   const more = make("button", { type: "button", class: "more" });
   const rest = { at: [] };
   const addSome = (num) => {
-    list.append(...rest.at.splice(0, num).map((i) => sampleItem(problem, data, pool, i)));
+    list.append(...rest.at.splice(0, num).map((i) => drawItem(problem, data, pool, i)));
     more.hidden = !rest.at.length;
     more.textContent = `show ${Math.min(PAGE, rest.at.length)} more of ${rest.at.length}`;
   };
   const refill = (least = PAGE) => {
-    rest.at = draws.text.map((_, i) => i).filter((i) => state.answer === undefined || draws.answer[i] === state.answer);
-    const column = ORDERS[state.order] ? draws[ORDERS[state.order]] : draws.scores.find(([name]) => name === state.order)?.[1];
+    rest.at = columns.text.map((_, i) => i).filter((i) => state.answer === undefined || columns.answer[i] === state.answer);
+    const column = ORDERS[state.order] ? columns[ORDERS[state.order]] : columns.scores.find(([name]) => name === state.order)?.[1];
     if (column) rest.at.sort((a, b) => (column[b] ?? -Infinity) - (column[a] ?? -Infinity) || a - b);
     list.replaceChildren();
     addSome(least);
   };
   more.addEventListener("click", () => addSome(PAGE));
   const answers = make("div", { class: "answers", role: "group", "aria-label": "Show one answer" });
-  const found = tally(draws);
-  for (const { answer, num, grade } of found.slice(0, 12)) {
+  const entries = tally(columns);
+  for (const { answer, num, grade } of entries.slice(0, 12)) {
     const text = answer === null ? "no answer read" : clip(data.strings[answer], 40);
     const mark = make("span", { class: "marks" }, make("i", { class: verdict(grade)[0] }));
     const words = [mark, make("span", { class: "answer" }, text), make("small", {}, `×${num}`)];
@@ -217,9 +217,9 @@ function renderPool(parent, problem, data, pool) {
     });
     answers.append(button);
   }
-  if (found.length > 12) answers.append(make("small", {}, `and ${found.length - 12} other answers`));
-  const select = make("select", { "aria-label": "Order of samples" });
-  const orders = [...Object.keys(ORDERS), ...draws.scores.map(([name]) => name)];
+  if (entries.length > 12) answers.append(make("small", {}, `and ${entries.length - 12} other answers`));
+  const select = make("select", { "aria-label": "Order of draws" });
+  const orders = [...Object.keys(ORDERS), ...columns.scores.map(([name]) => name)];
   for (const name of orders) select.append(make("option", { value: name }, name));
   select.addEventListener("change", () => {
     state.order = select.value;
@@ -236,17 +236,17 @@ function showInList(link) {
   if (box.bottom > outer.bottom) view.list.scrollTop += box.bottom - outer.bottom;
 }
 
-async function openProblem(at, pool, sample) {
+async function openProblem(at, pool, draw) {
   view.open = at;
-  const data = await samplesOf(at);
+  const data = await unpack(at);
   if (view.open !== at) return; // another was opened meanwhile
-  view.shown = sample;
+  view.shown = draw;
   const problem = problems[at];
   view.links.forEach((link, i) => (i === at ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")));
   showInList(view.links[at]);
-  const samples = make("div");
+  const draws = make("div");
   const open = (at) => {
-    renderPool(samples, problem, data, at);
+    renderPool(draws, problem, data, at);
     for (const [i, row] of [...pools.querySelectorAll("tbody tr")].entries()) {
       row.classList.toggle("open", i === at);
       row.querySelector("button").setAttribute("aria-pressed", String(i === at));
@@ -261,20 +261,20 @@ async function openProblem(at, pool, sample) {
   const prompt = make("div", {}, ...folding(problem.prompt, "prompt-text"));
   const reference = [make("h4", {}, "Reference"), make("div", { class: "answer" }, problem.reference)];
   view.article.replaceChildren(head, make("h4", {}, "Prompt"), prompt, ...(problem.reference === "" ? [] : reference));
-  if (data.draws.length) {
-    view.article.append(pools, samples);
-    open(data.draws[pool] ? pool : 0);
-  } else view.article.append(make("p", { class: "none" }, "No samples were drawn."));
+  if (data.pools.length) {
+    view.article.append(pools, draws);
+    open(data.pools[pool] ? pool : 0);
+  } else view.article.append(make("p", { class: "none" }, "This problem has no draws."));
 }
 
 async function follow(first = false) {
   const hash = new URLSearchParams(location.hash.slice(1));
   const at = problems.findIndex((problem) => problem.id === hash.get("problem"));
   if (at < 0 && !first) return;
-  const [pool, sample] = [Number(hash.get("pool") ?? 0), hash.has("sample") ? Number(hash.get("sample")) : null];
-  await openProblem(Math.max(at, 0), at < 0 ? 0 : pool, at < 0 ? null : sample);
+  const [pool, draw] = [Number(hash.get("pool") ?? 0), hash.has("draw") ? Number(hash.get("draw")) : null];
+  await openProblem(Math.max(at, 0), at < 0 ? 0 : pool, at < 0 ? null : draw);
   if (at < 0) return;
-  const target = sample === null ? null : document.getElementById(`sample-${sample}`);
+  const target = draw === null ? null : document.getElementById(`draw-${draw}`);
   if (target) target.scrollIntoView({ block: "center" });
   else view.article.scrollIntoView({ block: "start" });
 }

@@ -8,24 +8,31 @@ from typing import NamedTuple
 
 from samplewise.measure import Estimate
 from samplewise.report import format as fmt
-from samplewise.report.data import Explored, Method, Report
+from samplewise.report.data import ExplorationSummary, MethodRow, Report
 
 BAR_WIDTH, BAR_HEIGHT, BAR_MARGIN = 190, 26, 8
-NUM_COLOURS = 8  # in page.css; the 9th name starts over, dashed
+NUM_COLOURS = 8  # in page.css; the ninth name starts over, dashed
 
 
-# Columns of how groups explored, and what they are.
+# Columns of how groups explored, and what they mean.
 EXPLORED = {
-    "Groups": "groups that ended; what follows is the mean over them",
-    "Guided": "share of the tokens in which the policy had a say",
-    "Effective temperature": "at which the plain law would have the entropy of the law drawn from; below 1 is sharper",
-    "Entropy": "of the plain law and of the law drawn from, nats a token",
-    "KL": "of the law drawn from against the plain one, nats a token",
+    "Groups": "groups that ended; the other columns are means over them",
+    "Guided": "share of the tokens at which the policy changed the distribution",
+    "Effective temperature": "at which the model has the entropy of the distribution drawn from; below 1 is sharper",
+    "Entropy": "of the model's distribution and of the one drawn from, nats a token",
+    "KL": "of the distribution drawn from against the model's, nats a token",
     "Prediction error": "of the learner, relative, at a group's first and last token, which are different contexts",
-    "Clipped": "share of the learner's steps whose gradient was cut",
+    "Clipped": "share of the learner's steps whose gradient was clipped",
     "Remembered": "draws in a group's memory at its end",
-    "Log-prob": "of a whole sample under the model at temperature 1, and under the law that it was drawn from, nats",
+    "Log-prob": "of a whole draw under the model at temperature 1, and under the distribution drawn from, nats",
 }
+
+
+class _Optional(NamedTuple):
+    """Which columns a report has figures for."""
+
+    coverage: bool
+    seconds: bool
 
 
 class Axis(NamedTuple):
@@ -35,28 +42,29 @@ class Axis(NamedTuple):
     high: float
 
     def x(self, value: float) -> float:
+        """Return the horizontal position of a value in pixels."""
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(BAR_MARGIN + share * (BAR_WIDTH - 2 * BAR_MARGIN), 1)
 
 
 def names_in_order(report: Report) -> tuple[str, ...]:
-    """Every name that gets a colour, the baseline apart (it is grey)."""
-    names = dict.fromkeys([m.name for m in report.methods] + [s.name for s in report.series])
+    """Return every name that gets a colour: all but the baseline, which is grey."""
+    names = dict.fromkeys([row.name for row in report.methods] + [series.name for series in report.series])
     return tuple(name for name in names if name != report.baseline)
 
 
 def series_class(name: str, report: Report) -> str:
-    """The colour of a name; `seriesClass` in page.js must agree."""
+    """Return the CSS class with the colour of a name. `seriesClass` in page.js must agree."""
     names = names_in_order(report)
     if name not in names:
         return "c-base"
-    at = names.index(name)
-    return f"c{at % NUM_COLOURS}" + (" dashed" if at >= NUM_COLOURS else "")
+    index = names.index(name)
+    return f"c{index % NUM_COLOURS}" + (" dashed" if index >= NUM_COLOURS else "")
 
 
 def axis(report: Report) -> Axis:
-    """From 0 to 1 in steps of 0.1, just wide enough for every interval and ceiling."""
-    values = [x for m in report.methods for x in (*m.accuracy[:3], m.coverage.value) if not math.isnan(x)]
+    """Return an axis in steps of 0.1, just wide enough for every interval and ceiling."""
+    values = [x for row in report.methods for x in (*row.accuracy[:3], row.coverage.value) if not math.isnan(x)]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     low, high = max(0, math.floor(low * 10 + 1e-9)), min(10, math.ceil(high * 10 - 1e-9))
     if high <= low:
@@ -65,21 +73,25 @@ def axis(report: Report) -> Axis:
 
 
 def methods_table(report: Report) -> str:
-    timed = any(not math.isnan(m.seconds) for m in report.methods)
+    """Return the table of methods, with a bar for each interval."""
+    optional = _Optional(
+        coverage=any(not math.isnan(row.coverage.value) for row in report.methods),
+        seconds=any(not math.isnan(row.seconds) for row in report.methods),
+    )
     scale = axis(report)
     heads = [
         _head("Method", "text"),
-        _head("Samples", title="draws per problem"),
-        _head("Tokens", title="mean tokens per problem, prompt and completion, everything counted"),
+        _head("Draws", title="draws per problem"),
+        _head("Tokens", title="mean tokens per problem, prompt and completion, helpers and verifiers included"),
         _head("Accuracy", title="of the chosen answer, with its 95 % interval"),
         f'<th scope="col" role="columnheader" class="bar">{_ticks(scale)}</th>',
-        _head("Coverage", title="at least one right answer among the draws: the ceiling"),
-        _head("Difference", title="accuracy less the baseline's, paired by problem, with its 95 % interval"),
+        _head("Coverage", title="at least one right answer among the draws: the ceiling") if optional.coverage else "",
+        _head("Difference", title="accuracy minus the baseline's, paired by problem, with its 95 % interval"),
         _head("p", title="that the difference is 0: paired t test over problems, Holm-adjusted"),
     ]
-    if timed:
+    if optional.seconds:
         heads.append(_head("Seconds", title="engine wall clock per problem"))
-    rows = "\n".join(_row(m, report, scale, timed) for m in report.methods)
+    rows = "\n".join(_row(row, report, scale, optional) for row in report.methods)
     return f"""<table class="methods" role="table">
 <thead role="rowgroup"><tr role="row">{"".join(heads)}</tr></thead>
 <tbody role="rowgroup">
@@ -89,21 +101,21 @@ def methods_table(report: Report) -> str:
 
 
 def explored_table(report: Report) -> str:
-    """A row for each run that explored; columns that no policy measured are left out."""
-    cells = [_explored_cells(each) for each in report.explored]
+    """Return a table with a row for each run that explored. Columns that no policy measured are left out."""
+    cells = [_explored_cells(summary) for summary in report.explored]
     shown = [name for name in EXPLORED if any(row[name] != fmt.UNKNOWN for row in cells)]
     heads = "".join(
         f'<th scope="col" role="columnheader" class="number" title="{escape(EXPLORED[name])}">{escape(name)}</th>'
         for name in shown
     )
     rows = "\n".join(
-        f'<tr role="row"><th scope="row" role="rowheader"><span class="name">{escape(each.policy)}</span>'
-        f"<code>{escape(each.recipe)}</code></th>"
+        f'<tr role="row"><th scope="row" role="rowheader"><span class="name">{escape(summary.policy)}</span>'
+        f"<code>{escape(summary.recipe)}</code></th>"
         + "".join(
             f'<td role="cell" class="number" data-label="{escape(name)}">{_number(row[name])}</td>' for name in shown
         )
         + "</tr>"
-        for each, row in zip(report.explored, cells, strict=True)
+        for summary, row in zip(report.explored, cells, strict=True)
     )
     return f"""<table class="methods explored" role="table">
 <thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Policy</th>{heads}</tr></thead>
@@ -113,31 +125,62 @@ def explored_table(report: Report) -> str:
 </table>"""
 
 
-def _explored_cells(e: Explored) -> dict[str, str]:
-    def told(value: float, words: str) -> str:
-        return fmt.UNKNOWN if math.isnan(value) else words
+def _explored_cells(s: ExplorationSummary) -> dict[str, str]:
+    def measured(value: float, text: str) -> str:
+        return fmt.UNKNOWN if math.isnan(value) else text
 
     return {
-        "Groups": f"{e.num_groups:,}",
-        "Guided": told(e.guided, f"{e.guided:.0%}"),
-        "Effective temperature": told(e.temperature, f"{e.temperature:.2f}"),
-        "Entropy": told(e.entropy_after, f"{e.entropy_before:.2f} → {e.entropy_after:.2f}"),
-        "KL": told(e.divergence, f"{e.divergence:.3f}"),
-        "Prediction error": told(e.error_first, f"{e.error_first:.2f} → {e.error_last:.2f}"),
-        "Clipped": told(e.clipped, f"{e.clipped:.0%}"),
-        "Remembered": told(e.remembered, f"{e.remembered:,.0f}"),
-        "Log-prob": told(e.logp + e.logq, f"{e.logp:.1f} → {e.logq:.1f}"),
+        "Groups": f"{s.num_groups:,}",
+        "Guided": measured(s.guided, f"{s.guided:.0%}"),
+        "Effective temperature": measured(s.temperature, f"{s.temperature:.2f}"),
+        "Entropy": measured(s.entropy_after, f"{s.entropy_before:.2f} → {s.entropy_after:.2f}"),
+        "KL": measured(s.divergence, f"{s.divergence:.3f}"),
+        "Prediction error": measured(s.error_first, f"{s.error_first:.2f} → {s.error_last:.2f}"),
+        "Clipped": measured(s.clipped, f"{s.clipped:.0%}"),
+        "Remembered": measured(s.remembered, f"{s.remembered:,.0f}"),
+        "Log-prob": measured(s.logp + s.logq, f"{s.logp:.1f} → {s.logq:.1f}"),
     }
 
 
-def values_table(report: Report) -> str:
-    rows = "\n".join(
-        f"<tr><td>{escape(s.name)}</td><td>{escape(s.kind)}</td><td>{p.samples}</td><td>{fmt.tokens(p.tokens)}</td>"
-        f"<td>{_number(fmt.estimate(_estimate(p.value, p.low, p.high)))}</td></tr>"
-        for s in report.series
-        for p in s.points
+def passes_table(report: Report) -> str:
+    """Return a table of pass@k and maj@k: for each run a row for each k."""
+    heads = "".join(
+        f'<th scope="col" role="columnheader" class="number">{name}</th>'
+        for name in ("k", "pass@k", "maj@k", "Problems")
     )
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Method", "Kind", "Samples", "Tokens", "Value"))
+    rows = "\n".join(
+        f'<tr role="row"><th scope="row" role="rowheader"><code>{escape(passes.recipe)}</code></th>'
+        + "".join(
+            f'<td role="cell" class="number" data-label="{name}">{_number(text)}</td>'
+            for name, text in (
+                ("k", f"{row.k}"),
+                ("pass@k", fmt.estimate(row.pass_at)),
+                ("maj@k", fmt.estimate(row.majority_at)),
+                ("Problems", f"{row.num_questions:,}"),
+            )
+        )
+        + "</tr>"
+        for passes in report.passes
+        for row in passes.table.rows
+    )
+    return f"""<table class="methods explored passes" role="table">
+<thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Draws</th>{heads}</tr></thead>
+<tbody role="rowgroup">
+{rows}
+</tbody>
+</table>"""
+
+
+def values_table(report: Report) -> str:
+    """Return the table of the values behind the curves."""
+    rows = "\n".join(
+        f"<tr><td>{escape(series.name)}</td><td>{escape(series.kind)}</td><td>{point.num_draws}</td>"
+        f"<td>{fmt.tokens(point.tokens)}</td>"
+        f"<td>{_number(fmt.estimate(Estimate(point.value, point.low, point.high, math.nan, 0, 0)))}</td></tr>"
+        for series in report.series
+        for point in series.points
+    )
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Method", "Kind", "Draws", "Tokens", "Value"))
     return f'<table class="values"><thead><tr>{heads}</tr></thead><tbody>\n{rows}\n</tbody></table>'
 
 
@@ -149,31 +192,41 @@ def _head(name: str, kind: str = "number", title: str = "") -> str:
     )
 
 
-def _row(m: Method, report: Report, scale: Axis, timed: bool) -> str:
-    is_best, is_base = m.name in fmt.best(report), m.name == report.baseline
+def _row(row: MethodRow, report: Report, scale: Axis, optional: _Optional) -> str:
+    is_best, is_base = row.name in fmt.best_methods(report), row.name == report.baseline
     tags = ('<span class="tag best">best</span>' if is_best else "") + (
         '<span class="tag">baseline</span>' if is_base else ""
     )
-    unscored = f'<small class="unscored">{m.accuracy.num_unscored} unscored</small>' if m.accuracy.num_unscored else ""
-    difference = _estimate(math.nan, math.nan, math.nan) if m.difference is None else m.difference
-    significant = " significant" if fmt.is_significant(m) else ""
+    num_unscored = row.accuracy.num_unscored
+    unscored = f'<small class="unscored">{num_unscored} unscored</small>' if num_unscored else ""
+    if row.short:
+        unscored += f'<small class="unscored">{len(row.short)} with fewer draws</small>'
+    difference = math.nan if row.difference is None else row.difference.value
+    code = f"<code>{escape(row.recipe)}</code>" if row.recipe != row.name else ""
+    significant = " significant" if fmt.is_significant(row) else ""
     cells = [
-        f'<th scope="row" role="rowheader" data-sort="{escape(m.name)}"><span class="name">'
-        f'<i class="swatch {series_class(m.name, report)}" aria-hidden="true"></i>'
-        f"<span>{escape(m.name)}{tags}</span></span>"
-        f"<code>{escape(m.recipe)}</code></th>",
-        _cell("Samples", m.samples, f"{m.samples:,}"),
-        _cell("Tokens", m.tokens, fmt.tokens(m.tokens)),
-        _cell("Accuracy", m.accuracy.value, _interval(m.accuracy) + unscored, "accuracy"),
-        f'<td role="cell" class="bar" aria-hidden="true">{_bar(m, report, scale)}</td>',
-        _cell("Coverage", m.coverage.value, _interval(m.coverage)),
-        _cell("Difference", difference.value, _interval(difference, signed=True), f"difference{significant}"),
-        _cell("p", m.p_value, _number(escape(fmt.p_value(m.p_value)))),
+        f'<th scope="row" role="rowheader" data-sort="{escape(row.name)}"><span class="name">'
+        f'<i class="swatch {series_class(row.name, report)}" aria-hidden="true"></i>'
+        f"<span>{escape(row.name)}{tags}</span></span>"
+        f"{code}</th>",
+        _cell("Draws", row.num_draws, f"{row.num_draws:,}"),
+        _cell("Tokens", row.tokens, fmt.tokens(row.tokens) + _fixed(row)),
+        _cell("Accuracy", row.accuracy.value, _interval(row.accuracy) + unscored, "accuracy"),
+        f'<td role="cell" class="bar" aria-hidden="true">{_bar(row, report, scale)}</td>',
+        _cell("Coverage", row.coverage.value, _interval(row.coverage)) if optional.coverage else "",
+        _cell("Difference", difference, _interval(row.difference, signed=True), f"difference{significant}"),
+        _cell("p", row.p_value, _number(escape(fmt.p_value(row.p_value)))),
     ]
-    if timed:
-        cells.append(_cell("Seconds", m.seconds, fmt.seconds(m.seconds)))
+    if optional.seconds:
+        cells.append(_cell("Seconds", row.seconds, fmt.seconds(row.seconds)))
     kinds = (" is-best" if is_best else "") + (" is-baseline" if is_base else "")
-    return f'<tr role="row" class="method{kinds}" data-series="{escape(m.name)}">{"".join(cells)}</tr>'
+    return f'<tr role="row" class="method{kinds}" data-series="{escape(row.name)}">{"".join(cells)}</tr>'
+
+
+def _fixed(row: MethodRow) -> str:
+    """Return the part of the tokens that comes before the first draw, as a line of its own."""
+    helpers = 0.0 if row.parts is None else row.parts.helpers
+    return f'<small class="unscored">{fmt.tokens(helpers)} before the first draw</small>' if helpers else ""
 
 
 def _cell(label: str, value: float, text: str, kind: str = "") -> str:
@@ -181,7 +234,7 @@ def _cell(label: str, value: float, text: str, kind: str = "") -> str:
     return f'<td role="cell" class="number {kind}" data-label="{label}" data-sort="{key}">{text}</td>'
 
 
-def _interval(e: Estimate, *, signed: bool = False) -> str:
+def _interval(e: Estimate | None, *, signed: bool = False) -> str:
     value, _, ends = fmt.estimate(e, signed=signed).partition(" ")
     return _number(value) + (f' <span class="ends">{_number(ends)}</span>' if ends else "")
 
@@ -191,37 +244,33 @@ def _number(text: str) -> str:
 
 
 def _ticks(scale: Axis) -> str:
-    """The axis in the table's head."""
+    """Return the axis in the table's head."""
     middle = (scale.low + scale.high) / 2
-    marks = "".join(
+    ticks = "".join(
         f'<text x="{scale.x(v)}" y="14" text-anchor="{anchor}">{v:.2g}</text><path d="M{scale.x(v)} 18v6"/>'
         for v, anchor in ((scale.low, "start"), (middle, "middle"), (scale.high, "end"))
     )
     span = f'<path d="M{scale.x(scale.low)} 21H{scale.x(scale.high)}"/>'
-    return _svg("axis", 24, marks + span)
+    return _svg("axis", 24, ticks + span)
 
 
-def _bar(m: Method, report: Report, scale: Axis) -> str:
+def _bar(row: MethodRow, report: Report, scale: Axis) -> str:
     middle = BAR_HEIGHT / 2
     parts = []
-    base = next((b.accuracy.value for b in report.methods if b.name == report.baseline), math.nan)
+    base = next((base.accuracy.value for base in report.methods if base.name == report.baseline), math.nan)
     if not math.isnan(base):
         parts.append(f'<path class="base" d="M{scale.x(base)} 0V{BAR_HEIGHT}"/>')
-    a, ceiling = m.accuracy, m.coverage.value
+    accuracy, ceiling = row.accuracy, row.coverage.value
     if not math.isnan(ceiling):
         x = scale.x(ceiling)
         parts.append(f'<path class="ceiling" d="M{x} {middle - 4}l4 4l-4 4l-4 -4z"/>')
-    if not (math.isnan(a.low) or math.isnan(a.high)):
-        parts.append(f'<path class="interval" d="M{scale.x(a.low)} {middle}H{scale.x(a.high)}"/>')
-    if not math.isnan(a.value):
-        parts.append(f'<circle class="value" cx="{scale.x(a.value)}" cy="{middle}" r="4"/>')
-    return _svg(series_class(m.name, report), BAR_HEIGHT, "".join(parts))
+    if not (math.isnan(accuracy.low) or math.isnan(accuracy.high)):
+        parts.append(f'<path class="interval" d="M{scale.x(accuracy.low)} {middle}H{scale.x(accuracy.high)}"/>')
+    if not math.isnan(accuracy.value):
+        parts.append(f'<circle class="value" cx="{scale.x(accuracy.value)}" cy="{middle}" r="4"/>')
+    return _svg(series_class(row.name, report), BAR_HEIGHT, "".join(parts))
 
 
 def _svg(kind: str, height: int, inner: str) -> str:
     box = f'width="{BAR_WIDTH}" height="{height}" viewBox="0 0 {BAR_WIDTH} {height}"'
     return f'<svg class="{kind}" {box} aria-hidden="true">{inner}</svg>'
-
-
-def _estimate(value: float, low: float, high: float) -> Estimate:
-    return Estimate(value, low, high, math.nan, 0, 0)

@@ -1,64 +1,61 @@
-"""What a trace says, in lines for people: how well a power sampler mixed, what was saved and what to do about it; how
-samples explored.
+"""Describe a trace in lines: how well a power sampler mixed, what it saved and what to do about it, how draws explored.
 
-Other samplers leave no such trace, and nothing is said of them. Pure.
+Other samplers leave no such trace and get no lines. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from samplewise.report import explored
-from samplewise.samplers.power.report import notes, summary
-from samplewise.types import Json
+from samplewise.core.types import Json
+from samplewise.report.explored import describe_exploration, summarize_exploration
+from samplewise.samplers.infos import RoundInfo, read_trace
+from samplewise.samplers.power.report import ChainsReport, chain_notes, summarize_chains
 
-COLLAPSED = 2.0  # effective draws below which a draw by weight is the choice of the heaviest
+COLLAPSED = 2.0  # effective sample size below which a draw by weight picks the heaviest
 
 
-def chains_in_words(trace: Sequence[Json]) -> list[str]:
-    """Lines about the chains, weights, particles or groups of one question; none where the trace has none of these.
+def describe_trace(trace: Sequence[Json]) -> list[str]:
+    """Return lines about the chains, weights, particles or groups of one question; none if the trace has none.
 
-    Acceptance is of redraws that differ from what they would replace; steps that change nothing are no evidence.
+    Acceptance is of proposals that differ from the response; steps that change nothing are no evidence.
     """
-    infos = [info for info in trace if isinstance(info, Mapping)]
-    said: list[str] = []
-    if any(info.get("moves") for info in infos):
-        said += _chains(summary(infos))
-    said += [_adapted(each) for info in infos for each in info.get("rounds", ()) if "ended" in each]
-    if weights := [info["weights"] for info in infos if "weights" in info]:
-        said += _weights(weights[-1]["ess"], weights[-1]["num"])
-    if blocks := [info for info in infos if "sweep" in info and "ess" in info]:
-        resampled = sum(block["resampled"] for block in blocks)
-        said.append(f"particles: resampled after {resampled} of {len(blocks)} blocks")
-        said += _weights(blocks[-1]["ess"], blocks[-1]["num"])
-    groups = explored.summary(infos)
-    return said if groups is None else [*said, *explored.in_words(groups)]
+    infos = read_trace(trace)
+    lines = _chains(summarize_chains(trace)) if infos.moves else []
+    lines += [_adapted(info) for info in infos.rounds if info.ended is not None]
+    if infos.weights:
+        lines += _weights(infos.weights[-1].ess, infos.weights[-1].num)
+    if infos.blocks:
+        resampled = sum(block.resampled for block in infos.blocks)
+        lines.append(f"particles: resampled after {resampled} of {len(infos.blocks)} blocks")
+        lines += _weights(infos.blocks[-1].ess, infos.blocks[-1].num)
+    groups = summarize_exploration(trace)
+    return lines if groups is None else [*lines, *describe_exploration(groups)]
 
 
-def _chains(told: Mapping[str, Any]) -> list[str]:
-    rate = told["acceptance"]
+def _chains(report: ChainsReport) -> list[str]:
+    rate = report.acceptance
     parts = [
-        f"chains: {told['steps']} steps, {told['free']} of them free",
-        "no redraw differed" if rate is None else f"{rate:.0%} of the redraws that differ accepted",
-        f"{told['tokens']:,} tokens drawn, {told['saved']['jump'] + told['saved']['early']:,} saved",
+        f"chains: {report.steps} steps, {report.free} of them free",
+        "no proposal differed" if rate is None else f"{rate:.0%} of the proposals that differ accepted",
+        f"{report.tokens:,} tokens drawn, {sum(report.saved):,} saved",
     ]
-    if told["failed"]:
-        parts.append(f"{told['failed']} steps failed")
-    if told["r_hat"] is not None:
-        parts.append(f"split R-hat {told['r_hat']:.2f}")
-    if "swap_rates" in told:
-        rates = ", ".join("none" if each is None else f"{each:.2f}" for each in told["swap_rates"])
-        parts.append(f"neighbours change places at {rates}; {told['round_trips']} round trips")
-    return ["; ".join(parts), *notes(told)]
+    if report.failed:
+        parts.append(f"{report.failed} steps failed")
+    if report.r_hat is not None:
+        parts.append(f"split R-hat {report.r_hat:.2f}")
+    if report.swap_rates:
+        rates = ", ".join("none" if rate is None else f"{rate:.2f}" for rate in report.swap_rates)
+        parts.append(f"neighbors swap at {rates}; {report.round_trips} round trips")
+    return ["; ".join(parts), *chain_notes(report)]
 
 
-def _adapted(told: Mapping[str, Any]) -> str:
-    return f"adaptive, so of no stated law: alpha {told['alpha']:.2f} after {told['round']} rounds ({told['ended']})"
+def _adapted(info: RoundInfo) -> str:
+    return f"adaptive, so of no stated distribution: alpha {info.alpha:.2f} after {info.round} rounds ({info.ended})"
 
 
 def _weights(ess: float, num: int) -> list[str]:
-    said = [f"weights: {num} responses, effectively {ess:.1f}"]
+    lines = [f"weights: {num} responses, effective sample size {ess:.1f}"]
     if ess < COLLAPSED and num > 1:
-        said.append("the weights have collapsed: this is best-of-n by weight; draw more, or lower alpha")
-    return said
+        lines.append("the weights have collapsed: this is best-of-n by weight; draw more, or lower alpha")
+    return lines

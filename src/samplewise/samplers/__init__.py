@@ -1,4 +1,4 @@
-"""How responses are drawn: pure machines that yield asks. One file each; `base` has the protocol."""
+"""How responses are drawn: pure samplers that yield asks. One file each; `base` has the protocol, `infos` the trace."""
 
 from samplewise.samplers.base import Sampler, Step, Variant, candidate, deal, direct
 from samplewise.samplers.repeat import repeat

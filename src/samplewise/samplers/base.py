@@ -1,23 +1,29 @@
-"""The sampler protocol: a machine that yields asks and is handed completions.
+"""The sampler protocol: a state machine that yields asks and is handed their completions.
 
 A sampler does no I/O, knows no engine and holds no state of its own: `step` is a pure function of a key, a state and
-the completions of the asks it yielded last. So a whole sampler is tested exactly, by enumeration, and a run is replayed
-from its key and its stored completions. The laws that every registered sampler keeps are in `samplewise.conformance`.
+the completions of the asks it yielded last. So whole samplers are tested exactly, by enumeration, and a run is replayed
+from its key and its stored completions. The laws that every registered sampler keeps are in `samplewise.testing`.
+
+Every sampler here is built the same way: a frozen settings object, module-level `init`, `step` and `pool` functions
+that take the settings first, and `sampler_of`, which binds them.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from samplewise.keys import Key
-from samplewise.samplers.confidence import confidences, self_certainty
-from samplewise.types import Ask, Candidate, Capability, Completion, Json, Message, Pool, Question, Sampling
+from samplewise.core.keys import Key
+from samplewise.core.types import Ask, Candidate, Capability, Completion, Json, Message, Pool, Question, Sampling
+from samplewise.samplers.confidence import deepconf_scores, mean_certainty
 
 S = TypeVar("S")  # a sampler's state: plain data
 S_co = TypeVar("S_co", covariant=True)
 S_contra = TypeVar("S_contra", contravariant=True)
+P = TypeVar("P")  # its settings
+P_contra = TypeVar("P_contra", contravariant=True)
 
 
 class Variant(NamedTuple):
@@ -29,11 +35,12 @@ class Variant(NamedTuple):
     group: str = ""  # draws that share an idea share a group
 
     def sampled(self, sampling: Sampling) -> Sampling:
+        """Return `sampling` with the arm's overrides."""
         return sampling._replace(**self.sampling)
 
 
 def direct(question: Question) -> Variant:
-    """The identity arm: the question as it stands."""
+    """Return the identity arm: the question as it stands."""
     return Variant("direct", question.messages)
 
 
@@ -41,7 +48,7 @@ class Step(NamedTuple):
     """What a sampler wants next. No asks, and nothing in flight: finished.
 
     A splittable step holds independent draws: the loop may hand its completions over one at a time, in the order of
-    the asks, and may send a part of it only. A whole step waits for all completions, and is sent whole or not at all.
+    the asks, and may send only part of it. Any other step waits for all completions, and is sent whole or not at all.
     """
 
     asks: tuple[Ask, ...] = ()
@@ -50,24 +57,30 @@ class Step(NamedTuple):
 
 
 class Init(Protocol[S_co]):
+    """Makes the first state."""
+
     def __call__(self, variants: tuple[Variant, ...]) -> S_co: ...
 
 
 class Advance(Protocol[S]):
+    """Takes the new completions and says what to ask next."""
+
     def __call__(self, key: Key, state: S, completions: Sequence[Completion]) -> tuple[S, Step]: ...
 
 
 class Gather(Protocol[S_contra]):
+    """Returns the candidates so far."""
+
     def __call__(self, state: S_contra) -> Pool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler(Generic[S]):
-    """A named machine.
+    """A named sampler.
 
     `init(variants)` makes the first state; draw or chain `i` takes its prompt from `deal(variants, i)`.
-    `step(key, state, completions)` gets the same key at every step (fold what tells draws apart: arm and index) and the
-    completions that are new since the last step, none on the first.
+    `step(key, state, completions)` gets the same key at every step (fold in what tells draws apart: arm and index) and
+    the completions that are new since the last step, none on the first.
     `pool(state)` is valid after every step, whatever the budget.
     """
 
@@ -77,19 +90,68 @@ class Sampler(Generic[S]):
     step: Advance[S]
     pool: Gather[S]
     exchangeable: bool = False  # permuting the completions permutes the pool
-    weighted: bool = False  # the pool's weights make it follow a stated law
+    weighted: bool = False  # the pool's weights make it follow a stated distribution
+    copies: bool = False  # at temperature 0 every draw is the same one, or meant to be
+
+    @property
+    def independent(self) -> bool:
+        """Whether a rule for independent draws may count on them."""
+        return self.exchangeable and not self.copies
+
+
+class InitWith(Protocol[P_contra, S_co]):
+    """`init` with the settings first."""
+
+    def __call__(self, settings: P_contra, variants: tuple[Variant, ...]) -> S_co: ...
+
+
+class AdvanceWith(Protocol[P_contra, S]):
+    """`step` with the settings first."""
+
+    def __call__(self, settings: P_contra, key: Key, state: S, completions: Sequence[Completion]) -> tuple[S, Step]: ...
+
+
+class GatherWith(Protocol[P_contra, S_contra]):
+    """`pool` with the settings first."""
+
+    def __call__(self, settings: P_contra, state: S_contra) -> Pool: ...
+
+
+def sampler_of(
+    settings: P,
+    name: str,
+    needs: frozenset[Capability],
+    init: InitWith[P, S],
+    step: AdvanceWith[P, S],
+    pool: GatherWith[P, S],
+    *,
+    exchangeable: bool = False,
+    weighted: bool = False,
+    copies: bool = False,
+) -> Sampler[S]:
+    """Bind settings to the functions of a sampler."""
+    return Sampler(
+        name=name,
+        needs=needs,
+        init=functools.partial(init, settings),
+        step=functools.partial(step, settings),
+        pool=functools.partial(pool, settings),
+        exchangeable=exchangeable,
+        weighted=weighted,
+        copies=copies,
+    )
 
 
 def deal(variants: tuple[Variant, ...], index: int) -> Variant:
-    """The variant of draw or chain `index`: round-robin, so the identity arm, which stands first, is always drawn."""
+    """Return the variant of draw or chain `index`, round-robin: the identity arm comes first and is always drawn."""
     return variants[index % len(variants)]
 
 
 def candidate(completion: Completion, arm: str) -> Candidate:
-    """An exchangeable draw as a candidate, with the scores that follow from what the engine showed of its law."""
-    scores = dict(confidences(completion.top)) if completion.top else {}
+    """Return an independent draw as a candidate, scored by the confidence figures that its completion allows."""
+    scores = dict(deepconf_scores(completion.top)) if completion.top else {}
     if completion.certainty:
-        scores["self_certainty"] = self_certainty(completion.certainty)
+        scores["self_certainty"] = mean_certainty(completion.certainty)
     return Candidate(
         text=completion.text,
         finish=completion.finish,
@@ -97,4 +159,5 @@ def candidate(completion: Completion, arm: str) -> Candidate:
         num_tokens=completion.usage.completion_tokens,
         logp_sum=completion.logp_sum,
         scores=scores,
+        reasoning=completion.reasoning,
     )

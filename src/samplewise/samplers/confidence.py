@@ -1,11 +1,11 @@
-"""How sure a model was of a response, from its law at each place. Nothing is drawn or asked; O(T).
+"""How sure a model was of a response, from its distribution at each position. Nothing is drawn or asked; O(T).
 
 - DeepConf (arXiv 2508.15260), from the k likeliest tokens: a token's confidence is the mean of their negated
-  log-probabilities, large where one token has nearly all of the mass. A response's is the mean over tokens, over the
-  last `WINDOW`, over the tenth of the sliding windows of `WINDOW` tokens that are lowest, or the lowest window.
-- Self-certainty (arXiv 2502.18581), from the whole law p over V tokens: the distance of p from the uniform law,
-  KL(uniform || p) = -mean_v log p_v - log V >= 0 nats, averaged over the response's tokens. Of k likeliest tokens alone
-  only a bound from below is known.
+  log-probabilities, large where one token has nearly all of the mass. A response's is the mean over all tokens, over
+  the last `WINDOW`, over the lowest tenth of the sliding windows of `WINDOW` tokens, or the lowest window.
+- Self-certainty (arXiv 2502.18581), from the whole distribution p over V tokens: its distance from uniform,
+  KL(uniform || p) = -mean_v log p_v - log V >= 0 nats, averaged over the response's tokens. The k likeliest tokens
+  alone give only a lower bound.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 WINDOW = 2048  # tokens
-LOWEST = 0.1  # of the windows
+LOWEST = 0.1  # share of the windows
 
 
-def confidences(top: Sequence[Sequence[tuple[str, float]]], window: int = WINDOW) -> Mapping[str, float]:
-    """The four scores of a response of T tokens, by the names "deepconf.mean", ".tail", ".bottom" and ".least"; none
-    where no token is known. Log-probabilities in nats."""
-    known = [place for place in top if place]
-    if not known:
+def deepconf_scores(top: Sequence[Sequence[tuple[str, float]]], window: int = WINDOW) -> Mapping[str, float]:
+    """Return the scores "deepconf.mean", ".tail", ".bottom" and ".least" of a response; empty if no token is known.
+
+    `top` (T, k) holds the likeliest tokens at each position and their log-probabilities in nats.
+    """
+    positions = [likeliest for likeliest in top if likeliest]
+    if not positions:
         return {}
-    token = np.array([-np.mean([logp for _, logp in place]) for place in known])
+    token = np.array([-np.mean([logp for _, logp in likeliest]) for likeliest in positions])
     size = min(window, len(token))
     total = np.concatenate([[0.0], np.cumsum(token)])
     windows = np.sort((total[size:] - total[:-size]) / size)
@@ -38,19 +40,6 @@ def confidences(top: Sequence[Sequence[tuple[str, float]]], window: int = WINDOW
     }
 
 
-def self_certainty(certainty: Sequence[float]) -> float:
-    """The mean of a response's token certainties (T,), nats; nan without tokens."""
+def mean_certainty(certainty: Sequence[float]) -> float:
+    """Return the mean of a response's token certainties (T,), in nats; nan without tokens."""
     return math.fsum(certainty) / len(certainty) if certainty else math.nan
-
-
-def certainty_bound(top: Sequence[float], vocabulary: int) -> float:
-    """The least certainty (nats) of a law over `vocabulary` tokens whose likeliest have log-probabilities `top` (k,):
-    what mass they leave is spread evenly over all others, which is as close to uniform as it can be. It is a bound,
-    not the value. ValueError for more tokens than there are, or more mass than 1."""
-    rest, missing = vocabulary - len(top), 1.0 - math.fsum(math.exp(logp) for logp in top)
-    if not top or rest < 0 or missing < -1e-6:
-        raise ValueError(f"top must be 1 to {vocabulary} log-probabilities of one law, got {list(top)!r}")
-    if rest and missing <= 0:
-        return math.inf  # the others have no mass at all
-    others = rest * math.log(missing / rest) if rest else 0.0
-    return -(math.fsum(top) + others) / vocabulary - math.log(vocabulary)

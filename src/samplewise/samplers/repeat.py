@@ -7,20 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from samplewise.keys import Key
-from samplewise.samplers.base import Sampler, Step, Variant, candidate, deal
-from samplewise.spec import build
-from samplewise.types import Candidate, Capability, Completion, Generate, Json, Pool, Sampling
-
-
-class RepeatState(NamedTuple):
-    variants: tuple[Variant, ...]
-    num_asked: int
-    num_done: int
-    candidates: tuple[Candidate, ...]
-    num_failed: int
+from samplewise.core.checks import check_count, check_sampling
+from samplewise.core.keys import Key
+from samplewise.core.registry import build
+from samplewise.core.types import Candidate, Capability, Completion, Generate, Json, Pool, Sampling
+from samplewise.samplers.base import Sampler, Step, Variant, candidate, deal, sampler_of
 
 
 def repeat(
@@ -40,108 +34,151 @@ def repeat(
     """Draw `num_samples` responses, at most `wave` at a time.
 
     The seed of a draw follows from its arm and index, so neither the wave nor anything else that runs changes it, and
-    the first n of 2n draws are the draws of `repeat(n)`. `top` asks for the likeliest tokens at each place too, which
-    `deepconf` needs, and `certainty` for how far each token's law was from uniform, which `self_certainty` needs; not
-    every engine shows them.
+    the first n of 2n draws are the draws of `repeat(n)`. `top` also asks for the likeliest tokens at each position,
+    which `deepconf` needs, and `certainty` for each token's distance from uniform, which `self_certainty` needs; not
+    every engine returns them.
 
-    `explore` makes the draws of an arm one group, whose samples keep out of each other's way: css, lss,
-    esamp(beta=0.5) ... They depend on one another, so a wave is drawn whole, and neither the first n of 2n draws nor k
-    of n are what a group of that size would have drawn. What each group says of itself when it ends, and how likely its
-    samples were under the model and as drawn, goes to the trace.
+    `explore` makes the draws of an arm one group of diverse (coordinated) samples: css, lss, esamp(beta=0.5) ... They
+    depend on one another, so a wave is drawn whole, and neither the first n of 2n draws nor k of n are what a group of
+    that size would have drawn. What each group reports when it ends, and the log-probability of its draws under the
+    model and under the distribution drawn from, goes to the trace.
     """
-    count("num_samples", num_samples)
-    count("max_tokens", max_tokens)
-    size = num_samples if wave is None else count("wave", wave)
-    sampling = checked(Sampling(float(temperature), top_k, float(top_p), float(min_p)))
+    sampling = Sampling(float(temperature), top_k, float(top_p), float(min_p))
     if explore:
         sampling = sampling._replace(explore=str(build("explore", str(explore))))
-        if temperature == 0:
-            raise ValueError(f"explore={sampling.explore} needs a temperature above 0: there is nothing to vary at 0")
-    endings = (stop,) if isinstance(stop, str) else tuple(stop)
-    if not all(isinstance(s, str) and s for s in endings):
-        raise ValueError(f"stop must be strings that are not empty, got {stop!r}")
-
-    wants = {Capability.TOP: top, Capability.CERTAINTY: certainty, Capability.LOGQ: bool(explore)}
-    shown = frozenset(capability for capability, wanted in wants.items() if wanted)
-
-    def init(variants: tuple[Variant, ...]) -> RepeatState:
-        return RepeatState(variants, 0, 0, (), 0)
-
-    def ask(key: Key, state: RepeatState, index: int) -> Generate:
-        variant = deal(state.variants, index)
-        law = variant.sampled(sampling)
-        name = variant.group
-        if explore:  # equal names are equal groups, so all that makes a difference to one is in it
-            own = key.fold("group", variant.arm, num_samples, size, max_tokens, *endings, *map(str, law)).seed()
-            name = f"{variant.arm}/{num_samples}/{own:x}"
-        return Generate(
-            messages=variant.messages,
-            sampling=law,
-            max_tokens=max_tokens,
-            stop=endings,
-            seed=key.fold(variant.arm, index).seed(),
-            draw=index,
-            want=tuple(capability.value for capability in wants if capability in shown),
-            group=name,
-            group_size=len(range(index % len(state.variants), num_samples, len(state.variants))) if explore else 0,
-        )
-
-    def step(key: Key, state: RepeatState, completions: Sequence[Completion]) -> tuple[RepeatState, Step]:
-        arms = [deal(state.variants, state.num_done + i).arm for i in range(len(completions))]
-        info = of_groups(arms, completions) if explore and completions else None
-        drawn = tuple(
-            candidate(completion, arm)
-            for completion, arm in zip(completions, arms, strict=True)
-            if completion.finish != "error"
-        )
-        state = state._replace(
-            num_done=state.num_done + len(completions),
-            candidates=state.candidates + drawn,
-            num_failed=state.num_failed + len(completions) - len(drawn),
-        )
-        if state.num_done < state.num_asked:  # a part of the wave is still in flight
-            return state, Step((), info, splittable=not explore)
-        upto = min(num_samples, state.num_asked + size)
-        asks = tuple(ask(key, state, i) for i in range(state.num_asked, upto))
-        return state._replace(num_asked=upto), Step(asks, info, splittable=not explore)
-
-    return Sampler(
-        name="repeat",
-        needs=shown | {Capability.GENERATE} | ({Capability.EXPLORE} if explore else set()),
-        init=init,
-        step=step,
-        pool=lambda state: Pool(state.candidates, state.num_failed),
-        exchangeable=not explore,  # samples of a group depend on one another
+    settings = RepeatSettings(
+        num_samples=num_samples,
+        wave=wave,
+        sampling=sampling,
+        max_tokens=max_tokens,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        top=top,
+        certainty=certainty,
+    )
+    needs = {Capability.GENERATE, *settings.wanted, *([Capability.EXPLORE] if settings.explores else [])}
+    # Draws of a group depend on one another, so they are not exchangeable.
+    return sampler_of(
+        settings,
+        "repeat",
+        frozenset(needs),
+        _init,
+        _step,
+        _pool,
+        exchangeable=not settings.explores,
+        copies=settings.sampling.temperature == 0,
     )
 
 
-def of_groups(arms: Sequence[str], completions: Sequence[Completion]) -> dict[str, Json]:
-    """Of samples that explore, for the trace: the groups that ended among them, `explored`, and the log-probability
-    of every sample that there is, nats, under the model (`logp`) and as drawn (`logq`); None where it is not known."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepeatSettings:
+    """The arguments of `repeat`, checked: ValueError if one is out of range."""
+
+    num_samples: int
+    wave: int | None
+    sampling: Sampling
+    max_tokens: int
+    stop: tuple[str, ...]
+    top: bool
+    certainty: bool
+
+    def __post_init__(self) -> None:
+        check_count("num_samples", self.num_samples)
+        check_count("max_tokens", self.max_tokens)
+        if self.wave is not None:
+            check_count("wave", self.wave)
+        check_sampling(self.sampling)
+        if self.explores and self.sampling.temperature == 0:
+            explore = self.sampling.explore
+            raise ValueError(f"explore={explore} needs a temperature above 0: there is nothing to vary at 0")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"stop must be strings that are not empty, got {self.stop!r}")
+
+    @property
+    def explores(self) -> bool:
+        return bool(self.sampling.explore)
+
+    @property
+    def wave_size(self) -> int:
+        return self.num_samples if self.wave is None else self.wave
+
+    @property
+    def wanted(self) -> tuple[Capability, ...]:
+        """Return what each draw asks for besides its text."""
+        wants = {Capability.TOP: self.top, Capability.CERTAINTY: self.certainty, Capability.LOGQ: self.explores}
+        return tuple(capability for capability, wanted in wants.items() if wanted)
+
+
+class RepeatState(NamedTuple):
+    """The draws so far."""
+
+    variants: tuple[Variant, ...]
+    num_asked: int
+    num_done: int
+    candidates: tuple[Candidate, ...]
+    num_failed: int
+
+
+def _init(settings: RepeatSettings, variants: tuple[Variant, ...]) -> RepeatState:
+    return RepeatState(variants, 0, 0, (), 0)
+
+
+def _step(
+    settings: RepeatSettings, key: Key, state: RepeatState, completions: Sequence[Completion]
+) -> tuple[RepeatState, Step]:
+    arms = [deal(state.variants, state.num_done + i).arm for i in range(len(completions))]
+    info = explore_info(arms, completions) if settings.explores and completions else None
+    candidates = tuple(
+        candidate(completion, arm)
+        for completion, arm in zip(completions, arms, strict=True)
+        if completion.finish != "error"
+    )
+    state = state._replace(
+        num_done=state.num_done + len(completions),
+        candidates=state.candidates + candidates,
+        num_failed=state.num_failed + len(completions) - len(candidates),
+    )
+    if state.num_done < state.num_asked:  # part of the wave is still in flight
+        return state, Step((), info, splittable=not settings.explores)
+    num_asked = min(settings.num_samples, state.num_asked + settings.wave_size)
+    asks = tuple(_ask(settings, key, state, index) for index in range(state.num_asked, num_asked))
+    return state._replace(num_asked=num_asked), Step(asks, info, splittable=not settings.explores)
+
+
+def _pool(settings: RepeatSettings, state: RepeatState) -> Pool:
+    return Pool(state.candidates, state.num_failed)
+
+
+def _ask(settings: RepeatSettings, key: Key, state: RepeatState, index: int) -> Generate:
+    variant = deal(state.variants, index)
+    sampling = variant.sampled(settings.sampling)
+    group, group_size = variant.group, 0
+    if settings.explores:
+        # Equal names are equal groups, so everything that makes a difference to one is in the name.
+        group_key = key.fold("group", variant.arm, settings.num_samples, settings.wave_size, settings.max_tokens)
+        group = f"{variant.arm}/{settings.num_samples}/{group_key.fold(*settings.stop, *map(str, sampling)).seed():x}"
+        num_arms = len(state.variants)
+        group_size = len(range(index % num_arms, settings.num_samples, num_arms))
+    return Generate(
+        messages=variant.messages,
+        sampling=sampling,
+        max_tokens=settings.max_tokens,
+        stop=settings.stop,
+        seed=key.fold(variant.arm, index).seed(),
+        draw=index,
+        want=tuple(capability.value for capability in settings.wanted),
+        group=group,
+        group_size=group_size,
+    )
+
+
+def explore_info(arms: Sequence[str], completions: Sequence[Completion]) -> dict[str, Json]:
+    """Return the info of diverse draws: `explored`, the groups that ended among them (see `infos.GroupInfo`), and the
+    log-probability of every draw that did not fail, in nats, under the model (`logp`) and under the distribution drawn
+    from (`logq`); None where unknown."""
     ended = [{"arm": arm, **c.explored} for arm, c in zip(arms, completions, strict=True) if c.explored is not None]
-    there = [completion for completion in completions if completion.finish != "error"]
+    drawn = [completion for completion in completions if completion.finish != "error"]
     return {
         "explored": ended,
-        "logp": [None if math.isnan(c.logp_sum) else c.logp_sum for c in there],
-        "logq": [None if c.logq is None else math.fsum(c.logq) for c in there],
+        "logp": [None if math.isnan(c.logp_sum) else c.logp_sum for c in drawn],
+        "logq": [None if c.logq is None else math.fsum(c.logq) for c in drawn],
     }
-
-
-def count(name: str, value: int) -> int:
-    """The value, or ValueError where it is no whole number from 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return value
-
-
-def checked(sampling: Sampling) -> Sampling:
-    """The same sampling, or ValueError where a value is out of its range."""
-    if not 0.0 <= sampling.temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 or more, got {sampling.temperature}")
-    if not isinstance(sampling.top_k, int) or sampling.top_k < 0:
-        raise ValueError(f"top_k must be a whole number, 0 (off) or more, got {sampling.top_k!r}")
-    if not 0.0 < sampling.top_p <= 1.0:
-        raise ValueError(f"top_p must be in (0, 1], got {sampling.top_p}")
-    if not 0.0 <= sampling.min_p < 1.0:
-        raise ValueError(f"min_p must be in [0, 1), got {sampling.min_p}")
-    return sampling

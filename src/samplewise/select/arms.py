@@ -1,5 +1,7 @@
-"""Selectors that know of arms. Draws of one arm share its habits, wrong ones too, so what all arms support is worth
-more than what one of them says often. With draws of a single arm each of these is plurality.
+"""Selectors that use the arms of draws.
+
+Draws of one arm share its habits, wrong ones too, so support from every arm is worth more than frequency in one. With
+draws of a single arm each of these is plurality.
 """
 
 from __future__ import annotations
@@ -11,15 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from samplewise.keys import Key
-from samplewise.numerics import Floats
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.types import Pool, Selection
 from samplewise.select.base import Round, Selector, choose_class, draw_tied
-from samplewise.types import Pool, Selection
 
 ADDED = 0.5  # to every count before its logarithm: an answer that an arm never gave is rare there, not impossible
 
 
-class Tally(NamedTuple):
+class ArmTally(NamedTuple):
     """Readable draws by arm and answer."""
 
     arms: tuple[str, ...]  # (J,) in the order of their first readable draw
@@ -28,22 +30,23 @@ class Tally(NamedTuple):
 
     @property
     def totals(self) -> Floats:
-        """Readable draws of each arm (J,), at least 1."""
+        """Return the readable draws of each arm (J,), at least 1."""
         return np.asarray(self.counts.sum(axis=1))
 
     def drawn(self, answer: str) -> int:
+        """Return how often an answer was drawn."""
         return int(self.counts[:, self.answers.index(answer)].sum())
 
     def shares(self) -> dict[str, float]:
-        """Each answer's share of an arm's draws, averaged over arms."""
+        """Return each answer's share of an arm's draws, averaged over arms."""
         if not self.answers:
             return {}
         mean = (self.counts / self.totals[:, None]).mean(axis=0)
         return dict(zip(self.answers, mean.tolist(), strict=True))
 
 
-def tally(pool: Pool, answers: tuple[str | None, ...]) -> Tally:
-    """Count a pool's readable draws."""
+def tally_arms(pool: Pool, answers: tuple[str | None, ...]) -> ArmTally:
+    """Count a pool's readable draws by arm and answer."""
     count: Counter[tuple[str, str]] = Counter()
     for candidate, answer in zip(pool.candidates, answers, strict=True):
         if answer is not None:
@@ -51,16 +54,16 @@ def tally(pool: Pool, answers: tuple[str | None, ...]) -> Tally:
     arms = tuple(dict.fromkeys(arm for arm, _ in count))
     named = tuple(dict.fromkeys(answer for _, answer in count))
     counts = np.array([[count[arm, answer] for answer in named] for arm in arms], dtype=np.float64)
-    return Tally(arms, named, counts.reshape(len(arms), len(named)))
+    return ArmTally(arms, named, counts.reshape(len(arms), len(named)))
 
 
 def log_pool(*, fallback: bool = False) -> Selector:
-    """The answer that all arms support: the largest sum over arms of log((count + .5) / (readable draws + .5 K)), K the
-    number of different answers.
+    """Choose the answer that all arms support, by the largest sum over arms of log((count + .5) / (readable draws + .5
+    K)).
 
-    A wrong answer has to be supported in every arm. One arm that never gives the right answer can sink it: screen arms
-    first. With one draw an arm it orders answers as plurality does. With `fallback`, and labels on other problems, it
-    votes among direct draws alone where that was right more often there.
+    K is the number of different answers. A wrong answer must be supported in every arm. One arm that never gives the
+    right answer can sink it: screen arms first. With one draw an arm it orders answers as plurality does. With
+    `fallback`, and labels on other problems, it votes among direct draws alone if that was right more often there.
     """
     pooled = by_log({})
     if not fallback:
@@ -71,31 +74,31 @@ def log_pool(*, fallback: bool = False) -> Selector:
 
 
 def most_right(rounds: Sequence[Round], selectors: Sequence[Selector]) -> Selector:
-    """The selector whose answers have the highest mean grade; the first of those that are equal."""
+    """Return the selector whose answers have the highest mean grade; the first of those that are equal."""
     key = Key(0).fold("most right")
-    worth = [0.0] * len(selectors)
-    for number, (pool, answers, grades) in enumerate(rounds):
-        for place, selector in enumerate(selectors):
-            position = selector.choose(key.fold(number), pool, answers).position
+    total = [0.0] * len(selectors)
+    for num, (pool, answers, grades) in enumerate(rounds):
+        for index, selector in enumerate(selectors):
+            position = selector.choose(key.fold(num), pool, answers).position
             grade = math.nan if grades is None or position is None else grades[position]
-            worth[place] += 0.0 if math.isnan(grade) else grade
-    return selectors[worth.index(max(worth))]
+            total[index] += 0.0 if math.isnan(grade) else grade
+    return selectors[total.index(max(total))]
 
 
 def by_log(weights: Mapping[str, float], name: str = "log_pool") -> Selector:
-    """`log_pool` with weights of arms, 1 where not given."""
+    """Return `log_pool` with weights of arms, 1 where not given."""
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
-        found = tally(pool, answers)
-        if not found.answers:
+        tally = tally_arms(pool, answers)
+        if not tally.answers:
             return Selection(None, None, (0.0,) * len(answers))
-        smooth = np.log((found.counts + ADDED) / (found.totals + ADDED * len(found.answers))[:, None])
-        score = np.array([weights.get(arm, 1.0) for arm in found.arms]) @ smooth
-        scored = dict(zip(found.answers, score.tolist(), strict=True))
-        pooled = dict(zip(found.answers, found.counts.sum(axis=0).tolist(), strict=True))
+        smooth = np.log((tally.counts + ADDED) / (tally.totals + ADDED * len(tally.answers))[:, None])
+        score = np.array([weights.get(arm, 1.0) for arm in tally.arms]) @ smooth
+        scored = dict(zip(tally.answers, score.tolist(), strict=True))
+        pooled = dict(zip(tally.answers, tally.counts.sum(axis=0).tolist(), strict=True))
         chosen = choose_class(key, pool, answers, scored, pooled)
         weight = np.exp(score - score.max())
-        share = dict(zip(found.answers, (weight / weight.sum()).tolist(), strict=True))
+        share = dict(zip(tally.answers, (weight / weight.sum()).tolist(), strict=True))
         count = Counter(answers)
         shares = tuple(0.0 if a is None else share[a] / count[a] for a in answers)
         return chosen._replace(weights=shares)
@@ -104,36 +107,38 @@ def by_log(weights: Mapping[str, float], name: str = "log_pool") -> Selector:
 
 
 def by_share(weights: Mapping[str, float], name: str) -> Selector:
-    """The largest weighted sum over arms of an answer's share of the arm's readable draws; plurality where no arm of
-    the pool has a positive weight. An arm that is not named has the weight 0."""
+    """Choose the largest weighted sum over arms of an answer's share of the arm's readable draws.
+
+    An arm that is not named has the weight 0. Plurality if no arm of the pool has a positive weight.
+    """
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
-        found = tally(pool, answers)
-        if not found.answers:
+        tally = tally_arms(pool, answers)
+        if not tally.answers:
             return Selection(None, None, (0.0,) * len(answers))
-        weight = np.array([max(0.0, weights.get(arm, 0.0)) for arm in found.arms])
-        share = found.counts / found.totals[:, None]
-        mass = weight @ share if weight.any() else found.counts.sum(axis=0)
-        pooled = dict(zip(found.answers, found.counts.sum(axis=0).tolist(), strict=True))
-        return choose_class(key, pool, answers, dict(zip(found.answers, mass.tolist(), strict=True)), pooled)
+        weight = np.array([max(0.0, weights.get(arm, 0.0)) for arm in tally.arms])
+        share = tally.counts / tally.totals[:, None]
+        mass = weight @ share if weight.any() else tally.counts.sum(axis=0)
+        pooled = dict(zip(tally.answers, tally.counts.sum(axis=0).tolist(), strict=True))
+        return choose_class(key, pool, answers, dict(zip(tally.answers, mass.tolist(), strict=True)), pooled)
 
     return Selector(name, choose)
 
 
 def only(arm: str = "direct") -> Selector:
-    """Plurality among the draws of one arm; among all of them where it has no readable draw."""
+    """Choose the plurality among the draws of one arm; among all of them if it has no readable draw."""
     return by_share({arm: 1.0}, "only")
 
 
 def arm_vote() -> Selector:
-    """One vote an arm: the plurality of the arms' own pluralities. Ties by the count over all arms."""
+    """Give each arm one vote: choose the plurality of the arms' own pluralities. Ties by the count over all arms."""
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
-        found = tally(pool, answers)
-        pooled = dict(zip(found.answers, found.counts.sum(axis=0).tolist(), strict=True))
+        tally = tally_arms(pool, answers)
+        pooled = dict(zip(tally.answers, tally.counts.sum(axis=0).tolist(), strict=True))
         mass: dict[str, float] = defaultdict(float)
-        for arm, row in zip(found.arms, found.counts, strict=True):
-            most = [found.answers[i] for i in np.flatnonzero(row == row.max())]
+        for arm, row in zip(tally.arms, tally.counts, strict=True):
+            most = [tally.answers[i] for i in np.flatnonzero(row == row.max())]
             best = max(pooled[answer] for answer in most)
             mass[draw_tied(key.fold("arm", arm), [a for a in most if pooled[a] == best])] += 1.0
         return choose_class(key, pool, answers, mass, pooled)

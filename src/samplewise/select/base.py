@@ -1,7 +1,7 @@
-"""The selector protocol: picks the answer from a scored pool. Pure, and blind to where draws and scores came from.
+"""The selector protocol: picks the answer from a scored pool. Pure; it does not see where draws and scores came from.
 
-An unread candidate (None) is no class and never wins; a pool of nothing but those selects None. Ties go to the larger
-score sum where the selector has scores, else to a draw by the key: never to the first position or the alphabet.
+An unreadable candidate (None) is no class and never wins; a pool of nothing else selects None. Ties go to the larger
+sum of scores if the selector has scores, else to a draw by the key: never to the first position or the alphabet.
 """
 
 from __future__ import annotations
@@ -12,36 +12,45 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from samplewise.keys import Key
-from samplewise.numerics import Floats
-from samplewise.types import Pool, Selection
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats, Ints
+from samplewise.core.types import Pool, Selection
 
 
 class Choose(Protocol):
+    """Choose an answer from a pool and its candidates' answers."""
+
     def __call__(self, key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection: ...
 
 
 class Graded(NamedTuple):
-    """The pools of many problems as arrays, for measuring what a selector is worth on them."""
+    """The pools of many problems as arrays, for measuring how well a selector does on them."""
 
-    answers: NDArray[np.int64]  # (P, N) codes, equal for equal answers of one problem; -1: unread
+    answers: Ints  # (P, N) codes, equal for equal answers of one problem; -1: unreadable
     grades: Floats  # (P, N) in [0, 1]; nan: no such draw, or not graded
     scores: Mapping[str, Floats]  # verifier -> (P, N); nan: could not judge
 
+    def of(self, rows: Ints) -> Graded:
+        """Return the pools of some problems, by their rows (R,)."""
+        if len(rows) == len(self.answers):
+            return self
+        return Graded(self.answers[rows], self.grades[rows], {name: each[rows] for name, each in self.scores.items()})
+
 
 class Expected(Protocol):
-    def __call__(self, graded: Graded, ks: NDArray[np.int64], key: Key) -> Floats: ...
+    """Return the expected grade (K, P) of the answer chosen among k draws."""
+
+    def __call__(self, graded: Graded, ks: Ints, key: Key) -> Floats: ...
 
 
 class Fit(Protocol):
+    """Learn a selector from the rounds of a run."""
+
     def __call__(self, rounds: Sequence[Round]) -> Selector: ...
 
 
 class Round(NamedTuple):
-    """One problem of those that a selector is fitted on. `grades` (N,) are None where it is to learn without labels."""
+    """One problem of those that a selector is fitted on. `grades` (N,) are None if it must learn without labels."""
 
     pool: Pool
     answers: tuple[str | None, ...]
@@ -50,11 +59,15 @@ class Round(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """`answers` (N,) are the pool's candidates as the task's reader reads them. `verifiers` are those whose scores the
-    selector looks at.
+    """A named choice. `verifiers` are those whose scores the selector looks at.
+
+    `choose(key, pool, answers)` picks the answer; `answers` (N,) are the pool's candidates as the task's reader reads
+    them.
 
     `expected(graded, ks, key)` gives the expected grade (K, P) of the answer chosen among k of a problem's draws, over
     all subsets of k. A selector without it is measured by choosing from drawn subsets, which is slower and not exact.
+
+    The choice of one that is `by_order` depends on the order of the draws, which its formula averages over.
 
     `fit(rounds)` gives the selector that has learned from a whole run; `choose` is what it does before. One that
     `needs_labels` is fitted on other problems than those it chooses for.
@@ -66,10 +79,11 @@ class Selector:
     expected: Expected | None = None
     fit: Fit | None = None
     needs_labels: bool = False
+    by_order: bool = False
 
 
 def draw_tied(key: Key, tied: Iterable[str]) -> str:
-    """One of the tied answers, each with the same probability, whatever order they come in."""
+    """Return one of the tied answers, each with the same probability, whatever order they come in."""
     ordered = sorted(tied)
     if len(ordered) == 1:  # most of the time, and a generator takes its time
         return ordered[0]
@@ -83,21 +97,23 @@ def choose_class(
     mass: Mapping[str, float],
     tie: Mapping[str, float] | None = None,
 ) -> Selection:
-    """The answer with the most mass (>= 0 or any real); `tie` decides among equals, then the key. Weights are each
-    candidate's share of the positive mass of its answer."""
-    finite = {answer: m for answer, m in mass.items() if not math.isnan(m)}
-    if not finite:
+    """Choose the answer with the most mass (any real, or infinite); `tie` decides among equals, then the key.
+
+    The weights of the selection are each candidate's share of the positive mass of its answer; of infinite masses, each
+    has the same share.
+    """
+    known = {answer: m for answer, m in mass.items() if not math.isnan(m)}
+    if not known:
         return Selection(None, None, (0.0,) * len(answers))
-    top = max(finite.values())
-    noise = 1e-15 * max(map(abs, finite.values()))  # of sums; relative, so that scaling all masses changes nothing
-    tied = [a for a, m in finite.items() if math.isclose(m, top, rel_tol=1e-12, abs_tol=noise)]
+    top = max(known.values())
+    # of sums; relative, so that scaling all masses changes nothing
+    noise = 1e-15 * max((abs(m) for m in known.values() if math.isfinite(m)), default=0.0)
+    tied = [a for a, m in known.items() if math.isclose(m, top, rel_tol=1e-12, abs_tol=noise)]
     if tie is not None and len(tied) > 1:
         best = max(tie.get(a, -math.inf) for a in tied)
         tied = [a for a in tied if math.isclose(tie.get(a, -math.inf), best, rel_tol=1e-12, abs_tol=1e-15)]
     answer = draw_tied(key, tied)
-    total = sum(max(m, 0.0) for m in finite.values())
-    count = Counter(answers)
-    weights = tuple(
-        0.0 if a is None or total == 0 else max(finite.get(a, 0.0), 0.0) / total / count[a] for a in answers
-    )
-    return Selection(answer, answers.index(answer), weights, {"mass": dict(finite), "tied": len(tied)})
+    positive = {a: float(m == math.inf) if top == math.inf else max(m, 0.0) for a, m in known.items()}
+    total, count = sum(positive.values()), Counter(answers)
+    weights = tuple(0.0 if a is None or total == 0 else positive.get(a, 0.0) / total / count[a] for a in answers)
+    return Selection(answer, answers.index(answer), weights, {"mass": known, "tied": len(tied)})

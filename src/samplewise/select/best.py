@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats, Ints
+from samplewise.core.types import Pool, Selection
 from samplewise.measure.best import best_at
-from samplewise.numerics import Floats
 from samplewise.select.base import Graded, Selector
-from samplewise.types import Pool, Selection
 
 
 def best(verifier: str) -> Selector:
-    """Best-of-n by `verifier`. Candidates that tie are drawn from by the key; an unscored (nan) candidate never beats a
-    scored one; where nothing is scored, one readable candidate is drawn. An imperfect score is
-    over-optimised as candidates grow."""
+    """Choose the best of n by `verifier`.
+
+    Tied candidates are drawn from by the key. An unscored (nan) candidate never beats a scored one; if nothing is
+    scored, one readable candidate is drawn. An imperfect score is over-optimised as the number of candidates grows.
+    """
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
         readable = [i for i, answer in enumerate(answers) if answer is not None]
@@ -32,7 +33,7 @@ def best(verifier: str) -> Selector:
         weights = tuple(share.get(i, 0.0) for i in range(len(answers)))
         return Selection(answers[position], position, weights, {"score": top, "tied": len(tied)})
 
-    def expected(graded: Graded, ks: NDArray[np.int64], key: Key) -> Floats:
+    def expected(graded: Graded, ks: Ints, key: Key) -> Floats:
         scores = graded.scores[verifier]
         readable = np.where(np.isnan(scores), -np.inf, scores)  # unscored, but before what cannot be read
         return best_at(np.where(graded.answers < 0, np.nan, readable), graded.grades, ks)

@@ -1,5 +1,5 @@
-"""Selectors between best-of-n and plurality: votes by rank, the law of a bootstrapped best-of-m, and the best answer
-among the frequent ones. All of them trust a score less than best-of-n does, and more than plurality does.
+"""Selectors between best-of-n and plurality: votes by rank, the answer distribution of a bootstrapped best-of-m, and
+the best answer among the frequent ones. They trust a score less than best-of-n does, and more than plurality does.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ from itertools import pairwise
 
 import numpy as np
 
-from samplewise.keys import Key
-from samplewise.numerics import Floats
-from samplewise.select.arms import tally
+from samplewise.core.checks import check_number
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.types import Pool, Selection
+from samplewise.select.arms import tally_arms
 from samplewise.select.base import Selector, choose_class
-from samplewise.types import Pool, Selection
 
-DECAY = 0.75  # from one m to the next, where m is found
+DECAY = 0.75  # from one m to the next, with find=True
+MOST_POWER = 64.0  # of a rank: the votes of ten thousand candidates are still finite, and the best has all but all
 
 
 def mob(verifier: str, m: int | None = None, *, find: bool = False) -> Selector:
-    """Majority of the best: plurality among many best-of-m, m drawn from the pool with replacement (arXiv 2511.18630).
+    """Choose the majority of the best: plurality among many best-of-m, m drawn with replacement (arXiv 2511.18630).
 
     Exact, nothing is drawn: of n candidates the one of rank t (0 is the best) wins a best-of-m with probability
-    ((n-t)/n)^m - ((n-t-1)/n)^m. `m` is the square root of n by default; with `find` the one of n, .75 n, .75^2 n ...
-    at which the law of the answer changes least. m = 1 is plurality, a large m best-of-n.
+    ((n-t)/n)^m - ((n-t-1)/n)^m. `m` is the square root of n by default; with `find` the one of n, .75 n, .75^2 n ... at
+    which the answer distribution changes least. m = 1 is plurality, a large m best-of-n.
     """
     if m is not None and (find or m < 1):
-        raise ValueError(f"m must be at least 1, and is not given where it is to be found; got m={m}, find={find}")
+        raise ValueError(f"m must be at least 1, and cannot be given with find; got m={m}, find={find}")
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
         readable, scores = _scored(pool, answers, verifier)
@@ -37,16 +39,17 @@ def mob(verifier: str, m: int | None = None, *, find: bool = False) -> Selector:
         num = len(readable)
         named = [str(answers[i]) for i in readable]
         size = m if m is not None else _stable_size(named, scores) if find else math.isqrt(num)
-        return choose_class(key, pool, answers, _law(named, scores, size), _total(named, scores))
+        return choose_class(key, pool, answers, _answer_distribution(named, scores, size), _total(named, scores))
 
     return Selector("mob", choose, (verifier,))
 
 
 def borda(verifier: str, p: float = 0.5) -> Selector:
-    """Votes by rank: of N candidates the one of rank r (0 is the best) has (N - r)^p votes (arXiv 2502.18581, where the
-    score is self-certainty). p = 0 is plurality, a large p best-of-n."""
-    if not p >= 0:
-        raise ValueError(f"p must be 0 or more, got {p}")
+    """Choose by votes by rank: of N candidates the one of rank r (0 is the best) has (N - r)^p votes.
+
+    From arXiv 2502.18581, where the score is self-certainty. p = 0 is plurality, a large p best-of-n.
+    """
+    check_number("p", p, 0.0, MOST_POWER)
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
         readable, scores = _scored(pool, answers, verifier)
@@ -58,38 +61,47 @@ def borda(verifier: str, p: float = 0.5) -> Selector:
 
 
 def bom(verifier: str, *, alpha: float = 0.05, at_least: int = 2) -> Selector:
-    """Best of the majority: the highest mean score among answers that are frequent enough (arXiv 2510.03199, k = 1).
+    """Choose the best of the majority: the highest mean score among frequent answers (arXiv 2510.03199, k = 1).
 
-    An answer's frequency is the mean over arms of its share of the arm's readable draws; it must reach `alpha`, and be
-    drawn `at_least` times. Where no answer does, all of them stand. Unlike best-of-n it does not decay as draws grow.
+    An answer's frequency is the mean over arms of its share of the arm's readable draws. It must reach `alpha`, and be
+    drawn `at_least` times; if no answer does, all of them qualify. Unlike best-of-n it does not decay as draws grow.
     """
     if not 0 <= alpha <= 1 or at_least < 1:
         raise ValueError(f"alpha must be in [0, 1] and at_least 1 or more, got {alpha} and {at_least}")
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
-        found = tally(pool, answers)
-        often = {a for a, share in found.shares().items() if share >= alpha and found.drawn(a) >= at_least}
-        kept = often or set(found.answers)
+        tally = tally_arms(pool, answers)
+        frequent = {a for a, share in tally.shares().items() if share >= alpha and tally.drawn(a) >= at_least}
+        kept = frequent or set(tally.answers)
         scores: dict[str, list[float]] = defaultdict(list)
         for answer, candidate in zip(answers, pool.candidates, strict=True):
             score = candidate.scores.get(verifier, math.nan)
             if answer in kept and not math.isnan(score):
                 scores[str(answer)].append(score)
-        mean = {answer: math.fsum(each) / len(each) for answer, each in scores.items()}
+        mean = {answer: _mean(values) for answer, values in scores.items()}
         mass = mean or dict.fromkeys(kept, 0.0)  # an unscored answer never wins over a scored one
         count = Counter(a for a in answers if a is not None)
         chosen = choose_class(key, pool, answers, mass, {a: float(n) for a, n in count.items()})
         if chosen.answer is None:
             return chosen
-        held = [float(answer == chosen.answer) for answer in answers]
-        return chosen._replace(weights=tuple(each / sum(held) for each in held), info={"kept": len(kept)})
+        count_chosen = count[chosen.answer]
+        weights = tuple(float(answer == chosen.answer) / count_chosen for answer in answers)
+        return chosen._replace(weights=weights, info={"kept": len(kept)})
 
     return Selector("bom", choose, (verifier,))
 
 
+def _mean(scores: Sequence[float]) -> float:
+    """Return the mean; nan of infinities of both signs, which is no score."""
+    total = math.fsum(scores) if all(map(math.isfinite, scores)) else sum(scores)
+    return total / len(scores)
+
+
 def _scored(pool: Pool, answers: Sequence[str | None], verifier: str) -> tuple[list[int], Floats]:
-    """Positions (N,) of the readable candidates from the best to the worst, and their scores (N,); unscored ones are
-    last, as equals."""
+    """Return positions (N,) of the readable candidates from the best to the worst, and their scores (N,).
+
+    Unscored ones are last, as equals.
+    """
     readable = [i for i, answer in enumerate(answers) if answer is not None]
     score = {i: pool.candidates[i].scores.get(verifier, math.nan) for i in readable}
     ranked = sorted(readable, key=lambda i: (math.isnan(score[i]), 0.0 if math.isnan(score[i]) else -score[i]))
@@ -97,7 +109,7 @@ def _scored(pool: Pool, answers: Sequence[str | None], verifier: str) -> tuple[l
 
 
 def _shared(votes: Floats, scores: Floats) -> Floats:
-    """Votes (N,) by rank, where candidates of equal score, and unscored ones, share theirs evenly."""
+    """Return votes (N,) by rank, where candidates of equal score, and unscored ones, share theirs evenly."""
     if not len(votes):
         return votes
     unscored, value = np.isnan(scores), np.nan_to_num(scores, nan=0.0, posinf=np.inf, neginf=-np.inf)
@@ -107,23 +119,25 @@ def _shared(votes: Floats, scores: Floats) -> Floats:
     return shared
 
 
-def _law(named: Sequence[str], scores: Floats, m: int) -> dict[str, float]:
-    """The probability of each answer to win a best-of-m."""
+def _answer_distribution(named: Sequence[str], scores: Floats, m: int) -> dict[str, float]:
+    """Return the probability of each answer to win a best-of-m."""
     num = len(named)
     left = (num - np.arange(num + 1)) / num
     return _sum(named, _shared(left[:-1] ** m - left[1:] ** m, scores))
 
 
 def _stable_size(named: Sequence[str], scores: Floats) -> int:
+    """Return the m of n, .75 n, .75^2 n ... at which the answer distribution changes least."""
     sizes = [len(named)]
     while sizes[-1] > 1:
         sizes.append(max(1, math.floor(len(named) * DECAY ** len(sizes))))
-    laws = [_law(named, scores, size) for size in sizes]
-    changes = [sum(abs(one[a] - other[a]) for a in one) for one, other in pairwise(laws)]
+    distributions = [_answer_distribution(named, scores, size) for size in sizes]
+    changes = [sum(abs(one[a] - other[a]) for a in one) for one, other in pairwise(distributions)]
     return sizes[int(np.argmin(changes))] if changes else sizes[0]
 
 
 def _sum(named: Sequence[str], votes: Floats) -> dict[str, float]:
+    """Return the sum of votes (N,) of each answer."""
     mass: dict[str, float] = defaultdict(float)
     for answer, vote in zip(named, votes.tolist(), strict=True):
         mass[answer] += vote
@@ -131,4 +145,5 @@ def _sum(named: Sequence[str], votes: Floats) -> dict[str, float]:
 
 
 def _total(named: Sequence[str], scores: Floats) -> dict[str, float]:
+    """Return the sum of finite scores of each answer, which breaks ties."""
     return _sum(named, np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0))

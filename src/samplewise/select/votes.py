@@ -4,39 +4,46 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from samplewise.keys import Key
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats, Ints, log_normalise
+from samplewise.core.types import Pool, Selection
 from samplewise.measure.coverage import pass_at
 from samplewise.measure.majority import majority_at
-from samplewise.numerics import Floats, log_normalise
 from samplewise.select.base import Graded, Selector, choose_class
-from samplewise.types import Pool, Selection
 
 
 def first() -> Selector:
-    """The first readable answer: what a single draw gives. The floor that every selector must beat."""
+    """Choose the first readable answer: what a single draw gives, and the least that every selector must beat.
+
+    The first candidate of a weighted pool is one drawn by weight. Where its answer is unreadable, another is drawn by
+    weight among those that can be read, so that the choice is by weight among them.
+    """
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
-        for position, answer in enumerate(answers):
-            if answer is not None:
-                return Selection(answer, position, tuple(float(i == position) for i in range(len(answers))))
-        return Selection(None, None, (0.0,) * len(answers))
+        readable = [position for position, answer in enumerate(answers) if answer is not None]
+        if not readable:
+            return Selection(None, None, (0.0,) * len(answers))
+        chosen = readable[0]
+        if chosen > 0 and any(candidate.log_weight != 0.0 for candidate in pool.candidates):
+            chosen = draw_by_weight(key, pool, readable)
+        return Selection(answers[chosen], chosen, tuple(float(i == chosen) for i in range(len(answers))))
 
-    def expected(graded: Graded, ks: NDArray[np.int64], key: Key) -> Floats:
+    def expected(graded: Graded, ks: Ints, key: Key) -> Floats:
         drawn = ~np.isnan(graded.grades)
-        read = np.where(drawn, graded.answers >= 0, np.nan)  # (P, N) 1 where there is something to take
+        readable = np.where(drawn, graded.answers >= 0, np.nan)  # (P, N) nan where nothing was drawn
         total = np.where(graded.answers >= 0, np.nan_to_num(graded.grades), 0.0).sum(axis=1)
-        worth: Floats = total / np.maximum(np.nansum(read, axis=1), 1.0)  # (P,) of a readable draw
-        return pass_at(read, ks) * worth
+        mean_grade: Floats = total / np.maximum(np.nansum(readable, axis=1), 1.0)  # (P,) of a readable draw
+        return pass_at(readable, ks) * mean_grade
 
-    return Selector("first", choose, expected=expected)
+    return Selector("first", choose, expected=expected, by_order=True)
 
 
 def vote() -> Selector:
-    """Plurality (self-consistency). A weighted pool votes with its weights."""
+    """Choose the plurality (self-consistency). A weighted pool votes with its weights."""
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
         mass: dict[str, float] = defaultdict(float)
@@ -45,37 +52,51 @@ def vote() -> Selector:
                 mass[answer] += weight
         return choose_class(key, pool, answers, mass)
 
-    def expected(graded: Graded, ks: NDArray[np.int64], key: Key) -> Floats:
+    def expected(graded: Graded, ks: Ints, key: Key) -> Floats:
         return majority_at(graded.answers, graded.grades, ks, key=key)
 
     return Selector("vote", choose, expected=expected)
 
 
 def weighted(verifier: str) -> Selector:
-    """Plurality in which a candidate votes with its score. Scores below 0 and unscored candidates do not vote; with no
-    positive score at all it is plain plurality."""
+    """Choose the plurality of a vote in which a candidate votes with its score.
+
+    Scores below 0 and unscored candidates do not vote; with no positive score at all it is plain plurality. Where a
+    score is infinite, only such candidates vote, each with its weight. Ties go to the answer that is drawn more often.
+    """
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
         mass: dict[str, float] = defaultdict(float)
-        for answer, weight, candidate in zip(answers, pool_weights(pool), pool.candidates, strict=True):
-            score = candidate.scores.get(verifier, math.nan)
-            if answer is not None and score > 0:
-                mass[answer] += weight * score
+        scores = [candidate.scores.get(verifier, math.nan) for candidate in pool.candidates]
+        sure = any(score == math.inf and answer is not None for score, answer in zip(scores, answers, strict=True))
+        for answer, weight, score in zip(answers, pool_weights(pool), scores, strict=True):
+            if answer is not None and score > 0 and (score == math.inf or not sure):
+                mass[answer] += weight if sure else weight * score
         if not mass:
             return vote().choose(key, pool, answers)
         count = Counter(a for a in answers if a is not None)
         return choose_class(key, pool, answers, mass, {a: float(n) for a, n in count.items()})
 
-    def expected(graded: Graded, ks: NDArray[np.int64], key: Key) -> Floats:
-        scores = np.nan_to_num(graded.scores[verifier], nan=0.0)
-        unscored = ~(scores > 0).any(axis=1, keepdims=True)  # then it is plain plurality
-        return majority_at(graded.answers, graded.grades, ks, weights=np.where(unscored, 1.0, scores.clip(0)), key=key)
+    def expected(graded: Graded, ks: Ints, key: Key) -> Floats:
+        scores = np.nan_to_num(graded.scores[verifier], nan=0.0, posinf=np.inf, neginf=0.0).clip(0.0)
+        sure, finite, count = np.isinf(scores), np.where(np.isinf(scores), 0.0, scores), np.ones(scores.shape)
+        levels = (sure, finite, count) if sure.any() else (finite, count)
+        return majority_at(graded.answers, graded.grades, ks, weights=levels[0], ties=levels[1:], key=key)
 
     return Selector("weighted", choose, (verifier,), expected)
 
 
+def draw_by_weight(key: Key, pool: Pool, positions: Sequence[int]) -> int:
+    """Return one of the pool's positions (at least one), drawn by weight; each alike if none of them has any."""
+    logs = np.array([pool.candidates[position].log_weight for position in positions])
+    top = float(logs.max())
+    cumulative = np.cumsum(np.exp(logs - top) if top > -math.inf else np.ones(len(logs)))
+    index = int(np.searchsorted(cumulative, key.generator().random() * cumulative[-1], side="right"))
+    return positions[min(index, int(np.searchsorted(cumulative, cumulative[-1])))]
+
+
 def pool_weights(pool: Pool) -> list[float]:
-    """Weights (N,) that sum to N, so that an exchangeable draw weighs exactly 1."""
+    """Return weights (N,) that sum to N, so that an exchangeable draw weighs exactly 1."""
     logw = [c.log_weight for c in pool.candidates]
     if not logw or all(w == logw[0] for w in logw):
         return [1.0] * len(logw)

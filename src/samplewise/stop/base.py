@@ -1,21 +1,22 @@
-"""The stop rule protocol: a pure fold over the draws, that says stop and why.
+"""The stop rule protocol: a pure fold over the draws that says when to stop and why.
 
-A rule sees one scored candidate after the other, in the order of their asks and never of their arrival (short answers
-come first, and are easier), and is asked for its verdict after each. It never draws, never sees a reference, and does
-not know where a score came from. Being a fold, it costs the same after the thousandth draw as after the first.
+A rule sees one scored candidate after another, in the order of their asks and never of their arrival: short answers
+arrive first and are easier. It gives a verdict after each. It never draws, never sees a reference answer, and does not
+know where a score came from. As a fold it costs the same after the thousandth draw as after the first.
 
-Four reasons to stop, never mixed up:
+There are four reasons to stop:
 
 * `success`: a candidate is good enough,
 * `settled`: more votes would not change the answer,
 * `futile`: more draws are not worth their price,
-* `cap`: so many draws are enough whatever they say.
+* `cap`: the maximum number of draws is reached.
 
-What a rule guarantees, and about what, is part of it and stands in the evidence of every stop. `exact`: the stated
-probability holds for every law of independent draws, at the rule's own stopping time. `anytime-valid`: also at any
-other: look as often as you like, stop for any reason. `model-based`: it holds when the named model or prior is right.
-`heuristic`: no statement, which is what is left where draws depend on one another (`of_dependent`). It is about the
-`mode` of the model's answers, the `verifier`'s score, or the `truth`.
+What a rule guarantees, and about what, is part of the evidence of every stop. `exact`: the stated probability holds for
+every distribution of independent draws, at the rule's own stopping time. `anytime-valid`: it also holds at any other
+time, however often one looks. `model-based`: it holds if the named model or prior is right. `heuristic`: no statement,
+which is also what remains where draws depend on one another (`of_dependent`). The statement is about the `mode` of the
+model's answers, the `verifier`'s score, or the `truth`. The mode is that of one distribution: where several arms are
+drawn from, what is settled is the leader of their mix, without a probability (`as_drawn`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from samplewise.types import Candidate, Json, Pool, Question, Stop, Usage
+from samplewise.core.types import Candidate, Json, Pool, Question, Stop, Usage
 
 S = TypeVar("S")  # a rule's state: immutable, plain data
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -37,15 +38,19 @@ NOBODY = Question("", ())
 
 
 class See(Protocol[S]):
+    """Add a candidate and its answer to a state."""
+
     def __call__(self, state: S, candidate: Candidate, answer: str | None) -> S: ...
 
 
 class Decide(Protocol[S_contra]):
+    """Decide from a state and the cost so far."""
+
     def __call__(self, state: S_contra, spent: Usage) -> Stop | None: ...
 
 
 def one_more(state: Any) -> int:
-    """A rule that may stop at any draw."""
+    """Return 1: the rule may stop at any draw."""
     return 1
 
 
@@ -53,13 +58,14 @@ def one_more(state: Any) -> int:
 class StopRule(Generic[S]):
     """A named fold.
 
-    `start(question)` is the state before the first draw. `see(state, candidate, answer)` adds a draw; `answer` is the
-    candidate as the task's reader reads it, None where it cannot be read: paid for, but not a vote. `decide(state,
-    spent)` is the verdict; `verdict` adds what every evidence says. `verifiers` are those whose scores it looks at.
+    `start(question)` is the state before the first draw. `see(state, candidate, answer)` adds a draw; `answer` is what
+    the task's reader reads in the candidate, None if it is unreadable: that draw is paid for but is not a vote.
+    `decide(state, spent)` is the verdict; `verdict` adds the rule's name and guarantee to it. `verifiers` are those
+    whose scores it looks at.
 
-    `at_least(state)` draws are needed before it can stop in the best case, at least 1: so many may be in flight at once
-    without a token in vain. `worth(state)`, where a rule has one, is what the next draw is expected to be worth, in the
-    same unit for every question: where questions share a budget, it goes where this is largest.
+    `at_least(state)` is how many more draws it needs before it can stop in the best case, at least 1: that many may be
+    in flight at once without wasting a token. `expected_gain(state)`, where a rule has one, is what the next draw is
+    expected to add, in the same unit for every question: a shared budget goes where it is largest.
     """
 
     name: str
@@ -70,29 +76,44 @@ class StopRule(Generic[S]):
     guarantee: Guarantee = "heuristic"
     about: About = "mode"
     at_least: Callable[[S], int] = one_more
-    worth: Callable[[S], float] | None = None
+    expected_gain: Callable[[S], float] | None = None
 
     def verdict(self, state: S, spent: Usage) -> Stop | None:
-        """Whether to stop after what was seen, with the rule's name and guarantee in the evidence."""
+        """Return the stop after what was seen, with the rule's name and guarantee in the evidence, or None to go on."""
         stop = self.decide(state, spent)
         if stop is None:
             return None
-        said: dict[str, Json] = {"rule": self.name, "guarantee": self.guarantee, "about": self.about}
-        return stop._replace(evidence={**said, **stop.evidence})
+        label: dict[str, Json] = {"rule": self.name, "guarantee": self.guarantee, "about": self.about}
+        return stop._replace(evidence={**label, **stop.evidence})
 
     def check(
         self, pool: Pool, answers: tuple[str | None, ...], spent: Usage = Usage(), question: Question = NOBODY
     ) -> Stop | None:
-        """The verdict on a pool (N candidates, N answers), all of it seen one after the other; O(N)."""
+        """Return the verdict on a whole pool (N candidates, N answers), folded one draw at a time. O(N)."""
         state = self.start(question)
         for candidate, answer in zip(pool.candidates, answers, strict=True):
             state = self.see(state, candidate, answer)
         return self.verdict(state, spent)
 
 
+def as_drawn(stop: Stop, *, arms: int, independent: bool) -> Stop:
+    """Return the stop with the guarantee that remains for how its draws were made.
+
+    A statement about the mode is one about independent draws of one distribution. Arms dealt in turn draw from
+    several: the mode is then that of their mix, and the statement heuristic.
+    """
+    stop = stop if independent else of_dependent(stop)
+    if arms < 2 or stop.evidence.get("about") != "mode" or stop.reason in ("success", "cap"):
+        return stop
+    return stop._replace(evidence={**stop.evidence, "guarantee": "heuristic", "about": "mode of the mix"})
+
+
 def of_dependent(stop: Stop) -> Stop:
-    """The stop where draws depend on one another, as those of a chain or a group that explores do: what holds for
-    independent draws is guaranteed no more. A success rests on a candidate, not on a law, and a cap on a count."""
+    """Return the stop with no more guarantee than dependent draws allow, as those of a chain or an exploring
+    group, or the copies of one another that are drawn at temperature 0.
+
+    A statement for independent draws becomes heuristic. A success rests on one candidate, a cap on a count: both stay.
+    """
     if stop.reason in ("success", "cap") or stop.evidence.get("guarantee") == "heuristic":
         return stop
     return stop._replace(evidence={**stop.evidence, "guarantee": "heuristic", "dependent": True})

@@ -1,13 +1,11 @@
-"""Stop rules that look at how the votes agree. None of them guarantees anything, and each says so.
+"""Stop rules on how the votes agree. Neither guarantees anything, and each says so.
 
-    asc      Adaptive-Consistency (arXiv 2305.11860)      leader against runner-up, a uniform prior
-    share    the leader's share of the votes              (the same paper)
-    entropy  the normalised entropy of the votes          (the same paper)
-    esc      early-stopping self-consistency (2401.10480) a window of votes that all agree
+    asc  Adaptive-Consistency (arXiv 2305.11860): leader against runner-up, a uniform prior
+    esc  early-stopping self-consistency (arXiv 2401.10480): a window of votes that all agree
 
-`asc` would be model-based for a pair that was fixed beforehand. It is looked at after every vote, on the pair that the
-votes themselves have picked, and is wrong more often than it says: among close questions 13 % where 5 % is nominal.
-Votes alone count: an unreadable draw is paid for, and moves nothing. O(number of different answers) a draw.
+`asc` would be model-based for a pair fixed beforehand. It is looked at after every vote, on the pair that the votes
+themselves have picked, and is wrong more often than it says: 13 % among close questions where 5 % is nominal. An
+unreadable draw is paid for and changes nothing. O(number of different answers) a draw.
 """
 
 from __future__ import annotations
@@ -15,11 +13,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from samplewise.core.checks import check_fraction
+from samplewise.core.types import Candidate, Question, Stop, Usage
 from samplewise.stop.base import StopRule
 from samplewise.stop.budget import expected_fall
-from samplewise.stop.tables import asc_value, log_asc, needed
-from samplewise.stop.votes import Votes, count_vote, fraction, no_votes, settled
-from samplewise.types import Candidate, Question, Stop, Usage
+from samplewise.stop.tables import asc_value, boundary_at, log_asc
+from samplewise.stop.votes import Votes, count_vote, no_votes, settled
 
 NEVER = 1 << 31  # draws
 
@@ -27,9 +26,9 @@ NEVER = 1 << 31  # draws
 def asc(confidence: float = 0.95) -> StopRule[Votes]:
     """Stop once the leader is more frequent than the runner-up with this confidence (Adaptive-Consistency).
 
-    After 4 votes at the earliest, 6 at .99. Its worth, for a budget that questions share, is that of `blend_asc`.
+    After 4 votes at the earliest, 6 at .99. Its expected gain, for a shared budget, is that of `blend_asc`.
     """
-    boundary = needed(log_asc, math.log(fraction("confidence", confidence)))
+    boundary = boundary_at(log_asc, math.log(check_fraction("confidence", confidence)))
 
     def decide(state: Votes, spent: Usage) -> Stop | None:
         if state.first < boundary(state.second):
@@ -39,56 +38,11 @@ def asc(confidence: float = 0.95) -> StopRule[Votes]:
     def at_least(state: Votes) -> int:
         return max(1, boundary(state.second) - state.first)
 
-    return StopRule("asc", no_votes, count_vote, decide, at_least=at_least, worth=expected_fall)
-
-
-def share(level: float = 0.8) -> StopRule[Votes]:
-    """Stop once the leader has this share of the votes, from two votes on."""
-    if not 0 < level <= 1:
-        raise ValueError(f"level must be more than 0 and at most 1, got {level}")
-
-    def decide(state: Votes, spent: Usage) -> Stop | None:
-        if state.votes < 2 or state.first < level * state.votes:
-            return None
-        return settled(state, state.first / state.votes, level)
-
-    def at_least(state: Votes) -> int:
-        missing = level * state.votes - state.first
-        if missing > 0 and level == 1:
-            return NEVER
-        more = math.ceil(missing / (1 - level) - 1e-9) if missing > 0 else 1
-        return max(1, 2 - state.votes, more)
-
-    return StopRule("share", no_votes, count_vote, decide, at_least=at_least)
-
-
-def entropy(level: float = 0.75) -> StopRule[Votes]:
-    """Stop once the entropy of the votes, divided by the log of the number of answers, is at most this, from two votes
-    on. One answer alone has entropy 0."""
-    if not 0 <= level < 1:
-        raise ValueError(f"level must be at least 0 and less than 1, got {level}")
-
-    def decide(state: Votes, spent: Usage) -> Stop | None:
-        if state.votes < 2:
-            return None
-        spread = normalised_entropy(state)
-        return settled(state, spread, level) if spread <= level else None
-
-    # an answer that comes up for the first time may lower it as much as a vote for the leader: no more can be said
-    return StopRule("entropy", no_votes, count_vote, decide, at_least=lambda state: max(1, 2 - state.votes))
-
-
-def normalised_entropy(state: Votes) -> float:
-    """Entropy of the votes over the log of the number of different answers, 0 to 1; nan without a vote. The sum is
-    exact to the last bit, so that the order of the votes cannot matter."""
-    if len(state.counts) < 2:
-        return 0.0 if state.counts else math.nan
-    own = math.fsum(own * math.log(own) for own in state.counts.values() if own > 1)
-    return (math.log(state.votes) - own / state.votes) / math.log(len(state.counts))
+    return StopRule("asc", no_votes, count_vote, decide, at_least=at_least, expected_gain=expected_fall)
 
 
 class Windows(NamedTuple):
-    """The tally, the votes in the window that is being filled, and the answer they share: None once they differ."""
+    """The tally, the votes in the current window, and the answer they share: None once they differ."""
 
     votes: Votes = Votes()
     filled: int = 0
@@ -96,7 +50,7 @@ class Windows(NamedTuple):
 
 
 def esc(window: int = 5) -> StopRule[Windows]:
-    """Stop once a window of so many votes is unanimous; windows follow one another and do not overlap.
+    """Stop once `window` votes in a row are unanimous; windows follow one another and do not overlap.
 
     The answer is the majority of all votes, not that of the window. 5 or 8 votes are usual.
     """

@@ -1,10 +1,10 @@
-"""Stop rules without a model: after so many draws, or once a vote leads by enough."""
+"""Stop rules without a model: after a number of draws, or once a vote leads by enough."""
 
 from __future__ import annotations
 
+from samplewise.core.types import Candidate, Question, Stop, Usage
 from samplewise.stop.base import StopRule
 from samplewise.stop.votes import Votes, count_vote, no_votes
-from samplewise.types import Candidate, Question, Stop, Usage
 
 
 def lead(margin: int) -> StopRule[Votes]:
@@ -24,7 +24,7 @@ def lead(margin: int) -> StopRule[Votes]:
 
 
 def cap(draws: int) -> StopRule[int]:
-    """Stop after `draws` draws, whatever they say."""
+    """Stop after `draws` draws, whatever they are."""
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
 

@@ -1,4 +1,4 @@
-"""Wald's sequential test of two answers, as published for votes (ConSol, arXiv 2503.17587) and as it can be honest.
+"""Wald's sequential test of two answers, as published for votes (ConSol, arXiv 2503.17587) and in a valid form.
 
 The likelihood ratio of "a gets the share q1 > 1/2 of the votes of the pair" against "1/2" is
 (2 q1)^a * (2 (1 - q1))^b. As published, q1 is .5001 and beta so near to 1 - alpha that both of Wald's bounds are void:
@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from samplewise.core.checks import check_fraction
+from samplewise.core.types import Candidate, Question, Stop, Usage
 from samplewise.stop.base import StopRule
-from samplewise.stop.votes import Votes, count_vote, fraction, no_votes, settled, tally
-from samplewise.types import Candidate, Question, Stop, Usage
+from samplewise.stop.votes import Votes, count_vote, no_votes, settled, vote_evidence
 
 PUBLISHED_Q1 = 0.5001
 PUBLISHED_SLACK = 2.4e-5  # beta = 1 - alpha - slack
@@ -29,7 +30,7 @@ class Duel(NamedTuple):
     other: int = 0
 
 
-class Ratio(NamedTuple):
+class LikelihoodRatio(NamedTuple):
     """The log likelihood ratio (nats) is a * up + b * down; settled from `high` on, undecided up to `low`."""
 
     up: float
@@ -38,11 +39,14 @@ class Ratio(NamedTuple):
     low: float
 
     def of(self, a: int, b: int) -> float:
+        """Return the log likelihood ratio of a votes against b."""
         return a * self.up + b * self.down
 
     def at_least(self, a: int, b: int) -> int:
-        """Votes until it can reach either level: all to the one in front, or all to the one behind until they are
-        level, and then in turn."""
+        """Return the fewest votes until either level can be reached.
+
+        Either all go to the one in front, or all to the one behind until they are level, and then in turn.
+        """
         settle = math.ceil((self.high - self.of(a, b)) / self.up - 1e-9)
         level = math.ceil(2 * self.low / (self.up + self.down) - 1e-9)  # so many votes, of which half to each
         return max(1, min(settle, level - a - b))
@@ -51,35 +55,37 @@ class Ratio(NamedTuple):
 def sprt(
     q1: float | None = None, *, error: float = 0.05, pair: tuple[str, str] | None = None
 ) -> StopRule[Votes] | StopRule[Duel]:
-    """Stop by Wald's sequential test of two answers: as published, or with `q1` on a pair that is fixed.
+    """Stop by Wald's sequential test of two answers: as published, or with `q1` on a fixed pair.
 
     Without `q1`: leader against runner-up at the published setting, which is "lead by 3 votes" and guarantees nothing.
-    With `q1` (.6 to .7): the answers of `pair`, or the first two different ones, whose later votes alone count. It says
-    which of the two is more frequent, wrong with probability at most `error` at any time, and stops if that one leads
-    all votes; or gives up, where both ratios are at most `error`.
+    With `q1` (.6 to .7): the answers of `pair`, or the first two different ones, of which only later votes count. It
+    decides which of the two is more frequent, wrong with probability at most `error` at any time, and stops if that one
+    leads all votes; it gives up where both ratios are at most `error`.
     """
-    fraction("error", error)
+    check_fraction("error", error)
     if q1 is None:
         if pair is not None:
             raise ValueError("pair needs q1, the share that one of the two is tested to have: sprt(0.6, pair=...)")
         return _published(error)
     if not 0.5 < q1 < 1:
         raise ValueError(f"q1 must be more than 1/2 and less than 1, got {q1}")
-    if pair is not None and (len(pair) != 2 or pair[0] == pair[1] or not all(isinstance(each, str) for each in pair)):
+    if pair is not None and (
+        len(pair) != 2 or pair[0] == pair[1] or not all(isinstance(answer, str) for answer in pair)
+    ):
         raise ValueError(f"pair must be two different answers, got {pair!r}")
-    return _honest(Ratio(math.log(2 * q1), math.log(2 - 2 * q1), -math.log(error), math.log(error)), pair)
+    return _honest(LikelihoodRatio(math.log(2 * q1), math.log(2 - 2 * q1), -math.log(error), math.log(error)), pair)
 
 
 def _published(alpha: float) -> StopRule[Votes]:
     beta = 1 - alpha - PUBLISHED_SLACK
     high, low = math.log((1 - beta) / alpha), math.log(beta / (1 - alpha))
-    ratio = Ratio(math.log(2 * PUBLISHED_Q1), math.log(2 - 2 * PUBLISHED_Q1), high, low)
+    ratio = LikelihoodRatio(math.log(2 * PUBLISHED_Q1), math.log(2 - 2 * PUBLISHED_Q1), high, low)
 
     def decide(state: Votes, spent: Usage) -> Stop | None:
         value = ratio.of(state.first, state.second)
         if value >= high:
             return settled(state, value, high)
-        return Stop("futile", {"statistic": value, "threshold": low, **tally(state)}) if value <= low else None
+        return Stop("futile", {"statistic": value, "threshold": low, **vote_evidence(state)}) if value <= low else None
 
     def at_least(state: Votes) -> int:
         return ratio.at_least(state.first, state.second)
@@ -87,7 +93,7 @@ def _published(alpha: float) -> StopRule[Votes]:
     return StopRule("sprt", no_votes, count_vote, decide, at_least=at_least)
 
 
-def _honest(ratio: Ratio, named: tuple[str, str] | None) -> StopRule[Duel]:
+def _honest(ratio: LikelihoodRatio, named: tuple[str, str] | None) -> StopRule[Duel]:
     def start(question: Question) -> Duel:
         return Duel(pair=named)
 
@@ -96,8 +102,8 @@ def _honest(ratio: Ratio, named: tuple[str, str] | None) -> StopRule[Duel]:
         if answer is None:
             return state._replace(votes=votes)
         if state.pair is None:  # the votes that name the pair do not count
-            seen = tuple(votes.counts)
-            return Duel(votes, (seen[0], seen[1]) if len(seen) == 2 else None)
+            named_answers = tuple(votes.counts)
+            return Duel(votes, (named_answers[0], named_answers[1]) if len(named_answers) == 2 else None)
         one, other = state.one + (answer == state.pair[0]), state.other + (answer == state.pair[1])
         return Duel(votes, state.pair, one, other)
 
@@ -110,7 +116,9 @@ def _honest(ratio: Ratio, named: tuple[str, str] | None) -> StopRule[Duel]:
         if value >= ratio.high and state.votes.leader == winner:
             return settled(state.votes, value, ratio.high, pair=[a, b])
         if value <= ratio.low:
-            return Stop("futile", {"statistic": value, "threshold": ratio.low, **tally(state.votes), "pair": [a, b]})
+            return Stop(
+                "futile", {"statistic": value, "threshold": ratio.low, **vote_evidence(state.votes), "pair": [a, b]}
+            )
         return None
 
     def at_least(state: Duel) -> int:

@@ -1,14 +1,14 @@
 """Three statistics of a pair of counts (a, b), in logs (nats), and the smallest a that reaches a level.
 
-    asc(a, b) = 1 - I_half(a + 1, b + 1)                     chance that a's answer is the more frequent one of the two,
-                                                             with a uniform prior (Adaptive-Consistency, 2305.11860)
-    e1(a, b)  = 2 * 2^(a+b) * B(a + 1, b + 1) * asc(a, b)    e-value against "a's answer is not the more frequent one":
+    asc(a, b) = 1 - I_half(a + 1, b + 1)                     probability that a's answer is the more frequent of the
+                                                             two, uniform prior (Adaptive-Consistency, 2305.11860)
+    e1(a, b)  = 2 * 2^(a+b) * B(a + 1, b + 1) * asc(a, b)    e-value against "a's answer is not the more frequent":
                                                              the mean of the likelihood ratio over q in (1/2, 1]
     e2(a, b)  = 2^(a+b) * B(a + 1, b + 1)                    the same over q in [0, 1], against "equally frequent"
 
-I is the regularised incomplete Beta function. At 1/2 it is a tail of the binomial law, summed here from its largest
-term down: all terms are positive, so nothing cancels at either edge. Rules compare counts with `needed`, a list that
-grows on demand, so that looking at a vote costs one comparison and integrates nothing.
+I is the regularised incomplete Beta function. At 1/2 it is a tail of the binomial distribution, summed here from its
+largest term down: all terms are positive, so nothing cancels at either edge. Rules compare counts with `boundary_at`, a
+list that grows on demand, so a vote costs one comparison and no integral.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ class LogTable(Protocol):
 
 @functools.lru_cache(maxsize=1 << 16)
 def log_tail(a: int, b: int) -> float:
-    """log I_half(a + 1, b + 1): the chance of at most b heads in a + b + 1 throws. Costs at most b terms, about the
-    square root of a + b where a > b."""
+    """Return log I_half(a + 1, b + 1): the log probability of at most b heads in a + b + 1 throws.
+
+    Costs at most b terms, about the square root of a + b where a > b.
+    """
     throws = a + b + 1
     log_most = math.lgamma(throws + 1) - math.lgamma(b + 1) - math.lgamma(throws - b + 1) - throws * LOG2
     total, term = 1.0, 1.0
@@ -44,24 +46,27 @@ def log_tail(a: int, b: int) -> float:
 
 @functools.lru_cache(maxsize=1 << 16)
 def log_asc(a: int, b: int) -> float:
-    """log of the chance that the answer with `a` votes is more frequent than that with `b`."""
+    """Return the log probability that the answer with `a` votes is more frequent than the one with `b`."""
     return math.log1p(-math.exp(log_tail(a, b))) if a >= b else log_tail(b, a)
 
 
 def asc_value(a: int, b: int) -> float:
+    """Return `exp(log_asc(a, b))`."""
     return math.exp(log_asc(a, b))
 
 
 def log_e2(a: int, b: int) -> float:
+    """Return log e2(a, b)."""
     return (a + b) * LOG2 + math.lgamma(a + 1) + math.lgamma(b + 1) - math.lgamma(a + b + 2)
 
 
 def log_e1(a: int, b: int) -> float:
+    """Return log e1(a, b)."""
     return LOG2 + log_e2(a, b) + log_asc(a, b)
 
 
-class Needed:
-    """needed(b) is the smallest a >= b at which a table reaches a level. Found once for each b."""
+class Boundary:
+    """The smallest a >= b at which a table reaches a level, computed once for each b."""
 
     def __init__(self, table: LogTable, log_level: float) -> None:
         self._table, self._level = table, log_level - ROUNDING
@@ -71,17 +76,17 @@ class Needed:
         return self._known[b] if b < len(self._known) else self._longer(b)
 
     def _longer(self, b: int) -> int:
-        known = list(self._known)
-        while len(known) <= b:
-            a = max(known[-1] if known else 0, len(known))
-            while self._table(a, len(known)) < self._level:
+        values = list(self._known)
+        while len(values) <= b:
+            a = max(values[-1] if values else 0, len(values))
+            while self._table(a, len(values)) < self._level:
                 a += 1
-            known.append(a)
-        self._known = known  # at once: another thread sees the old list or the new one
-        return known[b]
+            values.append(a)
+        self._known = values  # at once: another thread sees the old list or the new one
+        return values[b]
 
 
 @functools.lru_cache(maxsize=256)
-def needed(table: LogTable, log_level: float) -> Needed:
-    """The boundary of a table at a level (nats). One for all rules that share it."""
-    return Needed(table, log_level)
+def boundary_at(table: LogTable, log_level: float) -> Boundary:
+    """Return the boundary of a table at a level (nats), shared by all rules that use it."""
+    return Boundary(table, log_level)

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from samplewise.types import Candidate, Json, Question, Stop
+from samplewise.core.types import Candidate, Json, Question, Stop
 
 EMPTY: Mapping[str, int] = MappingProxyType({})
 
 
 class Votes(NamedTuple):
-    """Counts by answer, in the order in which the answers first came. The leader is the first to reach its count, and
-    keeps it until another has more; so is the runner-up among all others. Unreadable draws are draws, not votes."""
+    """Counts by answer, in the order in which the answers first came.
+
+    The leader is the first answer to reach its count and stays so until another has more; so is the runner-up among all
+    others. Unreadable draws are draws, not votes.
+    """
 
     draws: int = 0
     votes: int = 0
@@ -25,38 +28,34 @@ class Votes(NamedTuple):
 
 
 def no_votes(question: Question) -> Votes:
+    """Return the empty tally."""
     return Votes()
 
 
 def count_vote(state: Votes, candidate: Candidate, answer: str | None) -> Votes:
-    """The tally with one draw more."""
+    """Return the tally with one more draw."""
     draws, votes, counts, leader, first, second, runner_up = state
     if answer is None:
         return Votes(draws + 1, votes, counts, leader, first, second, runner_up)
-    own = counts.get(answer, 0) + 1
-    counts = {**counts, answer: own}
+    count = counts.get(answer, 0) + 1
+    counts = {**counts, answer: count}
     if answer == leader:
-        first = own
-    elif own > first:  # it had as many as the leader, who now comes second: nobody reached that count earlier
-        leader, runner_up, first, second = answer, leader, own, first
-    elif own > second:
-        runner_up, second = answer, own
+        first = count
+    elif count > first:  # it had as many as the leader, who now comes second: nobody reached that count earlier
+        leader, runner_up, first, second = answer, leader, count, first
+    elif count > second:
+        runner_up, second = answer, count
     return Votes(draws + 1, votes + 1, counts, leader, first, second, runner_up)
 
 
-def tally(state: Votes) -> dict[str, Json]:
-    """What the evidence of every vote rule says: counts from large to small, votes and draws. No answer is named, so
-    that equal votes on other answers are equal evidence."""
+def vote_evidence(state: Votes) -> dict[str, Json]:
+    """Return what the evidence of every vote rule says: counts from large to small, votes and draws.
+
+    No answer is named, so equal votes on other answers give equal evidence.
+    """
     return {"counts": sorted(state.counts.values(), reverse=True), "votes": state.votes, "draws": state.draws}
 
 
 def settled(state: Votes, statistic: float, threshold: float, **more: Json) -> Stop:
-    """More votes would not change the answer: the evidence is the tally, the statistic and what it had to reach."""
-    return Stop("settled", {"statistic": statistic, "threshold": threshold, **tally(state), **more})
-
-
-def fraction(name: str, value: float) -> float:
-    """A setting that must lie between 0 and 1, both excluded, or ValueError."""
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must be between 0 and 1, both excluded, got {value}")
-    return value
+    """Return a "settled" stop whose evidence is the tally, the statistic and the threshold it reached."""
+    return Stop("settled", {"statistic": statistic, "threshold": threshold, **vote_evidence(state), **more})

@@ -1,1 +1,1 @@
-"""What is asked: problems with their readers and graders. One file each."""
+"""Tasks: problems with their readers and graders. One file per benchmark."""

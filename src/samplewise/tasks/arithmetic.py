@@ -1,8 +1,8 @@
-"""Word problems of grade-school arithmetic whose answer is a number: GSM8K, GSM-Hard and SVAMP.
+"""Grade-school word problems whose answer is a number: GSM8K, GSM-Hard and SVAMP.
 
-What is read is the last number in what the response marks as its answer, else in the whole response. GSM8K and SVAMP
-are graded exactly. GSM-Hard's references are results of floating-point programs, so an answer less than 0.001 away is
-right, as its authors grade; that is strict for large fractions: 14053029.67 is not 14053029.666666666.
+The answer read is the number that the response marks as its answer, otherwise the one that it ends on. GSM8K and
+SVAMP are graded exactly. GSM-Hard's references are results of floating-point programs, so an answer less than 0.001
+away is right, as its authors grade. That is strict for large fractions: 14053029.67 is not 14053029.666666666.
 
 GSM8K: Cobbe et al. 2021, arXiv 2110.14168. GSM-Hard: Gao et al. 2022, arXiv 2211.10435. SVAMP: Patel et al. 2021, arXiv
 2103.07191, all 1,000 problems.
@@ -15,17 +15,18 @@ from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
 
+from samplewise.core.types import Json, Problem
 from samplewise.tasks.base import Task
-from samplewise.tasks.files import Source, field, problems
-from samplewise.tasks.wording import STEPS, asked, checked
-from samplewise.types import Json, Problem
+from samplewise.tasks.files import BenchmarkSource, field, problems
+from samplewise.tasks.wording import STEPS, as_question, checked_wording
 from samplewise.verify.exact import grade_number, number_grader
-from samplewise.verify.readers import as_number, auto, number_text
+from samplewise.verify.numbers import as_number, number_text
+from samplewise.verify.readers import read_number
 
-GSM8K = Source(
+GSM8K = BenchmarkSource(
     "gsm8k", "gsm8k_test.jsonl.gz", "openai/gsm8k", "main", "test", "openai/grade-school-math @3101c7d", "MIT"
 )
-GSM_HARD = Source(
+GSM_HARD = BenchmarkSource(
     "gsm_hard",
     "gsmhardv2.jsonl.gz",
     "reasoning-machines/gsm-hard",
@@ -34,24 +35,26 @@ GSM_HARD = Source(
     "reasoning-machines/pal @f81ca2a",
     "MIT",
 )
-SVAMP = Source("svamp", "svamp.json.gz", "ChilleD/SVAMP", None, "train+test", "reasoning-machines/pal @f81ca2a", "MIT")
+SVAMP = BenchmarkSource(
+    "svamp", "svamp.json.gz", "ChilleD/SVAMP", None, "train+test", "reasoning-machines/pal @f81ca2a", "MIT"
+)
 TOLERANCE = 1e-3  # of GSM-Hard
 
 
 def gsm8k(limit: int | None = None, *, prompt: str = "boxed") -> Task:
-    """GSM8K, the 1,319 test problems. The reference is the number after ####."""
-    wording = checked(prompt, STEPS)
+    """Load GSM8K, the 1,319 test problems. The reference is the number after ####."""
+    wording = checked_wording(prompt, STEPS)
 
     def make(number: int, row: Mapping[str, Json]) -> Problem:
         _, mark, reference = field(row, "answer").rpartition("####")
         if not mark:
             raise ValueError("the answer has no ####")
-        return Problem(asked(f"gsm8k/{number}", wording, field(row, "question")), _number(reference.strip()))
+        return Problem(as_question(f"gsm8k/{number}", wording, field(row, "question")), _number(reference.strip()))
 
     return Task(
         name=GSM8K.name,
         problems=problems(GSM8K, make, limit),
-        read=auto(numeric=True),
+        read=read_number,
         grade=grade_number,
         source=GSM8K.origin,
         licence=GSM8K.licence,
@@ -60,16 +63,16 @@ def gsm8k(limit: int | None = None, *, prompt: str = "boxed") -> Task:
 
 
 def gsm_hard(limit: int | None = None, *, prompt: str = "boxed") -> Task:
-    """GSM-Hard, the 1,319 problems of GSM8K with large numbers in them."""
-    wording = checked(prompt, STEPS)
+    """Load GSM-Hard, the 1,319 problems of GSM8K with large numbers."""
+    wording = checked_wording(prompt, STEPS)
 
     def make(number: int, row: Mapping[str, Json]) -> Problem:
-        return Problem(asked(f"gsm_hard/{number}", wording, field(row, "input")), _number(field(row, "target")))
+        return Problem(as_question(f"gsm_hard/{number}", wording, field(row, "input")), _number(field(row, "target")))
 
     return Task(
         name=GSM_HARD.name,
         problems=problems(GSM_HARD, make, limit),
-        read=auto(numeric=True),
+        read=read_number,
         grade=number_grader(TOLERANCE),
         source=GSM_HARD.origin,
         licence=GSM_HARD.licence,
@@ -78,19 +81,19 @@ def gsm_hard(limit: int | None = None, *, prompt: str = "boxed") -> Task:
 
 
 def svamp(limit: int | None = None, *, prompt: str = "boxed") -> Task:
-    """SVAMP, 1,000 short word problems with varied structure."""
-    wording = checked(prompt, STEPS)
+    """Load SVAMP, 1,000 short word problems with varied structure."""
+    wording = checked_wording(prompt, STEPS)
     seen: Counter[str] = Counter()
 
     def make(number: int, row: Mapping[str, Json]) -> Problem:
         text = row["input"] if "input" in row else f"{field(row, 'Body').strip()} {field(row, 'Question').strip()}"
-        question = asked(f"svamp/{name_of(text, seen)}", wording, text)
+        question = as_question(f"svamp/{name_of(text, seen)}", wording, text)
         return Problem(question, _number(field(row, "target", "Answer")))
 
     return Task(
         name=SVAMP.name,
         problems=problems(SVAMP, make, limit),
-        read=auto(numeric=True),
+        read=read_number,
         grade=grade_number,
         source=SVAMP.origin,
         licence=SVAMP.licence,
@@ -99,8 +102,10 @@ def svamp(limit: int | None = None, *, prompt: str = "boxed") -> Task:
 
 
 def name_of(text: str, seen: Counter[str]) -> str:
-    """A name that follows from a question's words alone, for sets whose file and Hub differ in their order. A question
-    that was `seen` before gets a number behind it."""
+    """Return a name that depends on a question's words alone, for sets whose file and Hub differ in their order.
+
+    `seen` counts the names so far: a question that occurs again gets a number after its name.
+    """
     words = "".join(character for character in text.casefold() if character.isalnum())
     name = hashlib.blake2b(words.encode(), digest_size=5).hexdigest()
     seen[name] += 1
@@ -108,7 +113,7 @@ def name_of(text: str, seen: Counter[str]) -> str:
 
 
 def _number(written: str | float) -> str:
-    """A reference in normal form."""
+    """Return a reference in normal form."""
     value = as_number(str(written))
     if value is None:
         value = Fraction(str(written))  # a float in a notation with many digits

@@ -1,14 +1,15 @@
-"""A task: problems, how an answer is read out of a response, and how it is graded."""
+"""A task: problems, how an answer is read from a response, and how it is graded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from samplewise.files import data_folder
-from samplewise.types import Grader, Problem, Question, Reader
+from samplewise.core.errors import UsageError
+from samplewise.core.files import data_folder
+from samplewise.core.types import Grader, Message, Problem, Question, Reader
 
-__all__ = ["Task", "data_folder", "first"]
+__all__ = ["Task", "data_folder", "first_problems", "with_system"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Task:
     source: str = ""  # where the problems come from
     licence: str = ""
     description: str = ""
+    notes: tuple[str, ...] = ()  # what whoever runs it must know of the problems, such as fields that are not asked
 
     def __post_init__(self) -> None:
         if not self.problems:
@@ -32,12 +34,26 @@ class Task:
 
     @property
     def questions(self) -> tuple[Question, ...]:
-        """The questions alone, which is all that a run may see."""
+        """Return the questions alone, which is all that a run may see."""
         return tuple(problem.question for problem in self.problems)
 
 
-def first(problems: Sequence[Problem], limit: int | None) -> tuple[Problem, ...]:
-    """The first `limit` problems, all of them for None."""
+def first_problems(problems: Sequence[Problem], limit: int | None) -> tuple[Problem, ...]:
+    """Return the first `limit` problems, all of them for None. ValueError for a limit below 1."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     return tuple(problems[:limit])
+
+
+def with_system(task: Task, system: str) -> Task:
+    """Return the task with a system prompt before each question. Raises UsageError where one has its own already."""
+    if not system.strip():
+        raise UsageError("the system prompt is empty; leave it out")
+
+    def ask_first(problem: Problem) -> Problem:
+        question = problem.question
+        if question.messages and question.messages[0].role in ("system", "developer"):
+            raise UsageError(f"question {question.id!r} has a system prompt of its own; leave out the other one")
+        return problem._replace(question=question._replace(messages=(Message("system", system), *question.messages)))
+
+    return replace(task, problems=tuple(map(ask_first, task.problems)))

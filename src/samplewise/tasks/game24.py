@@ -1,12 +1,12 @@
 """The Game of 24: make 24 from four numbers from 1 to 13, each used once, with + - * / and brackets.
 
-Of the 1,820 sets of four numbers 1,362 can be solved; the exact solver finds all of them, in under a second, so nothing
-has to be downloaded. The checker is exact as well, so a reference is never needed; a problem carries one solution all
-the same.
+Of the 1,820 sets of four numbers 1,362 can be solved. The exact solver finds all of them in under a second, so nothing
+has to be downloaded. The checker is exact as well, so a reference is never needed; a problem still carries one
+solution.
 
-Splits are fixed for good: a fixed key puts the puzzles in an order, the first 262 are `dev` and the other 1,100 `test`,
-and any `limit` is a fair sample. `published` is the test set of the literature, puzzles 901 to 1000 by the time that
-people needed, read from the file of princeton-nlp/tree-of-thought-llm (MIT).
+Splits are fixed: a fixed key puts the puzzles in an order, the first 262 are `dev` and the other 1,100 `test`, and any
+`limit` is a fair sample. `published` is the test set of the literature, puzzles 901 to 1000 by the time that people
+needed, read from the file of princeton-nlp/tree-of-thought-llm (MIT).
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Literal, get_args
 
-from samplewise.errors import BadInput, SetupError
-from samplewise.keys import Key
-from samplewise.tasks.base import Task, data_folder, first
-from samplewise.tasks.countdown import solve
-from samplewise.types import Message, Problem, Question
+from samplewise.core.checks import check_choice
+from samplewise.core.errors import BadInput, SetupError
+from samplewise.core.keys import Key
+from samplewise.core.types import Message, Problem, Question
+from samplewise.tasks.base import Task, data_folder, first_problems
+from samplewise.tasks.countdown import solve_numbers
 from samplewise.verify.puzzle import grade_puzzle, read_puzzle
 
 Split = Literal["dev", "test", "all", "published"]
@@ -44,20 +45,23 @@ Answer: <expression> = {target}"""
 
 
 def game24(split: Split = "test", *, limit: int | None = None, prompt: Prompt = "plain") -> Task:
-    """The task. `prompt` is "plain" (`make 24 from 4 6 7 8`, the bundled model's words) or "full" (for chat models)."""
-    if split not in get_args(Split):
-        raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
-    if prompt not in get_args(Prompt):
-        raise ValueError(f"prompt must be one of {', '.join(get_args(Prompt))}, got {prompt!r}")
+    """Load the Game of 24.
+
+    `prompt` is "plain" (`make 24 from 4 6 7 8`, as the bundled model was trained) or "full" (for chat models).
+    """
+    check_choice("split", split, get_args(Split))
+    check_choice("prompt", prompt, get_args(Prompt))
     if split == "published":
-        rows = published()
-        solved = tuple((numbers, solve(numbers, TARGET)) for numbers in rows[:limit])
+        rows = published_puzzles()
+        solved = tuple((numbers, solve_numbers(numbers, TARGET)) for numbers in rows[:limit])
     else:
         chosen = {"dev": slice(None, NUM_DEV), "test": slice(NUM_DEV, None), "all": slice(None)}[split]
         solved = solvable()[chosen]
     return Task(
         name="game24" if split == "test" else f"game24-{split}",
-        problems=first([Problem(ask(numbers, prompt=prompt), solution) for numbers, solution in solved], limit),
+        problems=first_problems(
+            [Problem(puzzle_question(numbers, prompt=prompt), solution) for numbers, solution in solved], limit
+        ),
         read=read_puzzle,
         grade=grade_puzzle,
         source=f"ranks 901 to 1000 of {FILE}, princeton-nlp/tree-of-thought-llm"
@@ -68,8 +72,8 @@ def game24(split: Split = "test", *, limit: int | None = None, prompt: Prompt = 
     )
 
 
-def ask(numbers: tuple[int, ...], *, target: int = TARGET, prompt: Prompt = "plain") -> Question:
-    """The question for some numbers, in the order given; its id does not depend on their order."""
+def puzzle_question(numbers: tuple[int, ...], *, target: int = TARGET, prompt: Prompt = "plain") -> Question:
+    """Return the question for some numbers, in the order given; its id does not depend on their order."""
     if prompt == "plain":
         text = f"make {target} from {' '.join(map(str, numbers))}"
     else:
@@ -85,22 +89,22 @@ def ask(numbers: tuple[int, ...], *, target: int = TARGET, prompt: Prompt = "pla
 
 @lru_cache(maxsize=1)
 def solvable() -> tuple[tuple[tuple[int, ...], str], ...]:
-    """The 1,362 solvable puzzles with one solution each, in the fixed order of the splits."""
-    found = [
+    """Return the 1,362 solvable puzzles with one solution each, in the fixed order of the splits."""
+    puzzles = [
         (numbers, solution)
         for numbers in combinations_with_replacement(range(1, 14), 4)
-        if (solution := solve(numbers, TARGET)) is not None
+        if (solution := solve_numbers(numbers, TARGET)) is not None
     ]
-    return tuple(sorted(found, key=lambda puzzle: _ORDER.fold("-".join(map(str, puzzle[0]))).seed()))
+    return tuple(sorted(puzzles, key=lambda puzzle: _ORDER.fold("-".join(map(str, puzzle[0]))).seed()))
 
 
-def published() -> tuple[tuple[int, ...], ...]:
-    """The published test set: ranks 901 to 1000, in the order of the file."""
-    return ranked()[RANKS]
+def published_puzzles() -> tuple[tuple[int, ...], ...]:
+    """Return the published test set: ranks 901 to 1000, in the order of the file."""
+    return ranked_puzzles()[RANKS]
 
 
-def ranked() -> tuple[tuple[int, ...], ...]:
-    """All puzzles of the published file, easiest for people first."""
+def ranked_puzzles() -> tuple[tuple[int, ...], ...]:
+    """Return all puzzles of the published file, easiest for people first."""
     folder = data_folder()
     if folder is None:
         raise SetupError(f"the published Game of 24 puzzles need {FILE}; set SAMPLEWISE_DATA to the folder that has it")
@@ -114,11 +118,11 @@ def _rows(path: Path) -> tuple[tuple[int, ...], ...]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         try:
-            found = tuple(tuple(int(number) for number in row["Puzzles"].split()) for row in rows)
+            puzzles = tuple(tuple(int(number) for number in row["Puzzles"].split()) for row in rows)
         except (KeyError, ValueError, AttributeError):
             raise BadInput(
                 f"{path}:{rows.line_num}: expected a column Puzzles of whole numbers such as 4 6 7 8"
             ) from None
-    if len(found) < RANKS.stop:
-        raise BadInput(f"{path}: has {len(found)} puzzles, expected at least {RANKS.stop}")
-    return found
+    if len(puzzles) < RANKS.stop:
+        raise BadInput(f"{path}: has {len(puzzles)} puzzles, expected at least {RANKS.stop}")
+    return puzzles

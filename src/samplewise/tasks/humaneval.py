@@ -5,8 +5,8 @@ are the examples in the docstring, as far as they can be read: `>>> f(1)` with i
 such as `f(1) == 2`, `f(1) => 2` and `f(1) returns 2`. Six that contradict the published solution are left out; 26
 questions have none.
 
-`prompt` is "complete" for base models: the function's head is what they continue, as published results do, and a
-response is cut where the function has ended. It is "chat" for instruction models, which are asked for a whole function.
+`prompt` is "complete" for base models: they continue the function's head, as in published results, and a response is
+cut at the end of the function. It is "chat" for instruction models, which are asked for a whole function.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
+from samplewise.core.checks import check_choice
+from samplewise.core.types import Json, Message, Problem, Question
 from samplewise.tasks.base import Task
-from samplewise.tasks.files import Source, problems
-from samplewise.types import Json, Message, Problem, Question
-from samplewise.verify.code import grade_code, read_code
+from samplewise.tasks.files import BenchmarkSource, problems
+from samplewise.verify.code import grade_code
+from samplewise.verify.extract import read_code
 
 Prompt = Literal["complete", "chat"]
 
-SOURCE = Source(
+SOURCE = BenchmarkSource(
     name="HumanEval",
     file="HumanEval.jsonl.gz",
     hub="openai/openai_humaneval",
@@ -40,9 +42,11 @@ CHAT = """Complete this Python function. Reply with the whole function and its i
 
 
 def humaneval(*, limit: int | None = None, prompt: Prompt = "complete") -> Task:
-    """164 Python functions with hidden tests. `prompt` is "complete" (base models) or "chat" (instruction models)."""
-    if prompt not in get_args(Prompt):
-        raise ValueError(f"prompt must be one of {', '.join(get_args(Prompt))}, got {prompt!r}")
+    """Load HumanEval, 164 Python functions with hidden tests.
+
+    `prompt` is "complete" (base models) or "chat" (instruction models).
+    """
+    check_choice("prompt", prompt, get_args(Prompt))
     return Task(
         name="humaneval" if prompt == "complete" else "humaneval-chat",
         problems=problems(SOURCE, lambda number, row: _problem(row, prompt), limit),
@@ -59,7 +63,7 @@ def _problem(row: Mapping[str, Json], prompt: Prompt) -> Problem:
     facts: dict[str, Json] = {
         "entry_point": name,
         "preamble": head[: _start(head, name)],
-        "tests": list(examples(head, name)),
+        "tests": list(docstring_examples(head, name)),
     }
     if prompt == "complete":
         facts["prompt"] = head
@@ -70,10 +74,10 @@ def _problem(row: Mapping[str, Json], prompt: Prompt) -> Problem:
 
 
 def _start(head: str, name: str) -> int:
-    found = list(re.finditer(rf"^def {re.escape(name)}\(", head, re.MULTILINE))
-    if not found:
+    matches = list(re.finditer(rf"^def {re.escape(name)}\(", head, re.MULTILINE))
+    if not matches:
         raise ValueError(f"the prompt does not define {name}")
-    return found[-1].start()
+    return matches[-1].start()
 
 
 # --- examples of a docstring ------------------------------------------------------------------------------------------
@@ -89,15 +93,16 @@ _WRONG = {  # examples that the published solution does not pass
 }
 
 
-def examples(head: str, name: str) -> tuple[str, ...]:
-    """The examples in the docstring of a function's head, each as an assert statement, in order and each once."""
+def docstring_examples(head: str, name: str) -> tuple[str, ...]:
+    """Return the examples in the docstring of a function's head, each as an assert statement, in order and each
+    once."""
     try:
         functions = [n for n in ast.parse(head).body if isinstance(n, ast.FunctionDef) and n.name == name]
     except SyntaxError:
         return ()
     text = ast.get_docstring(functions[-1]) if functions else None
-    found = [*_sessions(text or "", name), *_lines(text or "", name)]
-    return tuple(test for test in dict.fromkeys(found) if test not in _WRONG)
+    tests = [*_sessions(text or "", name), *_lines(text or "", name)]
+    return tuple(test for test in dict.fromkeys(tests) if test not in _WRONG)
 
 
 def _sessions(text: str, name: str) -> Iterator[str]:
@@ -107,25 +112,25 @@ def _sessions(text: str, name: str) -> Iterator[str]:
         return
     for example in parsed:
         call, equals, want = example.source.partition(" == ")
-        made = _assert(call.strip(), want.strip() if equals else example.want.strip(), name)
-        if made:
-            yield made
+        test = _assert(call.strip(), want.strip() if equals else example.want.strip(), name)
+        if test:
+            yield test
 
 
 def _lines(text: str, name: str) -> Iterator[str]:
     for line in text.splitlines():
-        place = line.find(f"{name}(")
-        end = _closing(line, place + len(name)) if place >= 0 and ">>>" not in line else None
+        index = line.find(f"{name}(")
+        end = _closing(line, index + len(name)) if index >= 0 and ">>>" not in line else None
         if end is None:
             continue
         arrow = _ARROW.fullmatch(line[end:])
-        made = _assert(line[place:end], arrow[1].strip(), name) if arrow else None
-        if made:
-            yield made
+        test = _assert(line[index:end], arrow[1].strip(), name) if arrow else None
+        if test:
+            yield test
 
 
 def _closing(line: str, start: int) -> int | None:
-    """Behind the bracket that closes the one at `start`."""
+    """Return the position after the bracket that closes the one at `start`, or None."""
     for end in range(start + 1, len(line) + 1):
         if line[end - 1] == ")":
             try:
@@ -137,7 +142,7 @@ def _closing(line: str, start: int) -> int | None:
 
 
 def _assert(call: str, want: str, name: str) -> str | None:
-    """The example as a test; None unless it is one call with literals, whose value is a literal."""
+    """Return the example as a test; None unless it is one call with literals, whose value is a literal."""
     want = re.split(r"\s+(?:#|//)|(?<=[\])}'\"\w])[.;,]?\s+\(", want)[0].rstrip(".;, ")
     want = {"true": "True", "false": "False"}.get(want, want)
     if re.fullmatch(r"[-\d\s]+=\s*-?\d+", want):  # 19 - 5 - 6 = 8

@@ -1,92 +1,143 @@
-"""A user's own questions: a file with one JSON object a line, plain or gzipped.
+"""The user's own questions: a file with one JSON object a line, a JSON list or a CSV table, plain or gzipped.
 
-Each object asks with one of `prompt`, `question`, `problem`, `input` or `messages`, and may give the reference with one
-of `answer`, `target`, `expected_answer`, an `id` (else the line number) and `facts`, which verifiers may see.
-`metadata` and fields of other names are passed over; they may well hold a worked solution.
+Each row asks with one of `prompt`, `question`, `problem`, `input` or `messages`. It may give the reference with one
+of `answer`, `target`, `expected_answer`, an `id` (by default the line number) and `facts`, which verifiers may see.
+`metadata` and fields of other names are not asked, as they may well hold a worked solution; `Task.notes` names them.
 
-An answer is right where its normal form is that of the reference (see `samplewise.verify.readers`); of `maths`, where
-it is the same mathematics (`samplewise.verify.maths`), and of `choice`, where it is the same letter. A question without
-a reference gets the grade nan.
+An answer is right if its normal form is that of the reference (see `samplewise.verify.readers`); for `maths`, if it is
+the same mathematics (`samplewise.verify.maths`); for `choice`, if it is the same letter. Where the reference is a list
+of texts, it is right if it is so for any one of them. A question without a reference gets the grade nan.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, NoReturn, get_args
+from typing import NoReturn
 
-from samplewise.errors import BadInput
+from samplewise.core.checks import check_choice
+from samplewise.core.errors import BadInput, UsageError
+from samplewise.core.files import read_lines, read_table
+from samplewise.core.registry import build, names
+from samplewise.core.spec import parse_spec
+from samplewise.core.text import as_one_line
+from samplewise.core.types import Json, Message, Problem, Question, Reader, Score
 from samplewise.tasks.base import Task
-from samplewise.tasks.files import lines as lines_of
-from samplewise.types import Grader, Json, Message, Problem, Question, Reader, Score
-from samplewise.verify.choice import grade_choice, letter_of, options_of, read_choice
-from samplewise.verify.maths import grade_maths, read_maths, require
-from samplewise.verify.readers import as_number, auto, last_line, last_number, marked_answer, normal, text
+from samplewise.tasks.layouts import as_row
+from samplewise.verify.choice import answer_options, grade_choice, letter_of
+from samplewise.verify.marks import marked_answer
+from samplewise.verify.maths import grade_maths, require_math_verify
+from samplewise.verify.named import NamedGrader, NamedReader, accept_any, accepted_texts
+from samplewise.verify.numbers import as_number, normal_form
+from samplewise.verify.readers import marked_text, read_number
 
-Read = Literal["auto", "choice", "last_line", "maths", "number", "text"]
 
+def jsonl(path: str | Path, *, limit: int | None = None, read: str = "auto", name: str | None = None) -> Task:
+    r"""Read the questions in a file. `read` is how an answer is read from a response.
 
-def jsonl(path: str | Path, *, limit: int | None = None, read: Read = "auto", name: str | None = None) -> Task:
-    """The task in a file. `read` is how an answer is read out of a response.
-
-    "auto": what the response marks as its answer (`\\boxed{}`, "Answer:", `####`); without a mark the last number if
-    every reference of the file is a number, else the whole response. "maths": what it marks, as mathematics. "choice":
-    the letter of an option; `facts` may hold the `options`. "last_line", "number" and "text" are as they say.
+    "auto": a number where the question's reference is one, otherwise what the response marks as its answer (`\boxed{}`,
+    "Answer:", `####`) or all of it; as the question asks, if the file has no reference. "number", "choice" (`facts` may
+    hold the `options`), "maths", "json('field')", "last_line" and "text" are the readers of these names.
     """
-    if read not in get_args(Read):
-        raise ValueError(f"read must be one of {', '.join(get_args(Read))}, got {read!r}")
+    kind = _kind_of_reader(read)
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
-    if read == "maths":
-        require()
+    if kind == "maths":
+        require_math_verify()
     path = Path(path)
+    from samplewise.tasks.rows import unknown_fields
+
     lines: dict[str, int] = {}
+    unknown: dict[str, None] = {}
     problems: list[Problem] = []
-    for line, raw in lines_of(path):
-        problem = _problem(path, line, raw)
-        place = lines.setdefault(problem.question.id, line)
-        if place != line:
-            _fail(path, line, f"id {problem.question.id!r} is already the id of line {place}; make them differ")
+    for line, value in _values(path):
+        row = _row(path, line, value)
+        problem = _problem(path, line, row)
+        unknown |= dict.fromkeys(unknown_fields(row))
+        index = lines.setdefault(problem.question.id, line)
+        if index != line:
+            _fail(path, line, f"id {problem.question.id!r} is already the id of line {index}; make them differ")
         problems.append(problem)
         if len(problems) == limit:
             break
     if not problems:
-        raise BadInput(f"{path}: holds no questions; expected one JSON object a line")
+        raise BadInput(f"{path}: holds no questions; expected one JSON object a line, a JSON list or a CSV table")
     references = [problem.reference for problem in problems if problem.reference is not None]
-    numeric = read == "number" or (read == "auto" and bool(references) and all(map(_is_numeric, references)))
+    accepted = [text for problem in problems for text in accepted_texts(problem)]
+    numeric = kind == "number" or (kind == "auto" and bool(references) and all(map(_is_numeric, accepted)))
     if numeric:
         _check_numbers(path, problems, lines)
-    if read == "choice":
+    if kind == "choice":
         _check_letters(path, problems, lines)
     return Task(
         name=name or path.name.removesuffix(".gz").removesuffix(".jsonl"),
         problems=tuple(problems),
-        read=_reader(read, numeric),
-        grade=_grader(read, numeric),
+        read=_reader(read, numeric, problems),
+        grade=accept_any(_grader(kind)),
         source=str(path),
         description=f"{len(problems)} questions, {len(references)} with a reference.",
+        notes=_note_of_fields(path, list(unknown)),
     )
 
 
-def _problem(path: Path, line: int, raw: str) -> Problem:
-    from pydantic import ValidationError
+def _values(path: Path) -> Iterator[tuple[int, Json]]:
+    """Yield the rows of a file with their numbers: lines of JSON, or the rows of a CSV file or of a JSON list, from 1.
 
-    from samplewise.tasks.rows import Row, explain
+    An empty cell of a CSV file is no value.
+    """
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if suffix == ".csv":
+        for number, row in enumerate(read_table(path), start=1):
+            yield number, {name: cell for name, cell in row.items() if cell}
+    elif suffix == ".json":
+        yield from enumerate(read_table(path), start=1)
+    else:
+        for line, raw in read_lines(path):
+            yield line, _parsed(path, line, raw)
 
+
+def _parsed(path: Path, line: int, raw: str) -> Json:
     try:
-        found = json.loads(raw, parse_constant=_no_constant)
-        json.dumps(found, ensure_ascii=False).encode()  # a store could not write half a surrogate pair
+        value = json.loads(raw, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # a store could not write half a surrogate pair
     except json.JSONDecodeError as error:
         _fail(path, line, f"not JSON: {error.msg} at column {error.colno}; write one object a line")
     except UnicodeEncodeError:
         _fail(path, line, "half of a surrogate pair (\\ud800 to \\udfff) is no text; write the character itself")
     except (ValueError, RecursionError) as error:
         _fail(path, line, f"not JSON: {error}")
-    if not isinstance(found, dict):
-        _fail(path, line, f'expected a JSON object, got {_kind(found)}; write {{"prompt": ...}}')
+    return value
+
+
+def _row(path: Path, line: int, value: Json) -> dict[str, Json]:
+    """Return a row of any layout with our fields."""
+    if not isinstance(value, dict):
+        _fail(path, line, f'expected a JSON object, got {_kind(value)}; write {{"prompt": ...}}')
     try:
-        row = Row.model_validate(found)
+        return as_row(value)
+    except ValueError as error:
+        _fail(path, line, str(error))
+
+
+def _note_of_fields(path: Path, unknown: list[str], most: int = 8) -> tuple[str, ...]:
+    """Say once which fields of a file are not asked, so that nothing of a question is left out unseen."""
+    if not unknown:
+        return ()
+    names = ", ".join(as_one_line(name, 40) for name in unknown[:most])
+    more = f" and {len(unknown) - most} more" if len(unknown) > most else ""
+    word = "field" if len(unknown) == 1 else "fields"
+    return (f"{path}: {word} {names}{more} not asked; what belongs to the question must stand in its text",)
+
+
+def _problem(path: Path, line: int, value: Mapping[str, Json]) -> Problem:
+    from pydantic import ValidationError
+
+    from samplewise.tasks.rows import QuestionRow, explain
+
+    try:
+        row = QuestionRow.model_validate(value)
     except ValidationError as error:
         _fail(path, line, explain(error))
     return Problem(
@@ -115,7 +166,7 @@ def _fail(path: Path, line: int, message: str) -> NoReturn:
 
 
 def _short(reference: str) -> str:
-    """The part of a reference that is the answer: GSM8K's follow a worked solution and `####`."""
+    """Return the part of a reference that is the answer: GSM8K's follow a worked solution and `####`."""
     marked = marked_answer(reference)
     return reference if marked is None else marked
 
@@ -126,53 +177,79 @@ def _is_numeric(reference: str) -> bool:
 
 def _check_numbers(path: Path, problems: list[Problem], lines: dict[str, int]) -> None:
     for problem in problems:
-        if problem.reference is not None and not _is_numeric(problem.reference):
-            reference = problem.reference if len(problem.reference) <= 40 else problem.reference[:37] + "..."
-            _fail(
-                path,
-                lines[problem.question.id],
-                f"reference {reference!r} is not a number; use another read than 'number'",
-            )
+        for text in accepted_texts(problem):
+            if not _is_numeric(text):
+                shown = text if len(text) <= 40 else text[:37] + "..."
+                message = f"reference {shown!r} is not a number; use another read than 'number'"
+                _fail(path, lines[problem.question.id], message)
 
 
 def _check_letters(path: Path, problems: list[Problem], lines: dict[str, int]) -> None:
     for problem in problems:
-        if problem.reference is not None and not letter_of(problem.reference, options_of(problem.question)):
-            _fail(
-                path,
-                lines[problem.question.id],
-                f"reference {problem.reference[:40]!r} is no option; give its letter, or the options in facts",
-            )
+        for text in accepted_texts(problem):
+            if not letter_of(text, answer_options(problem.question)):
+                message = f"reference {text[:40]!r} is no option; give its letter, or the options in facts"
+                _fail(path, lines[problem.question.id], message)
 
 
-def _reader(read: Read, numeric: bool) -> Reader:
-    if read == "auto":
-        return auto(numeric=numeric)
-    readers: dict[str, Reader] = {
-        "choice": read_choice,
-        "last_line": last_line,
-        "maths": read_maths,
-        "number": last_number,
-        "text": text,
-    }
-    return readers[read]
+def _kind_of_reader(read: str) -> str:
+    """Return the name of a reader. ValueError if there is none."""
+    kind = read if read in names("reader") else parse_spec(read).name
+    check_choice("read", kind, names("reader"))
+    return kind
 
 
-def _grader(read: Read, numeric: bool) -> Grader:
-    if read == "choice":
+def reader_of(read: str) -> Reader:
+    """Return the reader of a spec such as "number" or "json('total')". UsageError if there is none."""
+    try:
+        kind = _kind_of_reader(read)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if kind == "maths":
+        require_math_verify()
+    reader: Reader = build("reader", read)
+    return reader
+
+
+def _reader(read: str, numeric: bool, problems: list[Problem]) -> Reader:
+    if read != "auto" or not any(accepted_texts(problem) for problem in problems):
+        return reader_of(read)
+    if numeric:
+        return read_number
+    texts = {problem.question.id: accepted_texts(problem) for problem in problems}
+    numbers = frozenset(
+        question for question, accepted in texts.items() if accepted and all(map(_is_numeric, accepted))
+    )
+    return _by_reference(numbers) if numbers else marked_text
+
+
+def _by_reference(numbers: frozenset[str]) -> NamedReader:
+    """Read a number in responses to the questions of these ids, whose references are numbers, and a text in others."""
+
+    def read(question: Question, text: str) -> str | None:
+        return read_number(question, text) if question.id in numbers else marked_text(question, text)
+
+    return NamedReader("by reference", 1, read)
+
+
+def _grader(kind: str) -> NamedGrader:
+    if kind == "choice":
         return grade_choice
-    if read == "maths":
-        return lambda problem, answer: grade_maths(
-            problem._replace(reference=None if problem.reference is None else _short(problem.reference)), answer
-        )
+    if kind == "maths":
+        return NamedGrader("maths of a file", 1, _grade_short_maths)
 
     def grade(problem: Problem, answer: str | None) -> Score:
         if problem.reference is None:
             return Score(math.nan, "the question has no reference")
         if not answer:
             return Score(0.0, "no answer")
-        reference = " ".join(problem.reference.split()) if read == "text" else normal(_short(problem.reference))
-        right = answer == reference or (read != "text" and normal(answer) == reference)
-        return Score(1.0, "equal to the reference") if right else Score(0.0, f"expected {reference[:80]!r}")
+        reference = " ".join(problem.reference.split()) if kind == "text" else normal_form(_short(problem.reference))
+        is_equal = answer == reference or (kind != "text" and normal_form(answer) == reference)
+        return Score(1.0, "equal to the reference") if is_equal else Score(0.0, f"expected {reference[:80]!r}")
 
-    return grade
+    return NamedGrader("text" if kind == "text" else "short", 1, grade)
+
+
+def _grade_short_maths(problem: Problem, answer: str | None) -> Score:
+    reference = None if problem.reference is None else _short(problem.reference)
+    return grade_maths(problem._replace(reference=reference), answer)

@@ -1,7 +1,7 @@
 r"""MATH-500: 500 competition problems of the MATH test set, in seven subjects and five levels.
 
 The answers are numbers and formulas, read from the last `\boxed{}` and compared as mathematics
-(`samplewise.verify.maths`). A percent sign counts as a unit, since most references leave it out: 50\% is 50.
+(`samplewise.verify.maths`). A percent sign counts as a unit, because most references leave it out: 50\% is 50.
 
 Hendrycks et al. 2021, arXiv 2103.03874; the subset is that of Lightman et al. 2023, arXiv 2305.20050.
 """
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from samplewise.core.types import Json, Problem
 from samplewise.tasks.base import Task
-from samplewise.tasks.files import Source, field, problems
-from samplewise.tasks.wording import STEPS, asked, checked
-from samplewise.types import Json, Problem
-from samplewise.verify.maths import maths, require
+from samplewise.tasks.files import BenchmarkSource, field, problems
+from samplewise.tasks.wording import STEPS, as_question, checked_wording
+from samplewise.verify.maths import maths, require_math_verify
 
-MATH500 = Source(
+MATH500 = BenchmarkSource(
     name="math500",
     file="math500.jsonl.gz",
     hub="HuggingFaceH4/MATH-500",
@@ -26,15 +26,15 @@ MATH500 = Source(
 
 
 def math500(limit: int | None = None, *, prompt: str = "boxed") -> Task:
-    """MATH-500, competition mathematics. Its facts are subject and level. Needs samplewise[eval]."""
-    wording = checked(prompt, STEPS)
-    require()
+    """Load MATH-500, competition mathematics, with subject and level as facts. Needs samplewise[eval]."""
+    wording = checked_wording(prompt, STEPS)
+    require_math_verify()
     read, grade = maths(percent="unit")
 
     def make(number: int, row: Mapping[str, Json]) -> Problem:
         name = str(field(row, "unique_id")).removeprefix("test/").removesuffix(".json")
         facts = {"subject": field(row, "subject"), "level": field(row, "level")}
-        return Problem(asked(f"math500/{name}", wording, field(row, "problem"), facts), field(row, "answer"))
+        return Problem(as_question(f"math500/{name}", wording, field(row, "problem"), facts), field(row, "answer"))
 
     return Task(
         name=MATH500.name,

@@ -3,9 +3,9 @@
 Austin et al. 2021, arXiv 2108.07732; google-research (CC BY 4.0). `sanitized` is the hand-checked part, 427 problems;
 `full` is all 974, of which tasks 11 to 510 are the test part that most results are for (`part="test"`).
 
-The prompt has the authors' wording and shows the first `num_public` asserts; these are public and may be used by a
-verifier. All asserts together are the hidden tests, and only the grader has them. Published results mostly show all
-three; then nothing is hidden, and a verifier that runs them is an oracle.
+The prompt has the authors' wording and shows the first `num_public` asserts. These are public, and a verifier may use
+them. All asserts together are the hidden tests, and only the grader has them. Published results mostly show all three;
+then nothing is hidden, and a verifier that runs them is an oracle.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
-from samplewise.tasks.base import Task, first
-from samplewise.tasks.files import Source, field, problems
-from samplewise.types import Json, Message, Problem, Question
-from samplewise.verify.code import CodeGrader, makes_objects, read_code
+from samplewise.core.checks import check_choice
+from samplewise.core.types import Json, Message, Problem, Question
+from samplewise.tasks.base import Task, first_problems
+from samplewise.tasks.files import BenchmarkSource, field, problems
+from samplewise.verify.code import CodeGrader, makes_objects
+from samplewise.verify.extract import read_code
 from samplewise.verify.sandbox import Limits
 
 Split = Literal["sanitized", "full"]
 Part = Literal["all", "test"]
 
 SOURCES = {
-    "sanitized": Source(
+    "sanitized": BenchmarkSource(
         name="MBPP sanitized",
         file="mbpp_sanitized_for_code_generation.jsonl.gz",
         hub="google-research-datasets/mbpp",
@@ -35,7 +37,7 @@ SOURCES = {
         origin="google-research mbpp, sanitized, as in microsoft/CodeT @35f54d6",
         licence="CC BY 4.0",
     ),
-    "full": Source(
+    "full": BenchmarkSource(
         name="MBPP",
         file="mbpp_974.jsonl.gz",
         hub="google-research-datasets/mbpp",
@@ -54,20 +56,18 @@ Reply with the whole function in one ```python code block."""
 
 
 def mbpp(split: Split = "sanitized", *, limit: int | None = None, num_public: int = 1, part: Part = "all") -> Task:
-    """Short Python functions with hidden tests; the prompt shows the first `num_public` of them."""
-    if split not in get_args(Split):
-        raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
-    if part not in get_args(Part):
-        raise ValueError(f"part must be one of {', '.join(get_args(Part))}, got {part!r}")
+    """Load MBPP, short Python functions with hidden tests; the prompt shows the first `num_public` of them."""
+    check_choice("split", split, get_args(Split))
+    check_choice("part", part, get_args(Part))
     if num_public < 1:
         raise ValueError(f"num_public must be at least 1, got {num_public}: the tests give the function's name")
     source = SOURCES[split]
-    made = problems(source, lambda number, row: _problem(row, num_public), limit if part == "all" else None)
+    chosen = problems(source, lambda number, row: _problem(row, num_public), limit if part == "all" else None)
     if part == "test":
-        made = first([p for p in made if 11 <= int(p.question.id.rpartition("/")[2]) <= 510], limit)
+        chosen = first_problems([p for p in chosen if 11 <= int(p.question.id.rpartition("/")[2]) <= 510], limit)
     return Task(
         name="mbpp" if split == "sanitized" else "mbpp-full",
-        problems=made,
+        problems=chosen,
         read=read_code,
         grade=CodeGrader(LIMITS),
         source=source.origin,
@@ -78,27 +78,27 @@ def mbpp(split: Split = "sanitized", *, limit: int | None = None, num_public: in
 
 def _problem(row: Mapping[str, Json], num_public: int) -> Problem:
     try:
-        return _made(row, num_public)
+        return _read_problem(row, num_public)
     except SyntaxError as error:
         raise ValueError(f"its solution or its tests are not Python ({error.msg})") from None
 
 
-def _made(row: Mapping[str, Json], num_public: int) -> Problem:
+def _read_problem(row: Mapping[str, Json], num_public: int) -> Problem:
     number = str(row["task_id"]).rpartition("/")[2]
     if "test" in row:  # laid out as HumanEval: a function's head, and asserts within check()
         head, text = _head(str(row["prompt"]))
         solution = head + str(row["canonical_solution"])
-        before, asserts = [], _asserts(str(row["test"]))
+        setup_lines, asserts = [], _asserts(str(row["test"]))
     else:
         text, solution = str(field(row, "text", "prompt")), str(row["code"])
         setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or ())
-        before, asserts = [str(setup)] if setup else [], [str(test) for test in row["test_list"]]
+        setup_lines, asserts = [str(setup)] if setup else [], [str(test) for test in row["test_list"]]
     solution = solution.replace("\r\n", "\n")
-    public, tests = asserts[:num_public], "\n".join([*before, *asserts])
+    public, tests = asserts[:num_public], "\n".join([*setup_lines, *asserts])
     level = "together" if makes_objects(tests, solution) else "apart"
     facts: dict[str, Json] = {
         "entry_point": _entry_point(solution, asserts),
-        "tests": ["\n".join([*before, test]) for test in public],
+        "tests": ["\n".join([*setup_lines, test]) for test in public],
     }
     if level == "together":
         facts["level"] = level
@@ -108,20 +108,20 @@ def _made(row: Mapping[str, Json], num_public: int) -> Problem:
 
 
 def _head(prompt: str) -> tuple[str, str]:
-    """A function's head without its docstring, whose indentation need not be the body's, and the docstring."""
+    """Return a function's head without its docstring, whose indentation need not be the body's, and the docstring."""
     function = [node for node in ast.parse(prompt).body if isinstance(node, ast.FunctionDef)][-1]
     lines = prompt.splitlines(keepends=True)
     return "".join(lines[: function.body[0].lineno - 1]), ast.get_docstring(function) or ""
 
 
 def _asserts(check: str) -> list[str]:
-    """The statements of check(), one text each."""
+    """Return the statements of check(), one text each."""
     (function,) = [node for node in ast.parse(check).body if isinstance(node, ast.FunctionDef)]
     return [textwrap.dedent(ast.get_source_segment(check, node) or "") for node in function.body]
 
 
 def _entry_point(solution: str, asserts: Sequence[str]) -> str:
-    """The function of the solution that the asserts call; the last one defined, where they call several."""
+    """Return the function of the solution that the asserts call; of several the last one defined."""
     names = re.findall(r"^(?:def|class)\s+(\w+)", solution, re.MULTILINE)
     called = {
         node.func.id
@@ -129,7 +129,7 @@ def _entry_point(solution: str, asserts: Sequence[str]) -> str:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
-    found = [name for name in names if name in called]
-    if not found:
+    names_called = [name for name in names if name in called]
+    if not names_called:
         raise ValueError("its tests call no function of its solution")
-    return str(found[-1])
+    return str(names_called[-1])

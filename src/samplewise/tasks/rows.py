@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError, model_validator
@@ -12,43 +13,44 @@ ANSWERED = ("answer", "target", "expected_answer")
 
 Text = Annotated[StrictStr, Field(pattern=r"\S")]
 Number = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
+Accepted = Text | Number | Annotated[tuple[Text | Number, ...], Field(min_length=1)]  # of several any one is right
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Part(_Strict):
+class TextPart(_Strict):
     type: Literal["text", "input_text"]
     text: StrictStr
 
 
 class RowMessage(_Strict):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[tuple[Part, ...], Field(min_length=1)]
+    content: Text | Annotated[tuple[TextPart, ...], Field(min_length=1)]
 
     @property
     def text(self) -> str:
         return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
 
 
-class Row(_Strict):
-    """Fields that are not named here are passed over."""
+class QuestionRow(_Strict):
+    """One row. Fields that are not named here are not asked; the file's reader says which there are."""
 
     prompt: Text | None = None
     question: Text | None = None
     problem: Text | None = None
     input: Text | None = None
     messages: Annotated[tuple[RowMessage, ...], Field(min_length=1)] | None = None
-    answer: Text | Number | None = None
-    target: Text | Number | None = None
-    expected_answer: Text | Number | None = None
+    answer: Accepted | None = None
+    target: Accepted | None = None
+    expected_answer: Accepted | None = None
     id: Text | StrictInt | None = None
     facts: dict[str, Any] = {}
     metadata: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def _one_of_each(self) -> Row:
+    def _one_of_each(self) -> QuestionRow:
         asked = self._present(ASKED)
         if not asked:
             raise ValueError(f"no question; give one of {', '.join(ASKED)}")
@@ -64,21 +66,25 @@ class Row(_Strict):
 
     @property
     def asked(self) -> tuple[tuple[str, str], ...]:
-        """Role and text of each message."""
+        """Return role and text of each message."""
         if self.messages is not None:
             return tuple((message.role, message.text) for message in self.messages)
         (name,) = self._present(ASKED)
         return (("user", getattr(self, name)),)
 
     @property
-    def reference(self) -> str | None:
+    def reference(self) -> str | list[str] | None:
+        """Return the answer as a text, or the texts that are accepted."""
         names = self._present(ANSWERED)
-        return str(getattr(self, names[0])) if names else None
+        if not names:
+            return None
+        value = getattr(self, names[0])
+        return [str(text) for text in value] if isinstance(value, tuple) else str(value)
 
 
 _EXPECTED = {
     **dict.fromkeys(ASKED, "a text"),
-    **dict.fromkeys(ANSWERED, "a text or a number; leave the field out where the answer is not known"),
+    **dict.fromkeys(ANSWERED, "a text, a number or a list of them; leave the field out where the answer is not known"),
     **{"id": "a text or a whole number", "facts": "an object", "metadata": "an object"},
     **{"messages": 'a list of objects such as {"role": "user", "content": "..."}'},
     **{
@@ -88,14 +94,19 @@ _EXPECTED = {
 }
 
 
+def unknown_fields(row: Mapping[str, Any]) -> list[str]:
+    """Return the names of a row's fields that nothing is made of."""
+    return [name for name in row if name not in QuestionRow.model_fields]
+
+
 def explain(error: ValidationError) -> str:
-    """What is wrong with a row, in one line: the first complaint, with what the field is expected to hold."""
+    """Return what is wrong with a row, in one line: the first error, with what the field is expected to hold."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(step) for step in first["loc"] if isinstance(step, int) or step in _EXPECTED)
-    if not place:
+    path = ".".join(str(step) for step in first["loc"] if isinstance(step, int) or step in _EXPECTED)
+    if not path:
         return first["msg"].removeprefix("Value error, ")
     field = next(step for step in reversed(first["loc"]) if step in _EXPECTED)
-    got = {"missing": "nothing", "string_pattern_mismatch": "an empty one", "too_short": "an empty one"}
+    shown = {"missing": "nothing", "string_pattern_mismatch": "an empty one", "too_short": "an empty one"}
     value = first["input"]
     plain = json.dumps(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
-    return f"{place}: expected {_EXPECTED[str(field)]}; got {got.get(first['type'], plain[:60])}"
+    return f"{path}: expected {_EXPECTED[str(field)]}; got {shown.get(first['type'], plain[:60])}"

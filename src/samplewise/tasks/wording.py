@@ -1,14 +1,14 @@
 """How a benchmark's question is put to a model.
 
-A prompt is the name of a wording, or a text of the user's own with `{question}` in it. All wordings are zero-shot and
-one user message: a chat model's template does the rest.
+A prompt is the name of a wording, or the user's own text with `{question}` in it. All wordings are zero-shot and one
+user message; a chat model's template does the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from samplewise.types import Json, Message, Question
+from samplewise.core.types import Json, Message, Question
 
 QUESTION = "{question}"
 
@@ -24,8 +24,9 @@ CHOICE: Mapping[str, str] = {  # answers that are letters
 }
 
 
-def checked(prompt: str, wordings: Mapping[str, str]) -> str:
-    """The wording that `prompt` names, or `prompt` itself if it has a place for the question."""
+def checked_wording(prompt: str, wordings: Mapping[str, str]) -> str:
+    """Return the wording that `prompt` names, or `prompt` itself if it has a place for the question. ValueError
+    otherwise."""
     if prompt in wordings:
         return wordings[prompt]
     if QUESTION not in prompt:
@@ -33,6 +34,6 @@ def checked(prompt: str, wordings: Mapping[str, str]) -> str:
     return prompt
 
 
-def asked(id: str, wording: str, question: str, facts: Mapping[str, Json] | None = None) -> Question:
-    """The question as one user message."""
+def as_question(id: str, wording: str, question: str, facts: Mapping[str, Json] | None = None) -> Question:
+    """Return the question as one user message."""
     return Question(id, (Message("user", wording.replace(QUESTION, question)),), facts or {})

@@ -1,4 +1,4 @@
-"""How a question's prompt is varied, and how the variants are shared among draws."""
+"""How a question's prompt is varied, and how draws are allocated to the variants."""
 
 from samplewise.vary.base import Arm, Vary, vary
 from samplewise.vary.temperature import ladder

@@ -1,7 +1,7 @@
-"""The vary protocol: a machine of the same kind as a sampler, which ends in variants of the question.
+"""The vary protocol: a state machine like a sampler that ends in variants of the question.
 
-An arm that only rewrites text or sampling yields no asks. One that needs a thinker yields asks, round after round,
-through the same loop, budget and store as every draw. An arm holds no state: it is handed all that was heard so far.
+An arm that only rewrites text or sampling yields no asks. An arm with a helper model yields asks, round after round,
+through the same loop, budget and store as every draw. Arms hold no state: each call gets all replies so far.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from samplewise.errors import UsageError
-from samplewise.keys import Key
+from samplewise.core.errors import UsageError
+from samplewise.core.keys import Key
+from samplewise.core.types import Capability, Completion, Generate, Question
 from samplewise.samplers.base import Advance, Step, Variant, direct
-from samplewise.types import Capability, Completion, Generate, Question
 
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
 S_contra = TypeVar("S_contra", contravariant=True)
 
-Heard = tuple[tuple[str | None, ...], ...]  # of each round the thinkers' texts; None where a request failed
+HelperTexts = tuple[tuple[str | None, ...], ...]  # the helpers' texts, round by round; None where a request failed
 
 
 class Begin(Protocol[S_co]):
@@ -32,7 +32,10 @@ class Deal(Protocol[S_contra]):
 
 @dataclass(frozen=True, slots=True)
 class Vary(Generic[S]):
-    """`variants(state)` is valid after every step and never empty: draw i takes variant i modulo their number."""
+    """How a recipe varies a question.
+
+    `variants(state)` is valid after every step and never empty. Draw i takes variant i modulo their number.
+    """
 
     name: str
     needs: frozenset[Capability]
@@ -42,105 +45,110 @@ class Vary(Generic[S]):
     engines: frozenset[str] = frozenset()
 
 
-class Made(NamedTuple):
-    """What an arm made of a question. Where a thinker's text was refused, or never came, the variant is the question
-    itself under the arm's own id: a `fallback`. What happened is counted for the trace."""
+class ArmResult(NamedTuple):
+    """The variants that an arm made, and what it refused on the way.
+
+    A variant is a fallback, the question itself under the arm's id, where a helper's text was refused or never came.
+    """
 
     variants: tuple[Variant, ...]
     fallbacks: int = 0
     leaks: int = 0  # ideas that gave the answer away
     losses: int = 0  # rephrasings that lost a number or a name
-    repeats: int = 0  # texts that were there already
+    repeats: int = 0  # texts like an earlier one
 
 
-class Inquire(Protocol):
-    def __call__(self, key: Key, question: Question, heard: Heard) -> tuple[Generate, ...]: ...
+class AskHelpers(Protocol):
+    def __call__(self, key: Key, question: Question, replies: HelperTexts) -> tuple[Generate, ...]: ...
 
 
-class Make(Protocol):
-    def __call__(self, key: Key, question: Question, heard: Heard) -> Made: ...
+class MakeVariants(Protocol):
+    def __call__(self, key: Key, question: Question, replies: HelperTexts) -> ArmResult: ...
 
 
-def _nothing(key: Key, question: Question, heard: Heard) -> tuple[Generate, ...]:
+def _no_asks(key: Key, question: Question, replies: HelperTexts) -> tuple[Generate, ...]:
     return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to vary a question; it may give several variants, each with its own arm id.
+    """One way to vary a question. It may give several variants, each with its own arm id.
 
-    `inquire` gives the next round's requests to the thinker, none when it has heard enough; `make` the variants. Both
-    are pure functions of the same key, the question, and what was heard in the rounds so far.
+    `next_asks` returns the next round of requests to helpers, or none when the arm has all that it needs. `make`
+    returns the variants. Both are pure functions of the same key, the question, and the replies so far.
     """
 
     name: str
-    make: Make
-    inquire: Inquire = _nothing
+    make: MakeVariants
+    next_asks: AskHelpers = _no_asks
     needs: frozenset[Capability] = frozenset()
-    engines: frozenset[str] = frozenset()  # names of the thinkers that it asks, beside the solver
+    engines: frozenset[str] = frozenset()  # names of the helpers that it asks, besides the solver
 
 
-PlainArm = Callable[[Question], tuple[Variant, ...]]  # an arm that neither asks nor draws: a function will do
-Share = Callable[[Key, tuple[Variant, ...]], tuple[Variant, ...]]  # how draws are shared: who takes draw 0, 1, 2 ...
+PlainArm = Callable[[Question], tuple[Variant, ...]]  # an arm without helpers or randomness: a function will do
+AllocateDraws = Callable[[Key, tuple[Variant, ...]], tuple[Variant, ...]]  # variants to the variants of draws 0, 1, ...
 
 
 def as_arm(arm: Arm | PlainArm) -> Arm:
+    """Return the arm itself, or wrap a function of the question as an arm."""
     if isinstance(arm, Arm):
         return arm
-    return Arm(getattr(arm, "__name__", "arm"), lambda key, question, heard: Made(arm(question)))
+    return Arm(getattr(arm, "__name__", "arm"), lambda key, question, replies: ArmResult(arm(question)))
 
 
-def replayed(
-    inquiries: Sequence[Callable[[Heard], tuple[Generate, ...]]], heard: Heard
-) -> tuple[tuple[Generate, ...], list[Heard]]:
-    """Several thinkers' talks side by side, each handed its own part of every round: what they ask next, and what each
-    has heard."""
-    own: list[Heard] = [()] * len(inquiries)
-    for texts in (*heard, None):
-        asks = [inquire(part) for inquire, part in zip(inquiries, own, strict=True)]
+def split_rounds(
+    askers: Sequence[Callable[[HelperTexts], tuple[Generate, ...]]], replies: HelperTexts
+) -> tuple[tuple[Generate, ...], list[HelperTexts]]:
+    """Run several dialogues with helpers side by side, each with its own part of every round of `replies`.
+
+    Returns the next round of asks of all dialogues, and the replies that belong to each.
+    """
+    part_replies: list[HelperTexts] = [()] * len(askers)
+    for texts in (*replies, None):
+        asks = [next_asks(part) for next_asks, part in zip(askers, part_replies, strict=True)]
         if texts is None or not any(asks):
-            return tuple(ask for part in asks for ask in part), own
+            return tuple(ask for part in asks for ask in part), part_replies
         start = 0
-        for place, part in enumerate(asks):
+        for index, part in enumerate(asks):
             if part:
-                own[place] = (*own[place], texts[start : start + len(part)])
+                part_replies[index] = (*part_replies[index], texts[start : start + len(part)])
                 start += len(part)
     raise AssertionError("the last round has no end")
 
 
 class MixState(NamedTuple):
-    """`key` is None until the first step."""
+    """The state of a mix of arms. `key` is None before the first step."""
 
     question: Question
     key: Key | None = None
-    heard: Heard = ()
+    replies: HelperTexts = ()
     asking: bool = False
 
 
-def vary(*arms: Arm | PlainArm, share: Share | None = None) -> Vary[MixState]:
-    """The identity arm first, then the variants of each arm in turn. Costs what the arms' thinkers cost.
+def vary(*arms: Arm | PlainArm, share: AllocateDraws | None = None) -> Vary[MixState]:
+    """Mix arms: the identity arm first, then the variants of each arm. Costs what the arms' helpers cost.
 
-    `share` says which variant each draw takes; without it they take turns.
+    `share` allocates draws to variants. Without it draws take the variants in turn.
     """
     mixed = [as_arm(arm) for arm in arms]
 
-    def talk(state: MixState) -> tuple[tuple[Generate, ...], list[Heard]]:
+    def rounds(state: MixState) -> tuple[tuple[Generate, ...], list[HelperTexts]]:
         key = state.key or Key(0)
-        inquiries = [
-            lambda part, place=place, arm=arm: arm.inquire(key.fold(place, arm.name), state.question, part)
-            for place, arm in enumerate(mixed)
+        askers = [
+            lambda part, index=index, arm=arm: arm.next_asks(key.fold(index, arm.name), state.question, part)
+            for index, arm in enumerate(mixed)
         ]
-        return replayed(inquiries, state.heard)
+        return split_rounds(askers, state.replies)
 
-    def made(state: MixState) -> list[Made]:
-        key, (_, own) = state.key or Key(0), talk(state)
+    def results(state: MixState) -> list[ArmResult]:
+        key, (_, arm_replies) = state.key or Key(0), rounds(state)
         return [
-            arm.make(key.fold(place, arm.name), state.question, part)
-            for place, (arm, part) in enumerate(zip(mixed, own, strict=True))
+            arm.make(key.fold(index, arm.name), state.question, part)
+            for index, (arm, part) in enumerate(zip(mixed, arm_replies, strict=True))
         ]
 
     def variants(state: MixState) -> tuple[Variant, ...]:
-        mix = (direct(state.question), *(variant for each in made(state) for variant in each.variants))
+        mix = (direct(state.question), *(variant for result in results(state) for variant in result.variants))
         ids = [variant.arm for variant in mix]
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise UsageError(f"arm {twice[0]!r} is in the mix twice; its draws would be the same draws")
@@ -148,16 +156,16 @@ def vary(*arms: Arm | PlainArm, share: Share | None = None) -> Vary[MixState]:
 
     def step(key: Key, state: MixState, completions: Sequence[Completion]) -> tuple[MixState, Step]:
         texts = tuple(None if c.finish == "error" else c.text for c in completions)
-        state = MixState(state.question, key, (*state.heard, texts) if state.asking else state.heard)
-        asks, _ = talk(state)
+        state = MixState(state.question, key, (*state.replies, texts) if state.asking else state.replies)
+        asks, _ = rounds(state)
         if asks:
             return state._replace(asking=True), Step(asks)
-        told = [
-            {"arm": arm.name, **{name: value for name, value in each._asdict().items() if name != "variants"}}
-            for arm, each in zip(mixed, made(state), strict=True)
+        counts = [
+            {"arm": arm.name, **{name: value for name, value in result._asdict().items() if name != "variants"}}
+            for arm, result in zip(mixed, results(state), strict=True)
         ]
-        noted = [each for each in told if any(value for name, value in each.items() if name != "arm")]
-        return state, Step((), {"vary": noted} if noted else None)
+        nonzero = [entry for entry in counts if any(value for name, value in entry.items() if name != "arm")]
+        return state, Step((), {"vary": nonzero} if nonzero else None)
 
     needs = frozenset({capability for arm in mixed for capability in arm.needs})
     engines = frozenset({name for arm in mixed for name in arm.engines})

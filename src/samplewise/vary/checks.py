@@ -1,7 +1,7 @@
-"""Refusals of what a thinker wrote: it gives the result away, it lost a part of the question, it says nothing new.
+"""Refuse what a helper wrote: it gives the result away, it lost a part of the question, or it says nothing new.
 
-All of them are rules about the surface of a text. They refuse some good texts and let some bad ones pass; what was
-refused is counted, never hidden.
+All checks are rules about the surface of a text. They refuse some good texts and let some bad ones pass. Refusals are
+counted, never hidden.
 """
 
 from __future__ import annotations
@@ -35,22 +35,28 @@ _LETTER = re.compile(
 
 
 def leaks(text: str) -> bool:
-    """Whether an idea gives the result away: a boxed value, a stated result, an option, code, or a worked step."""
+    """Return whether an idea gives the result away: a boxed value, a stated result, an option, code, or a worked
+    step."""
     return bool(_LEAKS.search(text) or _LETTER.search(text))
 
 
 def gives_away(text: str, answer: str, body: str) -> bool:
-    """Whether an idea's text holds an answer that the question `body` does not hold itself. To be asked afterwards, of
-    the answer that the idea's own draws gave."""
+    """Return whether an idea holds an answer that the question `body` does not hold itself.
+
+    To be used afterwards, with the answer that the idea's own draws gave.
+    """
     return _holds(text, answer) and not _holds(body, answer)
 
 
 def _holds(text: str, answer: str) -> bool:
-    """A number in digits or words, an option as such ("(B)", "option B"), else the answer as it is but for blanks and
-    case. One sign alone is too little to go by, and a whole program too much."""
+    """Return whether a text holds an answer.
+
+    That is a number in digits or words, an option as such ("(B)", "option B"), otherwise the answer itself but for
+    blanks and case. A single character is too short to match, and a whole program too long.
+    """
     bare = answer.strip()
     if _DIGITS.fullmatch(bare):
-        return _plain(bare) in numbers(text) or _plain(bare) in spelt(text)
+        return _plain(bare) in numbers(text) or _plain(bare) in spelled_numbers(text)
     if re.fullmatch(r"[A-J]", bare):
         return bool(
             re.search(rf"\({bare}\)|(?i:\b(?:option|choice|answer|choose|pick|select)(?: is)?:?) \(?{bare}\b", text)
@@ -63,7 +69,7 @@ def _holds(text: str, answer: str) -> bool:
 
 
 def solves(body: str, text: str) -> bool:
-    """Whether a rewording does: the same signs, as far as the question itself has none of them."""
+    """Return whether a rewording gives the result away by signs that the question itself does not have."""
     return (bool(_LEAKS.search(text)) and not _LEAKS.search(body)) or ("\\boxed" in text and "\\boxed" not in body)
 
 
@@ -82,58 +88,65 @@ _OPTION = re.compile(r"(?:\A|(?<=\s))\(?([A-J])[.):]\s+(.+?)(?=\n|\Z|\s\(?[A-J][
 
 
 def numbers(text: str) -> Counter[str]:
-    """How often each number stands there in digits: 1,200 is 1200, and 2.50 is 2.5."""
+    """Count each number in digits: 1,200 is 1200, and 2.50 is 2.5."""
     return Counter(_plain(match) for match in _DIGITS.findall(text))
 
 
-def spelt(text: str) -> Counter[str]:
-    """The numbers from two to twenty that stand there in words."""
+def spelled_numbers(text: str) -> Counter[str]:
+    """Count the numbers from two to twenty in words."""
     return Counter(_SPELT[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _SPELT)
 
 
-def names(text: str) -> Counter[str]:
-    """How often each identifier stands there: snake_case, camelCase, dotted, called, or between backticks."""
+def identifiers(text: str) -> Counter[str]:
+    """Count each identifier: snake_case, camelCase, dotted, called, or between backticks."""
     return Counter(match.strip("`") for match in _NAMES.findall(text))
 
 
 def options(text: str) -> Counter[tuple[str, str]]:
-    """The options of a multiple choice, letter and text; none where there is no A or no B."""
-    found = [(letter, " ".join(each.split()).lower().rstrip(".;,")) for letter, each in _OPTION.findall(text)]
-    return Counter(found) if {"A", "B"} <= {letter for letter, _ in found} else Counter()
+    """Count the options of a multiple choice, letter and text; none unless there are an A and a B."""
+    pairs = [(letter, " ".join(option.split()).lower().rstrip(".;,")) for letter, option in _OPTION.findall(text)]
+    return Counter(pairs) if {"A", "B"} <= {letter for letter, _ in pairs} else Counter()
 
 
 def loses(body: str, text: str) -> bool:
-    """Whether a rewording of `body` lost or added a number, an identifier or an option. A number in words counts as
-    one in digits where that makes the two agree."""
-    same = numbers(body) == numbers(text) or numbers(body) + spelt(body) == numbers(text) + spelt(text)
-    return not (same and names(body) == names(text) and options(body) == options(text))
+    """Return whether a rewording of `body` lost or added a number, an identifier or an option.
+
+    A number in words counts as one in digits if that makes the two agree.
+    """
+    same = numbers(body) == numbers(text) or numbers(body) + spelled_numbers(body) == numbers(text) + spelled_numbers(
+        text
+    )
+    return not (same and identifiers(body) == identifiers(text) and options(body) == options(text))
 
 
 def _plain(digits: str) -> str:
+    """Return digits without separators and trailing zeros."""
     bare = digits.replace(",", "")
-    whole, dot, rest = bare.partition(".")
-    rest = rest.rstrip("0")
-    return f"{whole.lstrip('0') or '0'}{dot if rest else ''}{rest}"
+    integer, dot, fraction = bare.partition(".")
+    fraction = fraction.rstrip("0")
+    return f"{integer.lstrip('0') or '0'}{dot if fraction else ''}{fraction}"
 
 
-# --- what was there already -------------------------------------------------------------------------------------------
+# --- what repeats an earlier text -------------------------------------------------------------------------------------
 
 
 def repeats(texts: Sequence[str], earlier: Sequence[str] = ()) -> tuple[bool, ...]:
-    """Of each text, whether it is like an earlier one that is no repeat itself, by a cosine above SAME of character
-    n-grams; or like one of `earlier`."""
+    """Return for each text whether it is similar to one of `earlier`, or to an earlier text that is no repeat itself.
+
+    Similar is a cosine of character n-grams above SAME.
+    """
     return _repeats(tuple(texts), tuple(earlier)) if texts else ()
 
 
-@lru_cache(maxsize=512)  # an arm is asked again and again what it made of the same texts
+@lru_cache(maxsize=512)  # an arm is recomputed after every round from the same texts
 def _repeats(texts: tuple[str, ...], earlier: tuple[str, ...]) -> tuple[bool, ...]:
-    every = [text.strip(" \t\n.!?*\"'") for text in (*earlier, *texts)]
-    likeness = np.nan_to_num(cosines(every))  # (T, T)
-    kept = list(range(len(earlier)))
-    found = []
-    for place in range(len(earlier), len(every)):
-        again = any(likeness[place, other] > SAME for other in kept)
-        found.append(again)
-        if not again:
-            kept.append(place)
-    return tuple(found)
+    stripped = [text.strip(" \t\n.!?*\"'") for text in (*earlier, *texts)]
+    likeness = np.nan_to_num(cosines(stripped))  # (T, T)
+    distinct = list(range(len(earlier)))
+    flags = []
+    for index in range(len(earlier), len(stripped)):
+        is_repeat = any(likeness[index, earlier_index] > SAME for earlier_index in distinct)
+        flags.append(is_repeat)
+        if not is_repeat:
+            distinct.append(index)
+    return tuple(flags)

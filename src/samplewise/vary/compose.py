@@ -1,69 +1,83 @@
-"""One arm after another: `role + idea(4)`."""
+"""Compose arms, one after another: `role + idea(4)`."""
 
 from __future__ import annotations
 
-from samplewise.errors import UsageError
-from samplewise.keys import Key
+from samplewise.core.errors import UsageError
+from samplewise.core.keys import Key
+from samplewise.core.registry import build
+from samplewise.core.types import Generate, Question
 from samplewise.samplers.base import Variant
-from samplewise.spec import build
-from samplewise.types import Generate, Question
-from samplewise.vary.base import Arm, Heard, Made, PlainArm, as_arm, replayed
+from samplewise.vary.base import Arm, ArmResult, HelperTexts, PlainArm, as_arm, split_rounds
 
 
 def plus(*arms: str) -> Arm:
-    """One arm after the other, `role + idea(4)` in a recipe: the second varies what the first has made of the question.
+    """Compose arms, `role + idea(4)` in a recipe: each arm varies what the one before it made of the question.
 
-    Ids are joined by +, sampling overrides are merged, and one that both set is a UsageError. Costs of thinkers add up.
+    Arm ids are joined by +, and sampling overrides are merged. UsageError if two arms set the same override. The costs
+    of the arms' helpers add up.
     """
     if len(arms) < 2:
         raise ValueError("plus takes two arms or more")
-    made: Arm | PlainArm = build("arm", arms[0])
+    composed: Arm = as_arm(build("arm", arms[0]))
     for arm in arms[1:]:
-        made = compose(made, build("arm", arm))
-    return as_arm(made)
+        composed = compose(composed, build("arm", arm))
+    return composed
 
 
 def compose(first: Arm | PlainArm, second: Arm | PlainArm) -> Arm:
-    """One arm after the other: the second varies what the first has made of the question. Ids are joined by +, sampling
-    overrides are merged, and one that both set is an error."""
-    one, two = as_arm(first), as_arm(second)
+    """Compose two arms: the second varies what the first made of the question.
 
-    def talks(key: Key, question: Question, heard: Heard) -> tuple[tuple[Generate, ...], Heard, Made, list[Heard]]:
-        """The next round, what the first arm heard and made, and what the second heard for each of its variants."""
-        rounds = 0
-        while asks := one.inquire(key.fold("first"), question, heard[:rounds]):
-            if rounds == len(heard):
-                return asks, heard, Made(()), []
-            rounds += 1
-        made = one.make(key.fold("first"), question, heard[:rounds])
-        inquiries = [
-            lambda part, place=place, variant=variant: two.inquire(
-                key.fold("second", place), question_of(question, variant), part
+    Arm ids are joined by +, and sampling overrides are merged. UsageError if both arms set the same override.
+    """
+    outer_arm, inner_arm = as_arm(first), as_arm(second)
+
+    def rounds(
+        key: Key, question: Question, replies: HelperTexts
+    ) -> tuple[tuple[Generate, ...], HelperTexts, ArmResult, list[HelperTexts]]:
+        """Return the next asks, the first arm's replies and result, and the second arm's replies for each variant."""
+        first_rounds = 0
+        while asks := outer_arm.next_asks(key.fold("first"), question, replies[:first_rounds]):
+            if first_rounds == len(replies):
+                return asks, replies, ArmResult(()), []
+            first_rounds += 1
+        result = outer_arm.make(key.fold("first"), question, replies[:first_rounds])
+        askers = [
+            lambda part, index=index, variant=variant: inner_arm.next_asks(
+                key.fold("second", index), question_of(question, variant), part
             )
-            for place, variant in enumerate(made.variants)
+            for index, variant in enumerate(result.variants)
         ]
-        asks, own = replayed(inquiries, heard[rounds:])
-        return asks, heard[:rounds], made, own
+        asks, inner_replies = split_rounds(askers, replies[first_rounds:])
+        return asks, replies[:first_rounds], result, inner_replies
 
-    def inquire(key: Key, question: Question, heard: Heard) -> tuple[Generate, ...]:
-        return talks(key, question, heard)[0]
+    def next_asks(key: Key, question: Question, replies: HelperTexts) -> tuple[Generate, ...]:
+        return rounds(key, question, replies)[0]
 
-    def make(key: Key, question: Question, heard: Heard) -> Made:
-        _, before, made, own = talks(key, question, heard)
-        if not own:
-            made = one.make(key.fold("first"), question, before)
-            own = [()] * len(made.variants)
+    def make(key: Key, question: Question, replies: HelperTexts) -> ArmResult:
+        _, outer_replies, result, inner_replies = rounds(key, question, replies)
+        if not inner_replies:
+            result = outer_arm.make(key.fold("first"), question, outer_replies)
+            inner_replies = [()] * len(result.variants)
         variants: list[Variant] = []
-        for place, (outer, part) in enumerate(zip(made.variants, own, strict=True)):
-            inner = two.make(key.fold("second", place), question_of(question, outer), part)
-            made = made._replace(**{name: getattr(made, name) + getattr(inner, name) for name in Made._fields[1:]})
+        for index, (outer, part) in enumerate(zip(result.variants, inner_replies, strict=True)):
+            inner = inner_arm.make(key.fold("second", index), question_of(question, outer), part)
+            result = result._replace(
+                **{name: getattr(result, name) + getattr(inner, name) for name in ArmResult._fields[1:]}
+            )
             variants += [_joined(outer, variant) for variant in inner.variants]
-        return made._replace(variants=tuple(variants))
+        return result._replace(variants=tuple(variants))
 
-    return Arm(f"{one.name}+{two.name}", make, inquire, one.needs | two.needs, one.engines | two.engines)
+    return Arm(
+        f"{outer_arm.name}+{inner_arm.name}",
+        make,
+        next_asks,
+        outer_arm.needs | inner_arm.needs,
+        outer_arm.engines | inner_arm.engines,
+    )
 
 
 def _joined(outer: Variant, inner: Variant) -> Variant:
+    """Return the variant of both arms, or raise UsageError if both set the same sampling override."""
     if twice := sorted(set(outer.sampling) & set(inner.sampling)):
         raise UsageError(f"{outer.arm} and {inner.arm} both set {twice[0]}; leave one of them out")
     group = "/".join(part for part in (outer.group, inner.group) if part)
@@ -71,5 +85,5 @@ def _joined(outer: Variant, inner: Variant) -> Variant:
 
 
 def question_of(question: Question, variant: Variant) -> Question:
-    """The question as a variant puts it, for another arm to vary."""
+    """Return the question with the messages of a variant, for another arm to vary."""
     return question._replace(messages=variant.messages)

@@ -1,28 +1,39 @@
-"""Concepts, one after another: a thinker names what the question can be solved with, then something else, until it
-knows no more. Each variant is told to use its concept and no other.
+"""Concepts: a helper names what the question can be solved with, one concept after another, until it has no more.
 
-Source: guided sampling, arXiv 2510.03777. Cost: one short request after another, at most `num`, and one more for each
-that gives the result away. They cannot run side by side, since each is shown what was named before.
+Each variant tells the solver to use its concept and no other.
+
+Source: guided sampling, arXiv 2510.03777. Cost: up to `num` short requests in sequence, because each shows the concepts
+named before, and one more for each that gives the result away.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from samplewise.keys import Key
-from samplewise.samplers.repeat import count
-from samplewise.types import Generate, Question
-from samplewise.vary.base import Arm, Heard, Made
+from samplewise.core.checks import check_count
+from samplewise.core.keys import Key
+from samplewise.core.types import Generate, Question
+from samplewise.vary.base import Arm, ArmResult, HelperTexts
 from samplewise.vary.checks import leaks, repeats
 from samplewise.vary.domains import checked_domain, chosen_domain
+from samplewise.vary.helpers import (
+    NEEDS,
+    Helper,
+    bulleted,
+    family_id,
+    fill_template,
+    helper_ask,
+    other_engines,
+    padded_variants,
+    pick_helper,
+)
 from samplewise.vary.pools.requests import CONCEPT, CONCEPTS, TUTORS
-from samplewise.vary.reading import is_none, one
+from samplewise.vary.reading import is_none, single_text
 from samplewise.vary.slots import body_of, inserted
-from samplewise.vary.thinker import NEEDS, Thinker, asked, bulleted, drawn, family_id, filled, others, told_or_plain
 
 
-class Named(NamedTuple):
-    """What was named so far, and whether no more will come: none is left, one came twice, or a request failed."""
+class NamedConcepts(NamedTuple):
+    """The concepts so far. `over` if no more will come: none is left, one was named twice, or a request failed."""
 
     concepts: tuple[str, ...] = ()
     over: bool = False
@@ -31,19 +42,22 @@ class Named(NamedTuple):
     repeats: int = 0
 
 
-def concept(num: int = 5, *, thinker: Thinker = "", domain: str = "auto", max_tokens: int = 100) -> Arm:
-    """Concepts that the question can be solved with, named one after another until there is none; each variant is told
-    to use one of them and no other. At most `num`, perhaps fewer; ids are `concept.single/1` and so on."""
-    count("num", num)
-    count("max_tokens", max_tokens)
-    checked_domain(domain)
-    family = family_id("concept", thinker)
+def concept(num: int = 5, *, helper: Helper = "", domain: str = "auto", max_tokens: int = 100) -> Arm:
+    """Vary by concepts that the question can be solved with, named one after another; ids are `concept.single/1` and so
+    on.
 
-    def follow(heard: Heard) -> Named:
-        named = Named()
+    Each variant tells the solver to use one of them and no other. At most `num` variants, fewer if the helper runs out.
+    """
+    check_count("num", num)
+    check_count("max_tokens", max_tokens)
+    checked_domain(domain)
+    family = family_id("concept", helper)
+
+    def follow(replies: HelperTexts) -> NamedConcepts:
+        named = NamedConcepts()
         refused = 0  # in a row
-        for (reply,) in heard:
-            text = one(reply) if reply is not None else ""
+        for (reply,) in replies:
+            text = single_text(reply) if reply is not None else ""
             if reply is None:
                 named = named._replace(over=True, failed=True)
             elif text and is_none(text):
@@ -58,26 +72,24 @@ def concept(num: int = 5, *, thinker: Thinker = "", domain: str = "auto", max_to
                 named = named._replace(concepts=(*named.concepts, text))
         return named._replace(over=named.over or len(named.concepts) >= num)
 
-    def inquire(key: Key, question: Question, heard: Heard) -> tuple[Generate, ...]:
-        named = follow(heard)
+    def next_asks(key: Key, question: Question, replies: HelperTexts) -> tuple[Generate, ...]:
+        named = follow(replies)
         if named.over:
             return ()
-        text = filled(
+        text = fill_template(
             CONCEPTS[1 if named.concepts else 0],
             tutor=TUTORS[chosen_domain(domain, question)],
             shown=bulleted(named.concepts),
             question=body_of(question),
         )
-        return (asked(drawn(thinker, key.fold("thinker")), text, key.fold(len(heard)), max_tokens),)
+        return (helper_ask(pick_helper(helper, key.fold("thinker")), text, key.fold(len(replies)), max_tokens),)
 
-    def make(key: Key, question: Question, heard: Heard) -> Made:
-        named = follow(heard)
-        # a thinker that knows no more leaves fewer variants; one that failed leaves the question in their place
-        given = num if named.failed or not named.over else max(1, len(named.concepts))
-        told = [inserted(question, filled(CONCEPT, text=text)) for text in named.concepts]
-        variants = [
-            told_or_plain(family, place, question, told[place] if place < len(told) else None) for place in range(given)
-        ]
-        return Made(tuple(variants), given - len(told), named.leaks, 0, named.repeats)
+    def make(key: Key, question: Question, replies: HelperTexts) -> ArmResult:
+        named = follow(replies)
+        # a helper without further concepts leaves fewer variants; a failed request leaves the question instead
+        num_variants = num if named.failed or not named.over else max(1, len(named.concepts))
+        prompts = [inserted(question, fill_template(CONCEPT, text=text)) for text in named.concepts]
+        variants = padded_variants(family, question, prompts, num_variants)
+        return ArmResult(variants, num_variants - len(prompts), named.leaks, 0, named.repeats)
 
-    return Arm(family, make, inquire, NEEDS, others(thinker))
+    return Arm(family, make, next_asks, NEEDS, other_engines(helper))

@@ -1,10 +1,10 @@
-"""What a question is about, as far as its facts and a few plain signs in its text tell."""
+"""Guess the domain of a question from its facts and from plain signs in its text."""
 
 from __future__ import annotations
 
 import re
 
-from samplewise.types import Question
+from samplewise.core.types import Question
 from samplewise.vary.slots import wording
 
 DOMAINS = ("reasoning", "maths", "code", "puzzles", "general")
@@ -25,7 +25,7 @@ _OPTIONS = re.compile(r"^[ \t]*\(?A[.):]\s.*\n\s*\(?B[.):]\s", re.MULTILINE)
 
 
 def domain_of(question: Question) -> str:
-    """One of DOMAINS. Facts decide where there are telling ones, then the text; "general" where nothing tells."""
+    """Return one of DOMAINS. Facts decide first, then the text; "general" if neither tells."""
     facts, text = question.facts, wording(question)
     if "entry_point" in facts or "tests" in facts:
         return "code"
@@ -41,11 +41,12 @@ def domain_of(question: Question) -> str:
 
 
 def checked_domain(name: str) -> str:
-    """The name of a domain, or "auto"; ValueError for anything else."""
+    """Return the name of a domain, or "auto". ValueError for anything else."""
     if name not in (*DOMAINS, "auto"):
         raise ValueError(f"domain must be auto, {', '.join(DOMAINS)}; got {name!r}")
     return name
 
 
 def chosen_domain(name: str, question: Question) -> str:
+    """Return the named domain, or for "auto" the domain of the question."""
     return domain_of(question) if name == "auto" else name

@@ -1,5 +1,7 @@
-"""The same families in the words of the bundled model, which knows nothing but `make 24 from 4 6 7 8` and a few hints
-behind it: so every level can be measured in minutes, on a model that nobody tuned for it.
+"""The same five levels of arms in the language of the bundled model, which knows `make 24 from 4 6 7 8` and a few
+hints.
+
+So every level can be measured in minutes, on a model that nobody tuned for it.
 
     level 1  remark                 . note the river is cold today
     level 2  prefer                 . prefer *
@@ -18,16 +20,16 @@ from collections.abc import Sequence
 from itertools import combinations, permutations
 from typing import NamedTuple
 
-from samplewise.errors import UsageError
-from samplewise.keys import Key
+from samplewise.core.checks import check_count
+from samplewise.core.errors import UsageError
+from samplewise.core.keys import Key
+from samplewise.core.types import Json, Message, Question
 from samplewise.samplers.base import Variant
-from samplewise.samplers.repeat import count
-from samplewise.types import Json, Message, Question
-from samplewise.vary.base import Arm, Made, PlainArm
+from samplewise.vary.base import Arm, ArmResult, PlainArm
+from samplewise.vary.helpers import Drafts, DraftVerdict, Helper, family_id
 from samplewise.vary.pools.versions import versioned
 from samplewise.vary.reading import without_thoughts
 from samplewise.vary.slots import reworded, wording
-from samplewise.vary.thinker import Drafts, Thinker, Verdict, family_id
 
 OPERATIONS = {"+": "plus", "-": "minus", "*": "times", "/": "over"}
 CAP = 199  # the largest number that the model can write
@@ -49,8 +51,8 @@ REMARKS = (
 _STEP = re.compile(r"(?<![\w.])(\d{1,4})\s*([-+*/])\s*(\d{1,4})(?![\w.])")
 
 
-class Puzzle(NamedTuple):
-    """The numbers in the order in which the prompt has them, and the prompt's own words for the puzzle."""
+class PromptPuzzle(NamedTuple):
+    """The numbers in the prompt's order, the target, and the prompt's own text for the puzzle."""
 
     numbers: tuple[int, ...]
     target: int
@@ -58,51 +60,54 @@ class Puzzle(NamedTuple):
 
 
 def permute(num: int = 4) -> Arm:
-    """The numbers of a puzzle in another order, drawn by the key: a rephrasing that needs no thinker. A puzzle with
-    fewer different orders has fewer variants."""
-    count("num", num)
+    """Vary the order of a puzzle's numbers, drawn by the key: a rephrasing without a helper.
 
-    def make(key: Key, question: Question, heard: object) -> Made:
+    A puzzle with fewer different orders has fewer variants.
+    """
+    check_count("num", num)
+
+    def make(key: Key, question: Question, replies: object) -> ArmResult:
         puzzle = puzzle_of(question, "permute", "rephrase")
         if len(puzzle.numbers) > MAX_NUMBERS:
             raise UsageError(f"permute takes puzzles of at most {MAX_NUMBERS} numbers, got {len(puzzle.numbers)}")
-        others = sorted(set(permutations(puzzle.numbers)) - {puzzle.numbers})
-        picked = [others[place] for place in key.generator().permutation(len(others))[:num].tolist()]
+        orders = sorted(set(permutations(puzzle.numbers)) - {puzzle.numbers})
+        picked = [orders[index] for index in key.generator().permutation(len(orders))[:num].tolist()]
         text = wording(question)
         variants = [
-            Variant(f"permute/{place}", reworded(question, text.replace(puzzle.plain, _plain(puzzle.target, order))))
-            for place, order in enumerate(picked, start=1)
+            Variant(f"permute/{index}", reworded(question, text.replace(puzzle.plain, _plain(puzzle.target, order))))
+            for index, order in enumerate(picked, start=1)
         ]
         if not variants:
-            return Made((Variant("permute/1", question.messages),), fallbacks=1)
-        return Made(tuple(variants))
+            return ArmResult((Variant("permute/1", question.messages),), fallbacks=1)
+        return ArmResult(tuple(variants))
 
     return Arm("permute", make)
 
 
-def step(num: int = 4, *, thinker: Thinker = "", max_tokens: int = 8) -> Arm:
-    """First steps for a puzzle, named by the bundled model as its own thinker; ids are `step.single/1` and so on.
+def step(num: int = 4, *, helper: Helper = "", max_tokens: int = 8) -> Arm:
+    """Vary by first steps for a puzzle, which the bundled model names as its own helper; ids are `step.single/1` and so
+    on.
 
-    One that the numbers do not allow is asked for once more, and so is one that came already. Cost: a request of about
-    20 tokens each.
+    If a step is not possible with the numbers, or repeats another, the helper is asked for it once more. Cost: a
+    request of about 20 tokens each.
     """
 
-    def request(key: Key, question: Question, place: int, shown: tuple[str, ...]) -> str:
+    def request(key: Key, question: Question, index: int, shown: tuple[str, ...]) -> str:
         return f"first step to {puzzle_of(question, 'step', 'idea').plain}"
 
-    def judge(question: Question, text: str) -> Verdict:
+    def judge(question: Question, text: str) -> DraftVerdict:
         return "" if text in steps_of(puzzle_of(question, "step", "idea").numbers) else "loss"
 
     def placed(question: Question, text: str) -> tuple[Message, ...]:
         return _hinted(question, f"start with {text}")
 
     def twice(question: Question, texts: Sequence[str]) -> tuple[bool, ...]:
-        return tuple(text in texts[:place] for place, text in enumerate(texts))
+        return tuple(text in texts[:index] for index, text in enumerate(texts))
 
     return Drafts(
-        family_id("step", thinker),
+        family_id("step", helper),
         num,
-        thinker,
+        helper,
         request,
         read_step,
         placed,
@@ -113,18 +118,18 @@ def step(num: int = 4, *, thinker: Thinker = "", max_tokens: int = 8) -> Arm:
 
 
 def random_step(num: int = 4) -> Arm:
-    """First steps drawn by the key out of all that the numbers allow: ideas without a thinker, often dead ends."""
-    count("num", num)
+    """Vary by first steps drawn by the key from all that the numbers allow: ideas without a helper, often dead ends."""
+    check_count("num", num)
 
-    def make(key: Key, question: Question, heard: object) -> Made:
+    def make(key: Key, question: Question, replies: object) -> ArmResult:
         steps = steps_of(puzzle_of(question, "random_step", "idea").numbers)
         if not steps:
-            return Made((Variant("random_step/1", question.messages),), fallbacks=1)
-        picked = [steps[place] for place in key.generator().permutation(len(steps))[:num].tolist()]
-        return Made(
+            return ArmResult((Variant("random_step/1", question.messages),), fallbacks=1)
+        picked = [steps[index] for index in key.generator().permutation(len(steps))[:num].tolist()]
+        return ArmResult(
             tuple(
                 Variant(name, _hinted(question, f"start with {text}"), group=name)
-                for name, text in ((f"random_step/{place}", text) for place, text in enumerate(picked, start=1))
+                for name, text in ((f"random_step/{index}", text) for index, text in enumerate(picked, start=1))
             )
         )
 
@@ -132,7 +137,7 @@ def random_step(num: int = 4) -> Arm:
 
 
 def prefer(*operations: str) -> PlainArm:
-    """An operation to prefer, one variant for each: `prefer("*", "/")`, all four without any."""
+    """Vary by an operation to prefer, one variant each: `prefer("*", "/")`; all four by default."""
     chosen = operations or tuple(OPERATIONS)
     for operation in chosen:
         if operation not in OPERATIONS:
@@ -151,20 +156,23 @@ def prefer(*operations: str) -> PlainArm:
 
 
 def remark(num: int = 4) -> Arm:
-    """A remark about something else in the bundled model's words, `num` of twelve: a control. Ids `remark/01` to 12."""
-    if count("num", num) > len(REMARKS):
+    """Vary by a remark about something else in the bundled model's words, `num` of twelve: a control. Ids
+    `remark/01` to 12."""
+    if check_count("num", num) > len(REMARKS):
         raise ValueError(f"num must be at most {len(REMARKS)}, the size of the pool; got {num}")
 
-    def make(key: Key, question: Question, heard: object) -> Made:
+    def make(key: Key, question: Question, replies: object) -> ArmResult:
         puzzle_of(question, "remark", "irrelevant")
-        places, own = key.generator().permutation(len(REMARKS))[:num].tolist(), versioned("remark")
-        return Made(tuple(Variant(f"{own}/{place + 1:02}", _hinted(question, REMARKS[place])) for place in places))
+        indices, prefix = key.generator().permutation(len(REMARKS))[:num].tolist(), versioned("remark")
+        return ArmResult(
+            tuple(Variant(f"{prefix}/{index + 1:02}", _hinted(question, REMARKS[index])) for index in indices)
+        )
 
     return Arm("remark", make)
 
 
 def again() -> PlainArm:
-    """The puzzle given twice, in the bundled model's words: a control."""
+    """Give the puzzle twice, in the bundled model's words: a control."""
 
     def arm(question: Question) -> tuple[Variant, ...]:
         return (Variant("again", _hinted(question, puzzle_of(question, "again", "verbatim").plain)),)
@@ -172,8 +180,9 @@ def again() -> PlainArm:
     return arm
 
 
-def puzzle_of(question: Question, arm: str, instead: str) -> Puzzle:
-    """The puzzle that a question asks; UsageError, with the arm that suits it, where it asks none in these words."""
+def puzzle_of(question: Question, arm: str, instead: str) -> PromptPuzzle:
+    """Return the puzzle that a question asks. UsageError, which names the arm to use `instead`, if it asks none in
+    these words."""
     numbers: Json = question.facts.get("numbers")
     target: Json = question.facts.get("target")
     if not _are_whole(numbers) or not _are_whole([target]):
@@ -182,33 +191,39 @@ def puzzle_of(question: Question, arm: str, instead: str) -> Puzzle:
             f"has none; {instead} suits any question"
         )
     match = re.search(rf"\bmake {target} from (\d+(?: \d+)*)", wording(question))
-    given = tuple(map(int, match[1].split())) if match else ()
-    if match is None or Counter(given) != Counter(numbers):
+    prompt_numbers = tuple(map(int, match[1].split())) if match else ()
+    if match is None or Counter(prompt_numbers) != Counter(numbers):
         raise UsageError(
             f"arm {arm} speaks the bundled model's language, and the prompt of question {question.id!r} does not say "
             f"{_plain(target, numbers)!r}; {instead} suits any prompt"
         )
-    return Puzzle(given, target, match[0])
+    return PromptPuzzle(prompt_numbers, target, match[0])
 
 
 def steps_of(numbers: Sequence[int]) -> tuple[str, ...]:
-    """Every first step with two of the numbers that stays in whole numbers from 0 to CAP, the larger number first."""
-    found: dict[str, None] = {}
-    for one, other in combinations(sorted(numbers, reverse=True), 2):
-        fits = {"+": one + other <= CAP, "-": True, "*": one * other <= CAP, "/": other > 0 and one % other == 0}
-        found |= {f"{one} {operation} {other}": None for operation in OPERATIONS if fits[operation]}
-    return tuple(found)
+    """Return every first step with two of the numbers that stays in whole numbers from 0 to CAP, larger number
+    first."""
+    steps: dict[str, None] = {}
+    for larger, smaller in combinations(sorted(numbers, reverse=True), 2):
+        fits = {
+            "+": larger + smaller <= CAP,
+            "-": True,
+            "*": larger * smaller <= CAP,
+            "/": smaller > 0 and larger % smaller == 0,
+        }
+        steps |= {f"{larger} {operation} {smaller}": None for operation in OPERATIONS if fits[operation]}
+    return tuple(steps)
 
 
 def read_step(reply: str) -> str:
-    """The first operation in a reply, the larger number first where order does not matter; "" where there is none."""
+    """Return the first operation in a reply, larger number first where order does not matter; "" if there is none."""
     match = _STEP.search(without_thoughts(reply))
     if match is None:
         return ""
-    one, operation, other = int(match[1]), match[2], int(match[3])
-    if operation in "+*" and other > one:
-        one, other = other, one
-    return f"{one} {operation} {other}"
+    larger, operation, smaller = int(match[1]), match[2], int(match[3])
+    if operation in "+*" and smaller > larger:
+        larger, smaller = smaller, larger
+    return f"{larger} {operation} {smaller}"
 
 
 def _hinted(question: Question, hint: str) -> tuple[Message, ...]:

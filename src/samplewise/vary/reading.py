@@ -1,6 +1,6 @@
-"""What a thinker's reply says, without what models put around it: thoughts, a friendly opening, labels, quotes, fences.
+"""Read a helper's reply without what models put around it: thoughts, a friendly opening, labels, quotes, fences.
 
-Nothing is judged here (see `checks.py`). Every function takes any text at all, and reads `MAX_REPLY` characters of it.
+Nothing is judged here (see `checks.py`). Every function takes any text, and reads `MAX_REPLY` characters of it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from samplewise.types import Json
+from samplewise.core.reasoning import split_reasoning
+from samplewise.core.types import Json
 
 MAX_REPLY = 20_000  # characters
-MAX_STARTS = 32  # places at which JSON is looked for
+MAX_STARTS = 32  # positions at which JSON is searched for
 
 
 class Item(NamedTuple):
-    """One text of a list, and the probability that the thinker states for it; nan where it states none."""
+    """One text of a list, and the probability that the helper states for it; nan if it states none."""
 
     text: str
     probability: float = math.nan
@@ -43,16 +44,14 @@ _PROBABILITY_KEYS = ("probability", "prob", "p")
 
 
 def without_thoughts(reply: str) -> str:
-    """The reply behind its last `</think>`; nothing where the thinking never ends."""
-    before, mark, after = reply[-MAX_REPLY:].rpartition("</think>")
-    text = after if mark else before or after
-    return "" if text.lstrip().startswith("<think>") else text.strip()
+    """Return the reply without its reasoning; "" if that never ends."""
+    return split_reasoning(reply).text[-MAX_REPLY:].strip()
 
 
-def one(reply: str) -> str:
-    """The one text of a reply, "" where there is none. A fence of prose is taken off, a fence of code stays."""
+def single_text(reply: str) -> str:
+    """Return the one text of a reply, "" if there is none. Fences around prose are removed, fences around code stay."""
     text = without_thoughts(reply)
-    listed = items(text)
+    listed = json_items(text)
     if listed and text.lstrip("`json \n").startswith(("{", "[")):
         return listed[0].text
     text = _OPENING.sub("", text).strip()
@@ -64,38 +63,42 @@ def one(reply: str) -> str:
     return text
 
 
-def items(reply: str) -> tuple[Item, ...]:
-    """The texts of a reply that holds JSON: the first list of texts, or of objects with a text. () where none is."""
+def json_items(reply: str) -> tuple[Item, ...]:
+    """Return the texts of a reply that holds JSON: the first list of texts, or of objects with a text; () if there
+    is none."""
     for value in _values(without_thoughts(reply)):
-        if found := tuple(_items(value)):
-            return found
+        if items := tuple(_items(value)):
+            return items
     return ()
 
 
-def lines(reply: str) -> tuple[Item, ...]:
-    """The texts of a list in plain words: its numbered or bulleted lines, with what continues them. Where no line is
-    marked, all lines, if there are two or more: a single one is no list, and often an apology."""
+def list_items(reply: str) -> tuple[Item, ...]:
+    """Return the texts of a list in plain words: its numbered or bulleted lines, with their continuation lines.
+
+    If no line is marked, return all lines, provided that there are two or more: a single line is no list, and often an
+    apology.
+    """
     text = without_thoughts(reply)
     rows = text.split("\n")
     if any(_MARK.match(row) for row in rows):
-        found: list[str] = []
+        lines: list[str] = []
         open_item = False
         for row in rows:
             if _MARK.match(row):
-                found.append(_MARK.sub("", row).strip())
+                lines.append(_MARK.sub("", row).strip())
                 open_item = True
             elif not row.strip():
                 open_item = False
             elif open_item:
-                found[-1] += " " + row.strip()
+                lines[-1] += " " + row.strip()
     else:
-        found = [row for row in _OPENING.sub("", text).split("\n") if row.strip("` \t")]
-        found = found if len(found) > 1 else []
-    return tuple(item for row in found if (item := _stated(row)).text)
+        lines = [row for row in _OPENING.sub("", text).split("\n") if row.strip("` \t")]
+        lines = lines if len(lines) > 1 else []
+    return tuple(item for row in lines if (item := _stated(row)).text)
 
 
 def is_none(text: str) -> bool:
-    """Whether a thinker says that it has nothing more to name; in any case of letters, with any stops."""
+    """Return whether a helper says that it has nothing more to name. Case and punctuation do not count."""
     bare = " ".join(re.sub(r"[^a-z ]", "", text.lower()).split())
     return bool(re.match(r"none\b|there (?:is|are) no (?:other|more)\b|no (?:new|other|more) concepts?\b", bare))
 
@@ -108,7 +111,7 @@ def _stated(row: str) -> Item:
 
 
 def _values(text: str) -> Iterator[Json]:
-    """Every JSON value that begins with a bracket, from the first one on."""
+    """Yield every JSON value that begins with a bracket, in order."""
     decoder = json.JSONDecoder()
     start = 0
     for _ in range(MAX_STARTS):
@@ -128,20 +131,20 @@ def _items(value: Json) -> Iterator[Item]:
         text = next((value[k] for k in _TEXT_KEYS if isinstance(value.get(k), str)), None)
         if text is not None:
             stated = next((value[k] for k in _PROBABILITY_KEYS if k in value), math.nan)
-            yield from (Item(each, _share(stated)) for each in (text.strip(),) if each)
+            yield from (Item(item, _share(stated)) for item in (text.strip(),) if item)
             return
-        inner = next((each for each in value.values() if isinstance(each, list)), [])
+        inner = next((item for item in value.values() if isinstance(item, list)), [])
         yield from _items(inner)
     elif isinstance(value, list):
-        for each in value:
-            if isinstance(each, str) and each.strip():
-                yield Item(each.strip())
-            elif isinstance(each, dict):
-                yield from _items(each)
+        for item in value:
+            if isinstance(item, str) and item.strip():
+                yield Item(item.strip())
+            elif isinstance(item, dict):
+                yield from _items(item)
 
 
 def _share(value: Json) -> float:
-    """A stated probability, "30%" or 0.3; nan where it is none."""
+    """Read a stated probability, "30%" or 0.3; nan if it is none."""
     try:
         text = str(value).strip()
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)

@@ -1,61 +1,60 @@
-"""The question in other words: a thinker restates it, or translates it there and back. The new wording takes its
-place.
+"""The question in other words: a helper restates it, or translates it there and back. The new wording replaces the old.
 
-Every number, identifier and option must come through, else the wording is refused; rules for the response (`End with
-one line ...`) are not shown to the thinker and stay as they are. What passes this filter are the easier questions to
-restate: look at `losses` before comparing.
+Every number, identifier and option must survive, or the wording is refused. Rules for the response (`End with one line
+...`) are not shown to the helper and stay as they are. Questions that are easy to restate pass this filter more often:
+look at `losses` before comparing.
 
 Source: random query rephrasing and back-translation, arXiv 2502.11027. Cost: for each wording a request about as long
-as the question, two for a translation, and one more for each that is refused.
+as the question, two for a translation, and one more for each wording that is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from samplewise.keys import Key
-from samplewise.samplers.repeat import count
-from samplewise.types import Generate, Message, Question
-from samplewise.vary.base import Arm, Heard, Made
+from samplewise.core.checks import check_count
+from samplewise.core.keys import Key
+from samplewise.core.types import Generate, Message, Question
+from samplewise.vary.base import Arm, ArmResult, HelperTexts
 from samplewise.vary.checks import loses, repeats, solves
-from samplewise.vary.pools.requests import BACK, OTHER_WORDING, PIVOTS, REPHRASINGS, THERE
-from samplewise.vary.reading import one
-from samplewise.vary.slots import body_of, parts, reworded, wording
-from samplewise.vary.thinker import (
+from samplewise.vary.helpers import (
     NEEDS,
     Drafts,
-    Thinker,
-    Verdict,
-    asked,
+    DraftVerdict,
+    Helper,
     bulleted,
-    drawn,
     family_id,
-    filled,
-    others,
-    room_for,
-    turns,
+    fill_template,
+    helper_ask,
+    other_engines,
+    pick_helper,
+    reply_limit,
+    template_index,
 )
+from samplewise.vary.pools.requests import BACK, OTHER_WORDING, PIVOTS, REPHRASINGS, THERE
+from samplewise.vary.reading import single_text
+from samplewise.vary.slots import body_of, reworded, split_rules, wording
 
 
-def rephrase(num: int = 4, *, thinker: Thinker = "", max_tokens: int | None = None) -> Arm:
-    """The question in a thinker's words, in six styles in turn; ids are `rephrase.single/1` and so on.
+def rephrase(num: int = 4, *, helper: Helper = "", max_tokens: int | None = None) -> Arm:
+    """Vary by a helper's wordings of the question, in six styles in turn; ids are `rephrase.single/1` and so on.
 
-    `thinker` "" is the solver itself; of several names each wording draws one. `max_tokens` suits a text of twice the
-    question's length unless given.
+    `helper` "" is the solver itself. Of several names, each wording draws one. The default `max_tokens` suits a text of
+    twice the question's length.
     """
 
-    def request(key: Key, question: Question, place: int, shown: tuple[str, ...]) -> str:
-        template = REPHRASINGS[turns(key, len(REPHRASINGS), place)]
+    def request(key: Key, question: Question, index: int, shown: tuple[str, ...]) -> str:
+        template = REPHRASINGS[template_index(key, len(REPHRASINGS), index)]
         if shown:
             template = template.replace("\n\nProblem:", f" {OTHER_WORDING}\n\nProblem:")
-        return filled(template, shown=bulleted(shown), question=body_of(question))
+        return fill_template(template, shown=bulleted(shown), question=body_of(question))
 
     return Drafts(
-        family_id("rephrase", thinker),
+        family_id("rephrase", helper),
         num,
-        thinker,
+        helper,
         request,
-        one,
+        single_text,
         _placed,
         _judged,
         _repeated,
@@ -63,53 +62,55 @@ def rephrase(num: int = 4, *, thinker: Thinker = "", max_tokens: int | None = No
     ).arm()
 
 
-def backtranslate(num: int = 2, *, thinker: Thinker = "", max_tokens: int | None = None) -> Arm:
-    """The question translated into another language and back, each variant by way of its own; ids are
-    `backtranslate.single/1` and so on. There are six languages, and so at most six variants."""
-    if count("num", num) > len(PIVOTS):
+def backtranslate(num: int = 2, *, helper: Helper = "", max_tokens: int | None = None) -> Arm:
+    """Vary by translating the question into another language and back; ids are `backtranslate.single/1` and so on.
+
+    Each variant uses another language. There are six languages, and so at most six variants.
+    """
+    if check_count("num", num) > len(PIVOTS):
         raise ValueError(f"num must be at most {len(PIVOTS)}, the number of languages; got {num}")
     if max_tokens is not None:
-        count("max_tokens", max_tokens)
-    family = family_id("backtranslate", thinker)
+        check_count("max_tokens", max_tokens)
+    family = family_id("backtranslate", helper)
 
-    def language(key: Key, place: int) -> str:
-        return PIVOTS[turns(key, len(PIVOTS), place)]
+    def language(key: Key, index: int) -> str:
+        return PIVOTS[template_index(key, len(PIVOTS), index)]
 
-    def back(there: Sequence[str | None]) -> Drafts:
-        """What comes back, once the translations are there."""
-        texts = [one(text) if text is not None else "" for text in there]
+    def back(translations: Sequence[str | None]) -> Drafts:
+        """Return the drafts of the translations back into English, for the translations in `there`."""
+        texts = [single_text(text) if text is not None else "" for text in translations]
 
-        def request(key: Key, question: Question, place: int, shown: tuple[str, ...]) -> str:
-            return filled(BACK, language=language(key, place), question=texts[place])
+        def request(key: Key, question: Question, index: int, shown: tuple[str, ...]) -> str:
+            return fill_template(BACK, language=language(key, index), question=texts[index])
 
-        dead = frozenset(place for place, text in enumerate(texts) if not text)
-        return Drafts(family, num, thinker, request, one, _placed, _judged, _repeated, max_tokens, dead)
+        dead = frozenset(index for index, text in enumerate(texts) if not text)
+        return Drafts(family, num, helper, request, single_text, _placed, _judged, _repeated, max_tokens, dead)
 
-    def inquire(key: Key, question: Question, heard: Heard) -> tuple[Generate, ...]:
-        if heard:
-            return back(heard[0]).inquire(key, question, heard[1:])
+    def next_asks(key: Key, question: Question, replies: HelperTexts) -> tuple[Generate, ...]:
+        if replies:
+            return back(replies[0]).next_asks(key, question, replies[1:])
         body = body_of(question)
         return tuple(
-            asked(
-                drawn(thinker, key.fold(place, "thinker")),
-                filled(THERE, language=language(key, place), question=body),
-                key.fold(place, "there"),
-                max_tokens or room_for(body),
+            helper_ask(
+                pick_helper(helper, key.fold(index, "thinker")),
+                fill_template(THERE, language=language(key, index), question=body),
+                key.fold(index, "there"),
+                max_tokens or reply_limit(body),
             )
-            for place in range(num)
+            for index in range(num)
         )
 
-    def make(key: Key, question: Question, heard: Heard) -> Made:
-        return back(heard[0] if heard else (None,) * num).make(key, question, heard[1:])
+    def make(key: Key, question: Question, replies: HelperTexts) -> ArmResult:
+        return back(replies[0] if replies else (None,) * num).make(key, question, replies[1:])
 
-    return Arm(family, make, inquire, NEEDS, others(thinker))
+    return Arm(family, make, next_asks, NEEDS, other_engines(helper))
 
 
 def _placed(question: Question, text: str) -> tuple[Message, ...]:
-    return reworded(question, text + parts(wording(question)).rules)
+    return reworded(question, text + split_rules(wording(question)).rules)
 
 
-def _judged(question: Question, text: str) -> Verdict:
+def _judged(question: Question, text: str) -> DraftVerdict:
     body = body_of(question)
     if solves(body, text):
         return "leak"

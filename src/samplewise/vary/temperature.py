@@ -1,14 +1,17 @@
-"""Arms that change the sampling alone. They cost no tokens of their own: the first baseline any prompt must beat."""
+"""Arms that only change the sampling. They add no tokens: the first baseline that any prompt must beat."""
 
 from __future__ import annotations
 
+from samplewise.core.types import Question
 from samplewise.samplers.base import Variant
-from samplewise.types import Question
 from samplewise.vary.base import PlainArm
 
 
 def ladder(*temperatures: float) -> PlainArm:
-    """One arm per temperature, default .4 .6 .8 1.2 (1.0 is usually the sampler's own, so the direct arm has it)."""
+    """Vary the temperature, one variant each; by default .4 .6 .8 1.2.
+
+    1.0 is usually the sampler's own temperature, which the direct arm already has.
+    """
     rungs = temperatures or (0.4, 0.6, 0.8, 1.2)
     for rung in rungs:
         if not 0.0 <= rung < float("inf"):

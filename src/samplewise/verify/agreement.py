@@ -1,33 +1,32 @@
-"""Agreement of programs on generated tests (CodeT, arXiv 2207.10397): no reference, only what solutions pass alike.
+"""Agreement of programs on generated tests (CodeT, arXiv 2207.10397), without a reference.
 
-Solutions that pass the same tests form a group; it is worth the square root of its size times the number of its tests.
-Wrong solutions seldom agree on wrong tests. All solutions run on all tests, in the sandbox: the host reads which passed
-from what the program prints, so a program can lie about itself here, and no more than about itself.
+Solutions that pass the same tests form a group. Its score is the square root of its size times the number of its tests:
+wrong solutions rarely agree on wrong tests. All solutions run on all tests in the sandbox. The tests run in a process
+of their own, which reports what passed, so a program cannot claim more than its functions return.
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import math
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samplewise.keys import Key
-from samplewise.numerics import Floats
-from samplewise.types import Ask, Candidate, Generate, Question
-from samplewise.verify.base import Answers, Judge, Talk
-from samplewise.verify.code import read_code
-from samplewise.verify.sandbox import Limits, Program, Sandbox, shared
+from samplewise.core.checks import check_count
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Floats
+from samplewise.core.types import Ask, Candidate, Generate, Question
+from samplewise.verify.base import Answers, Judge, Replies
+from samplewise.verify.code import modules_used
+from samplewise.verify.extract import read_code
+from samplewise.verify.sandbox import Limits, Program, Sandbox, shared_sandbox
 
 PER_TEXT = 5  # tests taken from one text
 MAX_TESTS = 300
-TEST_S = 0.2  # of one test
+TEST_S = 0.2  # time limit of one test
 LIMITS = Limits(wall_s=20.0, cpu_s=6)
-MARK = "samplewise tests passed:"
 
 ASK = """{prompt}
 
@@ -35,46 +34,26 @@ Write {num} assert statements that test the function {name}: one a line, each a 
 with the value that it must return. Write nothing else and do not solve the problem."""
 CONTINUE = "{prompt}    pass\n\n# check the correctness of {name}\nassert"
 
-_HARNESS = """
-def __main():
-    import json, signal, sys
-    class Late(BaseException):
-        pass
-    def late(*_):
-        raise Late
-    signal.signal(signal.SIGALRM, late)
-    passed = []
-    for test in __tests:
-        try:
-            signal.setitimer(signal.ITIMER_REAL, {seconds})
-            test()
-            passed.append(1)
-        except BaseException:
-            passed.append(0)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    sys.__stdout__.write("\\n{mark} " + json.dumps(passed) + "\\n")
-__main()
-"""
-
 
 def read_tests(texts: Sequence[str], entry_point: str) -> tuple[str, ...]:
-    """The different assert statements in generated texts that call the function, at most `PER_TEXT` of each text and
-    `MAX_TESTS` in all; the most frequent first. A text may begin in the middle of an assert."""
+    """Return the different assert statements in generated texts that call the function, the most frequent first.
+
+    At most `PER_TEXT` of each text and `MAX_TESTS` in all. A text may begin in the middle of an assert.
+    """
     count: dict[str, int] = {}
     for text in texts:
-        found = 0
+        num_kept = 0
         for piece in ("assert " + text.removeprefix("assert")).split("\nassert"):
             test = _statement("assert " + piece.removeprefix("assert").strip(), entry_point)
-            if test is not None and found < PER_TEXT:
+            if test is not None and num_kept < PER_TEXT:
                 count[test] = count.get(test, 0) + 1
-                found += 1
+                num_kept += 1
     return tuple(sorted(count, key=lambda test: -count[test])[:MAX_TESTS])
 
 
 def _statement(text: str, entry_point: str) -> str | None:
-    """The assert statement at the beginning of a text, in Python's own spelling; None where there is none that calls
-    the function."""
+    """Return the assert statement at the start of a text, as Python's `ast.unparse` writes it; None if it does not
+    call the function."""
     for line in (text, text.splitlines()[0] if text.splitlines() else ""):
         try:
             body = ast.parse(line).body
@@ -87,33 +66,30 @@ def _statement(text: str, entry_point: str) -> str | None:
     return None
 
 
-def who_passes(solutions: Sequence[str], tests: Sequence[str], sandbox: Sandbox | None = None) -> NDArray[np.bool_]:
-    """Which of the tests each solution passes, (N, T). A solution that goes past a limit, or says nothing, passes none.
-    One run in the sandbox for each different solution."""
+def who_passes(
+    solutions: Sequence[str], tests: Sequence[str], entry_point: str = "", sandbox: Sandbox | None = None
+) -> NDArray[np.bool_]:
+    """Return which of the tests each solution passes, (N, T).
+
+    A solution that exceeds a limit passes none; a call that takes longer than `TEST_S` fails its test. Cost: one run in
+    the sandbox for each different solution.
+    """
     different = tuple(dict.fromkeys(solutions))
     passed = {solution: np.zeros(len(tests), dtype=bool) for solution in different}
-    programs = [Program(_program(solution, tests)) for solution in different]
-    for position, verdict in (sandbox or shared()).run_all(programs, LIMITS):
-        said = next((line for line in reversed(verdict.stdout.splitlines()) if line.startswith(MARK)), None)
-        try:
-            flags = json.loads(said.removeprefix(MARK)) if said is not None else []
-        except ValueError:
-            flags = []
-        if isinstance(flags, list) and len(flags) == len(tests):
-            passed[different[position]] = np.array([flag == 1 for flag in flags], dtype=bool)
+    blank = Program("", entry_point=entry_point, imports=modules_used("\n".join(tests)))
+    programs = [blank._replace(source=source, separate_tests=tuple(tests), test_s=TEST_S) for source in different]
+    for index, verdict in (sandbox or shared_sandbox()).run_all(programs, LIMITS):
+        if verdict.separate:
+            passed[different[index]] = np.array(verdict.separate, dtype=bool)
     return np.array([passed[solution] for solution in solutions]).reshape(len(solutions), len(tests))
 
 
-def _program(solution: str, tests: Sequence[str]) -> str:
-    functions = [f"def __test{i}():\n{textwrap.indent(test, '    ')}" for i, test in enumerate(tests)]
-    names = ", ".join(f"__test{i}" for i in range(len(tests)))
-    harness = _HARNESS.replace("{seconds}", str(TEST_S)).replace("{mark}", MARK)
-    return "\n".join((solution, *functions, f"__tests = [{names}]", harness))
-
-
 def agreement_scores(passed: NDArray[np.bool_]) -> Floats:
-    """Each solution's score (N,) from what the solutions pass, (N, T): the square root of how many pass just the same
-    tests, times the number of those. nan where there are no tests."""
+    """Return each solution's score (N,) from what the solutions pass, (N, T).
+
+    The score is the square root of how many solutions pass just the same tests, times the number of these tests. nan if
+    there are no tests.
+    """
     if passed.size == 0:
         return np.full(len(passed), math.nan)
     _, group, size = np.unique(passed, axis=0, return_inverse=True, return_counts=True)
@@ -121,41 +97,41 @@ def agreement_scores(passed: NDArray[np.bool_]) -> Floats:
     return scores
 
 
-def agreement(engine: str = "", *, texts: int = 8, max_tokens: int = 300) -> Judge:
-    """Agreement on tests that a model writes (CodeT): programs that pass the same tests, many of them, score highest.
+def codet_agreement(engine: str = "", *, texts: int = 8, max_tokens: int = 300) -> Judge:
+    """Score programs by agreement on tests that a model writes (CodeT): solutions that pass the same, many tests score
+    highest.
 
-    A question for a program is asked `texts` times for tests of its function, by the solver or the member of the crew
-    called `engine`. nan where a response holds no program, or no test could be read. Cost: `texts` requests of the
-    question and about 60 tokens, at most `max_tokens` of reply each; and one run in the sandbox for each different
-    program.
+    A question for a program is asked `texts` times for tests of its function, by the solver or by the team's member
+    `engine`. nan if a response holds no program, or no test can be read. Cost: `texts` requests of the question and
+    about 60 tokens, at most `max_tokens` of reply each, and one run in the sandbox for each different program.
     """
-    if texts < 1:
-        raise ValueError(f"texts must be at least 1, got {texts}")
+    check_count("texts", texts)
 
-    def inquire(
-        key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, heard: Talk
+    def next_asks(
+        key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, replies: Replies
     ) -> tuple[Ask, ...]:
         facts = question.facts
-        if heard or "entry_point" not in facts:
+        if replies or "entry_point" not in facts:
             return ()
         prompt = question.messages[-1].content
         wording = CONTINUE if "prompt" in facts else ASK  # a model that continues code is given code to continue
-        said = wording.format(prompt=prompt, num=PER_TEXT, name=facts["entry_point"])
-        messages = (*question.messages[:-1], question.messages[-1]._replace(content=said))
+        request = wording.format(prompt=prompt, num=PER_TEXT, name=facts["entry_point"])
+        messages = (*question.messages[:-1], question.messages[-1]._replace(content=request))
         return tuple(
             Generate(messages, max_tokens=max_tokens, seed=key.fold("agreement", i).seed(), engine=engine)
             for i in range(texts)
         )
 
     def rate(
-        key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, heard: Talk
+        key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, replies: Replies
     ) -> tuple[float, ...]:
-        programs = [read_code(question, candidate.text) for candidate in candidates] if heard else []
-        written = [reply.text for reply in heard[0] if reply.finish != "error"] if heard else []
-        tests = read_tests(written, str(question.facts.get("entry_point", "")))
+        programs = [read_code(question, candidate.text) for candidate in candidates] if replies else []
+        written = [reply.text for reply in replies[0] if reply.finish != "error"] if replies else []
+        name = str(question.facts.get("entry_point", ""))
+        tests = read_tests(written, name)
         if not tests or not any(programs):
             return (math.nan,) * len(candidates)
-        scores = iter(agreement_scores(who_passes([program for program in programs if program], tests)).tolist())
+        scores = iter(agreement_scores(who_passes([p for p in programs if p], tests, name)).tolist())
         return tuple(next(scores) if program else math.nan for program in programs)
 
-    return Judge("agreement", inquire, rate, engines=frozenset({engine} - {""}))
+    return Judge("agreement", next_asks, rate, engines=frozenset({engine} - {""}))

@@ -1,108 +1,79 @@
-"""Programs: reading one out of a response, scoring it by the tests that the question shows, grading it by hidden ones.
+"""Programs: score one by the tests that the question shows, grade it by hidden ones.
 
-What a question says is in its `facts`, where a verifier may look:
+A question's `facts` are public, and a verifier may use them: `tests`, a list of assert statements, and what
+`samplewise.verify.extract` reads a program by.
 
-    entry_point   the name of the function that is asked for
-    preamble      code that stands before it (imports, helpers), put in front of a whole function
-    prompt        only where the model continues code: what it continues
-    tests         public tests, a list of assert statements
+The `reference` of the problem is for the grader alone: {"tests": code, "level": "apart" or "together"}, or {"cases":
+[[input, output], ...]} for whole programs that read standard input. Their outputs are compared here, line by line up to
+trailing white space.
 
-What only a grader may see is in the `reference` of the problem: {"tests": code, "level": "apart" or "together"}, or
-{"cases": [[input, output], ...]} for whole programs that read standard input; their outputs are compared here, line by
-line up to trailing white space.
-
-Programs run in the sandbox and nowhere else. A program is right if its tests pass there, wrong if they do not or it
-goes past a limit, and nan if the sandbox itself has failed. A score whose reason names the weaker level was found by
-tests in the program's own process (see `samplewise.verify.sandbox.Program`). Cost: no tokens; 5 to 10 ms for a short
-program.
+Programs run in the sandbox only. A program is right if its tests pass there, wrong if they do not or if it exceeds a
+limit, and nan if the sandbox itself failed or if its tests need what cannot be handed to them. If the tests ran in the
+program's own process, a weaker level, the reason of the score says so (see `samplewise.verify.sandbox.Program`). Cost:
+no tokens; 5 to 10 ms for a short program.
 """
 
 from __future__ import annotations
 
 import ast
 import math
-import re
 import sys
-import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from samplewise.types import Candidate, Json, Problem, Question, Score
-from samplewise.verify.sandbox import USUAL, Level, Limits, Program, Sandbox, Verdict, shared
+from samplewise.core.types import Candidate, Json, Problem, Question, Score
+from samplewise.verify.extract import read_code
+from samplewise.verify.sandbox import USUAL, Level, Limits, Program, ProgramVerdict, Sandbox, shared_sandbox
 
-STOP_WORDS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # where a completion of a function has gone past its end
-MAX_CODE = 100_000  # characters
-LIMITS = Limits(wall_s=10.0, cpu_s=3)  # three seconds, as published results have it, on a machine however busy
-
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
-_LANGUAGES = ("", "python", "py", "python3", "Python")
-_END_MARKS = ("[DONE]", "\n```")
-
-
-def read_code(question: Question, text: str) -> str | None:
-    """The program of a response; None where there is none. Programs that differ in trailing white space are equal.
-
-    It is the last fenced block that defines the entry point, else the text itself if that defines it, each after the
-    question's preamble; else, for a question that is code to be continued, the prompt with the text up to the first of
-    `STOP_WORDS`.
-    """
-    facts, text = question.facts, text.replace("\r\n", "\n")
-    preamble, prompt = str(facts.get("preamble", "")), facts.get("prompt")
-    defines = re.compile(rf"^(?:async[ \t]+)?(?:def|class)[ \t]+{re.escape(str(facts['entry_point']))}\b", re.MULTILINE)
-    blocks = [textwrap.dedent(body) for language, body in _FENCE.findall(text) if language in _LANGUAGES]
-    whole = next((block for block in reversed(blocks) if defines.search(block)), None)
-    if whole is None and defines.search(text):
-        whole = cut(text, _END_MARKS)
-        while (first := defines.search(whole)) and not _compiles(whole) and _compiles(whole[first.start() :]):
-            whole = whole[first.start() :]  # a sentence before the code
-    if whole is not None:
-        code = preamble + whole
-    elif prompt is not None:
-        code = str(prompt) + cut(text, (*STOP_WORDS, "\n```"))
-    else:
-        return None
-    return f"{code.rstrip()}\n" if len(code) <= MAX_CODE else None
+LIMITS = Limits(wall_s=10.0, cpu_s=3)  # three seconds of processor time, as in published results
 
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 
-def cut(text: str, words: Sequence[str]) -> str:
-    """The text before the first of the words."""
-    places = [place for word in words if (place := text.find(word)) >= 0]
-    return text[: min(places)] if places else text
-
-
-def _compiles(code: str) -> bool:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
-
-
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
 def hidden_program(problem: Problem, answer: str) -> Program:
-    """The answer with the hidden tests of its problem."""
+    """Return the answer with the hidden tests of its problem."""
     reference: Mapping[str, Json] = problem.reference
-    tests = str(reference["tests"])
-    level = _level(reference)
-    entry_point = str(problem.question.facts["entry_point"])
-    return Program(answer, tests, level=level, entry_point=entry_point, imports=modules_used(tests))
+    facts = problem.question.facts
+    tests = with_helpers(str(reference["tests"]), str(facts.get("preamble", "")))
+    return Program(
+        answer,
+        tests,
+        level=_level(reference),
+        entry_point=str(facts["entry_point"]),
+        imports=modules_used(tests),
+    )
 
 
-def _level(said: Mapping[str, Json]) -> Level:
-    return "together" if said.get("level") == "together" else "apart"
+def with_helpers(tests: str, preamble: str) -> str:
+    """Return tests that have the helpers of the question's preamble which they use, whatever the program defines.
+
+    HumanEval 32, 38 and 50 test a function by another one, which the prompt defines and a program can replace.
+    """
+    if not preamble.strip():
+        return tests
+    try:
+        head = _quiet(preamble)
+    except SyntaxError:
+        return tests
+    helpers = {n.name for n in head.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    used = {n.id for n in ast.walk(_quiet(tests)) if isinstance(n, ast.Name)} & helpers
+    return f"{preamble.rstrip()}\n\n{tests}" if used else tests
 
 
-def score_of(verdict: Verdict) -> Score:
-    """1 passed, 0 not, nan where the sandbox failed and nothing is known."""
-    if verdict.status == "broken":
+def _level(facts: Mapping[str, Json]) -> Level:
+    return "together" if facts.get("level") == "together" else "apart"
+
+
+def score_of(verdict: ProgramVerdict) -> Score:
+    """Score 1 for passed and 0 otherwise; nan if nothing is known: the sandbox failed, or the tests need a value of the
+    program that cannot be handed to them."""
+    if not verdict.is_known:
         return Score(math.nan, verdict.reason)
     if verdict.passed:
         return Score(1.0, verdict.reason)
@@ -111,24 +82,24 @@ def score_of(verdict: Verdict) -> Score:
 
 @dataclass(frozen=True, slots=True)
 class CodeGrader:
-    """Grades programs in one sandbox; None: the one that this process shares."""
+    """Grade programs in one sandbox; None: the sandbox shared by this process."""
 
     limits: Limits = LIMITS
     sandbox: Sandbox | None = None
 
     def __call__(self, problem: Problem, answer: str | None) -> Score:
-        """Raises SetupError where no sandbox can be started: programs do not run without one."""
+        """Raise SetupError if no sandbox can be started: programs do not run without one."""
         if problem.reference is None:
             return Score(math.nan, "the question has no hidden tests")
         if not answer:
             return Score(0.0, "no program")
-        sandbox = self.sandbox or shared()
+        sandbox = self.sandbox or shared_sandbox()
         if "cases" in problem.reference:
             return self._cases(sandbox, answer, problem.reference["cases"])
         return score_of(sandbox.run(hidden_program(problem, answer), self.limits))
 
     def _cases(self, sandbox: Sandbox, answer: str, cases: Sequence[Sequence[str]]) -> Score:
-        programs = [Program(answer, stdin=given) for given, _ in cases]
+        programs = [Program(answer, stdin=stdin) for stdin, _ in cases]
         for number, verdict in sandbox.run_all(programs, self.limits):
             score = score_of(verdict)
             if score.value != 1.0:
@@ -142,13 +113,14 @@ grade_code = CodeGrader()
 
 
 def public_tests(wall_s: float = 3.0) -> PublicTests:
-    """Share of the tests shown in the question that a program passes, each in `wall_s`. nan where it shows none."""
+    """Score the share of the tests shown in the question that a program passes, each in `wall_s`. nan if it shows
+    none."""
     return PublicTests(Limits(wall_s=wall_s))
 
 
 @dataclass(frozen=True, slots=True)
 class PublicTests:
-    """The verifier. It never sees a reference: what it runs is in the question's facts."""
+    """The verifier `public_tests`. It never sees a reference: what it runs is in the question's facts."""
 
     limits: Limits = USUAL
     sandbox: Sandbox | None = None
@@ -157,23 +129,26 @@ class PublicTests:
         self.limits.check()
 
     def __call__(self, question: Question, candidate: Candidate) -> Score:
-        """Raises SetupError where no sandbox can be started."""
+        """Raise SetupError if no sandbox can be started."""
         tests = [str(test) for test in question.facts.get("tests") or ()]
         if not tests:
             return Score(math.nan, "the question shows no tests")
         code = read_code(question, candidate.text)
         if code is None:
             return Score(0.0, "no program")
-        sandbox = self.sandbox or shared()
+        sandbox = self.sandbox or shared_sandbox()
         name = str(question.facts["entry_point"])
-        whole = Program(code, level=_level(question.facts), entry_point=name)
-        one, *rest = [whole._replace(tests=test, imports=modules_used(test)) for test in ("\n".join(tests), *tests)]
-        verdict = sandbox.run(one, self.limits)  # nearly all right programs are done here
+        program = Program(code, level=_level(question.facts), entry_point=name)
+        combined, *separate = [
+            program._replace(tests=test, imports=modules_used(test)) for test in ("\n".join(tests), *tests)
+        ]
+        verdict = sandbox.run(combined, self.limits)  # nearly all right programs are done here
         if verdict.passed or len(tests) == 1 or verdict.status == "broken":
             return score_of(verdict)
-        verdicts = [verdict for _, verdict in sandbox.run_all(rest, self.limits)]
-        if any(verdict.status == "broken" for verdict in verdicts):
-            return Score(math.nan, "the sandbox failed")
+        verdicts = [verdict for _, verdict in sandbox.run_all(separate, self.limits)]
+        unknown = [verdict.reason for verdict in verdicts if not verdict.is_known]
+        if unknown:
+            return Score(math.nan, unknown[0])
         num = sum(verdict.passed for verdict in verdicts)
         return Score(num / len(tests), f"{num} of {len(tests)} public tests passed")
 
@@ -182,7 +157,10 @@ class PublicTests:
 
 
 def modules_used(tests: str) -> tuple[str, ...]:
-    """Standard modules that tests use without importing them: published tests count on the solution's imports."""
+    """Return the standard modules that tests use without importing them.
+
+    Published tests rely on the solution's imports.
+    """
     tree = ast.parse(tests)
     used = {n.value.id for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
     bound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -196,7 +174,7 @@ _USUAL = frozenset(sys.stdlib_module_names) & {
 
 
 def makes_objects(tests: str, solution: str) -> bool:
-    """Whether tests make objects of a class that the solution defines: those tests must run in its process."""
+    """Return whether tests make objects of a class that the solution defines: those tests must run in its process."""
     classes = {n.name for n in ast.walk(_quiet(solution)) if isinstance(n, ast.ClassDef)}
     return any(isinstance(n, ast.Name) and n.id in classes for n in ast.walk(_quiet(tests)))
 

@@ -1,62 +1,91 @@
-"""Verifiers that need nothing but what the engine showed of the draw's own law. No tokens beyond generation."""
+"""Verifiers that use only what an engine gives with a draw: its log-probs. No tokens beyond generation."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
-from samplewise.types import Candidate, Question, Score, Verifier
+from samplewise.core.checks import check_choice
+from samplewise.core.types import Candidate, Capability, Question, Score, Verifier
 
 
-def logp() -> Verifier:
-    """Mean log-probability per token (nats, at most 0) under the model at temperature 1. nan without log-probs."""
+@dataclass(frozen=True, slots=True)
+class ConfidenceVerifier:
+    """A verifier whose score is nan where a draw came without what it `needs`.
 
-    def verify(question: Question, candidate: Candidate) -> Score:
+    Such draws cannot be scored later either, so a recipe is refused before it draws them. `option` is what `repeat`
+    must be given for draws to carry it; "" where they carry it wherever the engine can.
+    """
+
+    name: str
+    needs: Capability
+    rate: Callable[[Candidate], Score]
+    option: str = ""
+
+    def __call__(self, question: Question, candidate: Candidate) -> Score:
+        """Return the score of a candidate."""
+        return self.rate(candidate)
+
+
+def logp_score() -> Verifier:
+    """Score a response by its mean log-probability per token (nats, at most 0) under the model at temperature 1.
+
+    nan without log-probs.
+    """
+
+    def rate(candidate: Candidate) -> Score:
         if math.isnan(candidate.logp_sum) or candidate.num_tokens == 0:
             return Score(math.nan, "the engine gave no log-probs")
         return Score(candidate.logp_sum / candidate.num_tokens)
 
-    return verify
+    return ConfidenceVerifier("logp", Capability.LOGP, rate)
 
 
-Part = Literal["mean", "tail", "bottom", "least"]
+ConfidencePart = Literal["mean", "tail", "bottom", "least"]
 
 
-def deepconf(part: Part = "tail") -> Verifier:
-    """How sure the model was (DeepConf), over the whole response, its end, its least sure tenth, or least sure window.
+def deepconf_score(part: ConfidencePart = "tail") -> Verifier:
+    """Score a response by the model's confidence (DeepConf).
 
-    Needs draws with their likeliest tokens: `repeat(64, top=True)` on an engine that shows them; nan otherwise.
+    `part` is "mean" (the whole response), "tail" (its end), "bottom" (its least confident tenth) or "least" (its least
+    confident window).
+
+    Needs draws with their top tokens: `repeat(64, top=True)` on an engine that shows them; otherwise nan.
     """
-    if part not in get_args(Part):
-        raise ValueError(f"part must be one of {', '.join(get_args(Part))}, got {part!r}")
+    check_choice("part", part, get_args(ConfidencePart))
 
-    def verify(question: Question, candidate: Candidate) -> Score:
+    def rate(candidate: Candidate) -> Score:
         value = candidate.scores.get(f"deepconf.{part}", math.nan)
         return Score(
             value, "" if not math.isnan(value) else "drawn without the likeliest tokens: repeat(..., top=True)"
         )
 
-    return verify
+    return ConfidenceVerifier("deepconf", Capability.TOP, rate, "top=True")
 
 
-def self_certainty() -> Verifier:
-    """How far the model's law was from uniform at each token, in the mean (nats, at least 0): self-certainty.
+def self_certainty_score() -> Verifier:
+    """Score a response by self-certainty: the mean KL(uniform || p) over its tokens (nats, at least 0).
 
     Kang et al. 2025, arXiv 2502.18581, who vote by its rank: `borda(self_certainty)`. Needs draws that carry it,
-    `repeat(64, certainty=True)` on an engine that sees its whole law (local, tiny, toy); nan otherwise.
+    `repeat(64, certainty=True)` on an engine that sees its whole distribution (local, tiny, toy); otherwise nan.
     """
 
-    def verify(question: Question, candidate: Candidate) -> Score:
+    def rate(candidate: Candidate) -> Score:
         value = candidate.scores.get("self_certainty", math.nan)
         return Score(value, "" if not math.isnan(value) else "drawn without certainty: repeat(..., certainty=True)")
 
-    return verify
+    return ConfidenceVerifier("self_certainty", Capability.CERTAINTY, rate, "certainty=True")
 
 
-def likelihood() -> Verifier:
-    """Total log-probability (nats, at most 0) of the response under the model at temperature 1: favours short ones."""
+def likelihood_score() -> Verifier:
+    """Score a response by its total log-probability (nats, at most 0) under the model at temperature 1.
 
-    def verify(question: Question, candidate: Candidate) -> Score:
+    This favors short responses. nan without log-probs.
+    """
+
+    def rate(candidate: Candidate) -> Score:
         return Score(candidate.logp_sum, "" if not math.isnan(candidate.logp_sum) else "the engine gave no log-probs")
 
-    return verify
+    return ConfidenceVerifier("likelihood", Capability.LOGP, rate)

@@ -1,15 +1,15 @@
-"""Arithmetic expressions: exact values, and one string for all expressions that differ in order and brackets alone.
+"""Arithmetic expressions: exact values, and one string for all expressions that differ only in order and brackets.
 
-Two expressions that have a value get the same canonical string exactly when one becomes the other by
+Two expressions that have a value get the same canonical string exactly if one becomes the other by
 
 - exchanging or regrouping the operands of sums and of products, where `a - b` counts as `a + (-b)` and `a / b` as
   `a * (1/b)`, so `a - (b - c)` is `a + c - b` and `a / (b / c)` is `a * c / b`;
-- carrying a sign: `-(a - b)` is `b - a`, `-a * b` is `-(a * b)`, and `--a` is `a`;
+- moving a sign: `-(a - b)` is `b - a`, `-a * b` is `-(a * b)`, and `--a` is `a`;
 - writing a number in another way: `4.0` is `4`.
 
-Nothing is computed or simplified: `6 * 1`, `6 / 1` and `6` are three strings, as are `(2 - 3) * (4 - 5)` and
-`(3 - 2) * (5 - 4)`. Numbers are `fractions.Fraction`; a division by zero has the value None, and brackets that hold
-one are kept, so that no regrouping can give it a value.
+Nothing is computed or simplified: `6 * 1`, `6 / 1` and `6` are three strings, and so are `(2 - 3) * (4 - 5)` and `(3 -
+2) * (5 - 4)`. Numbers are `fractions.Fraction`. A division by zero has the value None, and brackets that hold one are
+kept, so that no regrouping can give it a value.
 
 Cost: at most `MAX_NUMBERS` numbers of `MAX_DIGITS` digits, so tens of microseconds. Parsing is iterative.
 """
@@ -31,7 +31,8 @@ _BINDS = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "negate": 3, "keep": 3}
 
 
 class Expression(NamedTuple):
-    """`op` is "number", "negate" or one of + - * /. Build it with `number`, `negate` and `combine`."""
+    """A node: `op` is "number", "negate" or one of + - * /. Build it with `number_expression`, `negate` and
+    `combine`."""
 
     op: str
     args: tuple[Expression, ...]
@@ -39,8 +40,8 @@ class Expression(NamedTuple):
     numbers: tuple[Fraction, ...]  # (L,) the numbers in it, from left to right
 
 
-def number(value: Fraction | int) -> Expression:
-    """A number of zero or more; a negative one is written with `negate`."""
+def number_expression(value: Fraction | int) -> Expression:
+    """Return the expression of a number of zero or more; write a negative one with `negate`."""
     if value < 0:
         raise ValueError(f"a number in an expression must be 0 or more, got {value}")
     exact = Fraction(value)
@@ -48,17 +49,19 @@ def number(value: Fraction | int) -> Expression:
 
 
 def negate(inner: Expression) -> Expression:
+    """Return the expression with its sign changed."""
     if inner.op == "negate":
         return inner.args[0]
     return Expression("negate", (inner,), None if inner.value is None else -inner.value, inner.numbers)
 
 
 def combine(op: str, left: Expression, right: Expression) -> Expression:
-    return Expression(op, (left, right), apply(op, left.value, right.value), left.numbers + right.numbers)
+    """Return the expression of two operands."""
+    return Expression(op, (left, right), apply_operator(op, left.value, right.value), left.numbers + right.numbers)
 
 
-def apply(op: str, left: Fraction | None, right: Fraction | None) -> Fraction | None:
-    """The exact result, None for a division by zero."""
+def apply_operator(op: str, left: Fraction | None, right: Fraction | None) -> Fraction | None:
+    """Return the exact result, None for a division by zero."""
     if left is None or right is None:
         return None
     if op == "+":
@@ -70,65 +73,66 @@ def apply(op: str, left: Fraction | None, right: Fraction | None) -> Fraction | 
     return left / right if right else None
 
 
-def parse(tokens: Sequence[str]) -> Expression | None:
-    """The expression of numerals, operators, signs and brackets; None where it is not one, or too long.
+def parse_tokens(tokens: Sequence[str]) -> Expression | None:
+    """Return the expression of numerals, operators, signs and brackets; None if it is none, or too long.
 
-    `2(3 + 4)` and `(1 + 2)(3 + 4)` are products, but not after a division, where readers differ on what is meant.
+    `2(3 + 4)` and `(1 + 2)(3 + 4)` are products, but not after a division, where readers differ on the meaning.
     """
     if not 0 < len(tokens) <= MAX_TOKENS:
         return None
-    done: list[Expression] = []
-    waiting: list[str] = []
+    operands: list[Expression] = []
+    operators: list[str] = []
     operand_next = True
     for token in tokens:
         if operand_next:
             if token == "(":
-                waiting.append(token)
+                operators.append(token)
             elif token in ("+", "-"):
-                waiting.append("negate" if token == "-" else "keep")
+                operators.append("negate" if token == "-" else "keep")
             else:
-                read = _numeral(token)
-                if read is None or len(done) >= MAX_NUMBERS:
+                operand = _numeral(token)
+                if operand is None or len(operands) >= MAX_NUMBERS:
                     return None
-                done.append(read)
+                operands.append(operand)
                 operand_next = False
         elif token == ")":
-            _reduce(done, waiting, 1)
-            if not waiting:
+            _reduce(operands, operators, 1)
+            if not operators:
                 return None
-            waiting.pop()
+            operators.pop()
         elif token == "(":
-            _reduce(done, waiting, 3)
-            if waiting and waiting[-1] == "/":
+            _reduce(operands, operators, 3)
+            if operators and operators[-1] == "/":
                 return None
-            _reduce(done, waiting, 2)
-            waiting += ["*", "("]
+            _reduce(operands, operators, 2)
+            operators += ["*", "("]
             operand_next = True
         elif token in OPERATORS:
-            _reduce(done, waiting, _BINDS[token])
-            waiting.append(token)
+            _reduce(operands, operators, _BINDS[token])
+            operators.append(token)
             operand_next = True
         else:
             return None
     if operand_next:
         return None
-    _reduce(done, waiting, 1)
-    return None if waiting or len(done[0].numbers) > MAX_NUMBERS else done[0]
+    _reduce(operands, operators, 1)
+    return None if operators or len(operands[0].numbers) > MAX_NUMBERS else operands[0]
 
 
-def _reduce(done: list[Expression], waiting: list[str], binds: int) -> None:
+def _reduce(operands: list[Expression], operators: list[str], binds: int) -> None:
     """Apply the waiting operators that bind at least as tightly as `binds`, back to the last open bracket."""
-    while waiting and _BINDS[waiting[-1]] >= binds:
-        op = waiting.pop()
-        right = done.pop()
+    while operators and _BINDS[operators[-1]] >= binds:
+        op = operators.pop()
+        right = operands.pop()
         if op == "negate":
             right = negate(right)
         elif op != "keep":
-            right = combine(op, done.pop(), right)
-        done.append(right)
+            right = combine(op, operands.pop(), right)
+        operands.append(right)
 
 
 def is_numeral(token: str) -> bool:
+    """Return whether a token is a number."""
     return token[0] in ".0123456789"
 
 
@@ -136,7 +140,7 @@ def is_numeral(token: str) -> bool:
 def _numeral(token: str) -> Expression | None:
     if not is_numeral(token) or len(token.replace(".", "")) > MAX_DIGITS:
         return None
-    return number(Fraction(token) if "." in token else int(token))
+    return number_expression(Fraction(token) if "." in token else int(token))
 
 
 class _Part(NamedTuple):
@@ -155,7 +159,7 @@ class _Form(NamedTuple):
 
 
 def canonical(expression: Expression) -> str:
-    """The one string of all expressions that differ in order and brackets alone; it parses to one of them."""
+    """Return the one string of all expressions that differ only in order and brackets; it parses to one of them."""
     form = _form(expression)
     if not form.negative:
         return form.text
@@ -163,7 +167,7 @@ def canonical(expression: Expression) -> str:
 
 
 def _form(expression: Expression) -> _Form:
-    """A sign, and the text of what it stands before."""
+    """Return a sign, and the text that it stands before."""
     if expression.op == "number":
         text = _decimal(expression.numbers[0])
         return _Form(False, text, False, (0, -expression.numbers[0], text))
@@ -182,41 +186,41 @@ def _form(expression: Expression) -> _Form:
 
 
 def _joined(parts: list[_Part], join: str, undo: str) -> str:
-    kept = sorted((*part.rank, part.text) for part in parts if not part.negative)
-    undone = sorted((*part.rank, part.text) for part in parts if part.negative)
-    return join.join(entry[-1] for entry in kept) + "".join(undo + entry[-1] for entry in undone)
+    plain = sorted((*part.rank, part.text) for part in parts if not part.negative)
+    inverted = sorted((*part.rank, part.text) for part in parts if part.negative)
+    return join.join(entry[-1] for entry in plain) + "".join(undo + entry[-1] for entry in inverted)
 
 
-def _terms(expression: Expression, negative: bool, into: list[_Part]) -> None:
+def _terms(expression: Expression, negative: bool, parts: list[_Part]) -> None:
     if expression.op in ("+", "-"):
-        _terms(expression.args[0], negative, into)
-        _terms(expression.args[1], negative != (expression.op == "-"), into)
+        _terms(expression.args[0], negative, parts)
+        _terms(expression.args[1], negative != (expression.op == "-"), parts)
     elif expression.op == "negate":
-        _terms(expression.args[0], not negative, into)
+        _terms(expression.args[0], not negative, parts)
     else:
         form = _form(expression)
-        into.append(_Part(form.rank, form.text, negative != form.negative))
+        parts.append(_Part(form.rank, form.text, negative != form.negative))
 
 
-def _factors(expression: Expression, inverse: bool, into: list[_Part]) -> bool:
-    """Collects the factors; returns whether their product is to be negated."""
+def _factors(expression: Expression, inverse: bool, parts: list[_Part]) -> bool:
+    """Collect the factors, and return whether their product is to be negated."""
     if expression.op in ("*", "/"):
         if inverse and expression.value is None:  # turned around, a division by zero would become a product with zero
             form = _form(expression)
-            into.append(_Part(form.rank, f"({form.text})", True))
+            parts.append(_Part(form.rank, f"({form.text})", True))
             return form.negative
-        left = _factors(expression.args[0], inverse, into)
-        right = _factors(expression.args[1], inverse != (expression.op == "/"), into)
-        return left != right
+        left_negative = _factors(expression.args[0], inverse, parts)
+        right_negative = _factors(expression.args[1], inverse != (expression.op == "/"), parts)
+        return left_negative != right_negative
     if expression.op == "negate" and expression.args[0].op not in ("+", "-"):
-        return not _factors(expression.args[0], inverse, into)
+        return not _factors(expression.args[0], inverse, parts)
     form = _form(expression)
-    into.append(_Part(form.rank, f"({form.text})" if form.is_sum else form.text, inverse))
+    parts.append(_Part(form.rank, f"({form.text})" if form.is_sum else form.text, inverse))
     return form.negative
 
 
 def _decimal(value: Fraction) -> str:
-    """Every numeral is a terminating decimal, so this is exact."""
+    """Return a numeral as text; exact, because every numeral is a terminating decimal."""
     if value.denominator == 1:
         return str(value.numerator)
     return format((Decimal(value.numerator) / Decimal(value.denominator)).normalize(), "f")

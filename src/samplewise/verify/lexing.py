@@ -1,11 +1,11 @@
-"""Free text to arithmetic tokens: numerals, operators, brackets, `=`, and marks for everything else.
+r"""Free text to arithmetic tokens: numerals, operators, brackets, `=`, and marks for everything else.
 
-Understands the usual operator signs of Unicode, LaTeX (`\\times`, `\\frac{}{}`, `\\left(` ...), Markdown emphasis and
-the words plus, minus, times, over, divided by, is. A word or a comma separates statements (`BREAK`); a sign that
-changes what an expression means, such as an exponent, a root or a percent sign, makes the expression unreadable
-(`ALIEN`) instead of being passed over. Brackets that hold more than arithmetic are prose, and separate as well.
+Understands the usual operator signs of Unicode, LaTeX (`\times`, `\frac{}{}`, `\left(` ...), Markdown emphasis and the
+words plus, minus, times, over, divided by, is. A word or a comma separates statements (`BREAK`). A sign that changes
+what an expression means, such as an exponent, a root or a percent sign, makes the expression unreadable (`ALIEN`)
+instead of being skipped. Brackets that hold more than arithmetic are prose, and separate as well.
 
-Cost: linear in the text, about 0.5 microseconds a character.
+Cost: linear in the text, about 0.5 microseconds per character.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _TOKEN = re.compile(
 
 
 def lex(text: str) -> list[str]:
-    """The tokens of a text: numerals, + - * /, ( ), `EQUALS`, `DIFFERS`, "!", `BREAK`, `LINE` and `ALIEN`."""
+    """Return the tokens of a text: numerals, + - * /, ( ), `EQUALS`, `DIFFERS`, "!", `BREAK`, `LINE` and `ALIEN`."""
     return _dissolve(_fractions(_scan(_BULLET.sub("", text).translate(_TABLE))))
 
 
@@ -132,17 +132,17 @@ def _word(word: str, following: str) -> list[str]:
     return [BREAK, ALIEN] if meaning == BREAK and following in ("(", "{") else [meaning]  # sqrt(9) is not (9)
 
 
-def _is_power(text: str, start: int, end: int, before: list[str]) -> bool:
-    """Whether `**` is an exponent and not emphasis: a number or bracket on both sides, spaced alike."""
-    if not before or not (is_numeral(before[-1]) or before[-1] in (")", "}")):
+def _is_power(text: str, start: int, end: int, tokens: list[str]) -> bool:
+    """Return whether `**` is an exponent and not emphasis: a number or bracket on both sides, spaced alike."""
+    if not tokens or not (is_numeral(tokens[-1]) or tokens[-1] in (")", "}")):
         return False
-    rest = text[end : end + 8]
-    operand = rest.lstrip(" ")[:1]
-    return bool(operand) and operand in "0123456789.([{\\-+" and text[start - 1].isspace() == rest[0].isspace()
+    following = text[end : end + 8]
+    operand = following.lstrip(" ")[:1]
+    return bool(operand) and operand in "0123456789.([{\\-+" and text[start - 1].isspace() == following[0].isspace()
 
 
 def _fractions(tokens: list[str]) -> list[str]:
-    r"""Braces to brackets, `\frac{a}{b}` to `((a)/(b))`, and the letter x to a product between two operands."""
+    r"""Turn braces to brackets, `\frac{a}{b}` to `((a)/(b))`, and the letter x between two operands to a product."""
     out: list[str] = []
     stack: list[str] = []
     skip = False
@@ -182,7 +182,7 @@ def _fractions(tokens: list[str]) -> list[str]:
 
 
 def _dissolve(tokens: list[str]) -> list[str]:
-    """Brackets around anything but arithmetic become breaks, and so do loose ones at the edge of a statement."""
+    """Turn brackets around anything but arithmetic into breaks, and unmatched ones at the edge of a statement."""
     out = list(tokens)
     opened: list[int] = []
     last_prose = -1
@@ -204,40 +204,40 @@ def _dissolve(tokens: list[str]) -> list[str]:
                 opened = []
     edges = (BREAK, LINE)
     for i in loose + opened:
-        beside = tokens[i + 1 : i + 2] if tokens[i] == "(" else tokens[max(i - 1, 0) : i]
-        if (not beside and tokens[i] == "(") or (beside and beside[0] in edges):
+        neighbor = tokens[i + 1 : i + 2] if tokens[i] == "(" else tokens[max(i - 1, 0) : i]
+        if (not neighbor and tokens[i] == "(") or (neighbor and neighbor[0] in edges):
             out[i] = BREAK
     return out
 
 
 def segments(tokens: list[str]) -> list[list[str]]:
-    """The tokens between breaks and line ends, the empty stretches left out.
+    """Return the tokens between breaks and line ends, without empty segments.
 
-    A dash before a break is punctuation ("= 24 - done"); at the very end of the text it is an operator cut off.
+    A dash before a break is punctuation ("= 24 - done"); at the very end of the text it is a truncated operator.
     """
-    found: list[list[str]] = [[]]
+    parts: list[list[str]] = [[]]
     for token in tokens:
         if token in (BREAK, LINE):
-            if found[-1] and found[-1][-1] == "-":
-                found[-1].pop()
-            if found[-1]:
-                found.append([])
+            if parts[-1] and parts[-1][-1] == "-":
+                parts[-1].pop()
+            if parts[-1]:
+                parts.append([])
         else:
-            found[-1].append(token)
-    return found if found[-1] else found[:-1]
+            parts[-1].append(token)
+    return parts if parts[-1] else parts[:-1]
 
 
 def sides(segment: list[str]) -> list[list[str]]:
-    """A segment split at its signs of (in)equality, the empty sides left out."""
-    found: list[list[str]] = [[]]
+    """Split a segment at its signs of (in)equality; empty sides are left out."""
+    parts: list[list[str]] = [[]]
     for token in segment:
         if token in (EQUALS, DIFFERS):
-            found.append([])
+            parts.append([])
         else:
-            found[-1].append(token)
-    return [side for side in found if side]
+            parts[-1].append(token)
+    return [side for side in parts if side]
 
 
 def is_operation(side: list[str]) -> bool:
-    """Whether a side works something out: an operator that is more than a leading sign, and a number."""
+    """Return whether a side computes something: an operator beyond a leading sign, and a number."""
     return any(t in OPERATORS for t in side[1:]) and any(is_numeral(t) for t in side)

@@ -1,20 +1,20 @@
-"""Make a target from numbers: reads the expression out of a response, and checks it exactly. No `eval`.
+r"""Puzzles that make a target from numbers: read the expression in a response, and check it exactly. No `eval`.
 
 What is read, in this order:
 
-1. The last explicit answer: after "answer:", "answer is" or inside `\\boxed{}`. It may be an expression, with or
-   without "= 24" behind it, or steps. Words instead of arithmetic ("Answer: none"), or words that take it back ("not
-   possible"), are no answer. A bare "Answer: 24" names the target and no expression, so the reading goes on.
-2. The last statement of the response, with the steps before it: `8 - 6 = 2 , 2 * 12 = 24`, in signs or in words,
-   whatever stands around them ("(left: 2 12)").
+1. The last explicit answer: after "answer:", "answer is" or inside `\boxed{}`. It may be an expression, with or without
+   "= 24" after it, or steps. Words instead of arithmetic ("Answer: none"), or words that retract it ("not possible"),
+   are no answer. A bare "Answer: 24" names the target and no expression, so the reader continues.
+2. The last statement of the response, with the steps before it: `8 - 6 = 2 , 2 * 12 = 24`, in signs or in words. Other
+   text around them ("(left: 2 12)") is ignored.
 
-A statement that uses exactly the puzzle's numbers is read as it stands. Otherwise each operand that an earlier step
-made is replaced by that step, the latest first, each step used once; every other operand is a number of the puzzle or
-not, which is for the check to say. **A step whose claim is false makes nothing**: its result stays a bare number, and
-if it is the last one, nothing is read. A claim holds if it is the exact result, or a decimal that this rounds or cuts
-to. Steps that end before as many numbers as the puzzle has are used were cut off: nothing is read.
+A statement that uses exactly the puzzle's numbers is read as it is. Otherwise each operand that an earlier step made is
+replaced by that step, the latest first, each step used once. Every other operand is left for the check. **A step whose
+claim is false is not put in**: its result stays a bare number, and if it is the last step, nothing is read. A claim
+holds if it is the exact result, or a decimal that this rounds or truncates to. Steps that end before as many numbers as
+the puzzle has are used were cut off: nothing is read.
 
-So what is read is an expression that the text claims; the claimed value after it is not looked at, the expression is
+So what is read is an expression that the text claims. The claimed value after it is ignored, the expression is
 evaluated. Equal answers give equal strings: see `samplewise.verify.expression` for the exact equivalence.
 
 Limits: of a text the last `MAX_TEXT` characters are searched for an explicit answer of at most `MAX_LINE`, and the last
@@ -29,7 +29,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from samplewise.types import Candidate, Json, Problem, Question, Score, Verifier
+from samplewise.core.reasoning import split_reasoning
+from samplewise.core.types import Candidate, Json, Problem, Question, Score, Verifier
 from samplewise.verify.expression import (
     MAX_NUMBERS,
     OPERATORS,
@@ -38,9 +39,10 @@ from samplewise.verify.expression import (
     combine,
     is_numeral,
     negate,
-    parse,
+    parse_tokens,
 )
 from samplewise.verify.lexing import DIFFERS, EQUALS, is_operation, lex, segments, sides
+from samplewise.verify.marks import braced
 
 MAX_TEXT = 100_000  # characters
 MAX_LINE = 2_000
@@ -56,14 +58,14 @@ _DENIAL = re.compile(
 
 
 class Puzzle(NamedTuple):
-    """The public facts of a question: what is given, and what to make of it."""
+    """The public facts of a question: the numbers given, and the target to make."""
 
     numbers: tuple[Fraction, ...]  # sorted
     target: Fraction
 
 
 def facts_of(question: Question) -> Puzzle | None:
-    """The puzzle that a question carries as `facts["numbers"]` and `facts["target"]`, None if it does not."""
+    """Return the puzzle in `facts["numbers"]` and `facts["target"]` of a question, or None."""
     return _puzzle(question.facts)
 
 
@@ -91,11 +93,11 @@ def _sorted(numbers: Sequence[int | float | Fraction]) -> tuple[Fraction, ...]:
 # ------------------------------------------------------------------------------------------------------------- checking
 
 
-def check(numbers: Sequence[int], target: int, expression: str) -> bool:
-    """Whether the expression makes the target out of exactly these numbers, each used once.
+def is_solution(numbers: Sequence[int], target: int, expression: str) -> bool:
+    """Return whether the expression makes the target from exactly these numbers, each used once.
 
     Allowed are + - * / and brackets, in the notations of `samplewise.verify.lexing`, and signs: for a target of 0 or
-    more whatever signs can do, subtraction can do with the same numbers. What stands after "=" is a claim, and ignored.
+    more, signs reach nothing that subtraction cannot. What follows "=" is a claim and is ignored.
     """
     if not numbers or not all(_is_number(n) and n >= 0 for n in numbers):
         raise ValueError(f"a puzzle needs numbers of 0 or more, got {numbers!r}")
@@ -107,7 +109,7 @@ def _verdict(puzzle: Puzzle, answer: str) -> Score:
         return Score(0.0, "unread")
     tokens = lex(answer)
     parts = sides(tokens)
-    return _judge(puzzle, parse(parts[0]) if parts and DIFFERS not in tokens else None)
+    return _judge(puzzle, parse_tokens(parts[0]) if parts and DIFFERS not in tokens else None)
 
 
 def _judge(puzzle: Puzzle, expression: Expression | None) -> Score:
@@ -123,9 +125,9 @@ def _judge(puzzle: Puzzle, expression: Expression | None) -> Score:
 
 
 def puzzle() -> Verifier:
-    """Scores 1 for a right solution and 0 for anything else; nan only where the question carries no puzzle.
+    """Score 1 for a right solution and 0 for anything else; nan only if the question carries no puzzle.
 
-    Exact, and needs no reference. A response that was cut is read only where its answer is complete.
+    Exact, and needs no reference. A truncated response is read only if its answer is complete.
     """
 
     def verify(question: Question, candidate: Candidate) -> Score:
@@ -139,7 +141,7 @@ def puzzle() -> Verifier:
 
 
 def grade_puzzle(problem: Problem, answer: str | None) -> Score:
-    """The grader of puzzles: the check, with the numbers and target of the problem's question."""
+    """Grade a puzzle by the check, with the numbers and target of the problem's question."""
     facts = facts_of(problem.question)
     if facts is None:
         return Score(math.nan, "the question carries no numbers and target")
@@ -150,21 +152,20 @@ def grade_puzzle(problem: Problem, answer: str | None) -> Score:
 
 
 class _Statement(NamedTuple):
-    made: Expression | None  # the left-hand side; None: unreadable
-    claim: Expression | None  # what it is said to equal
+    expression: Expression | None  # the left-hand side; None: unreadable
+    claim: Expression | None  # the right-hand side: what the text claims that it equals
     decimals: int  # of the claim as written
     denied: bool  # "≠" in it
 
 
 def read_puzzle(question: Question, text: str) -> str | None:
-    """The expression that a response answers with, in canonical form; None where there is none."""
+    """Return the expression that a response answers with, in canonical form, or None."""
     read = _read(facts_of(question), text)
     return None if read is None else canonical(read)
 
 
 def _read(puzzle: Puzzle | None, text: str) -> Expression | None:
-    _, _, after_thinking = text[-MAX_TEXT:].rpartition("</think>")
-    text = after_thinking if after_thinking.strip() else text[-MAX_TEXT:]
+    text = split_reasoning(text).text[-MAX_TEXT:]
     for region, strict in _explicit(text):
         statements, bare = _statements(region)
         if not statements and len(bare) == 1 and not _DENIAL.search(region):
@@ -177,7 +178,7 @@ def _read(puzzle: Puzzle | None, text: str) -> Expression | None:
             continue  # "the answer is close": no answer yet
         if not statements or _DENIAL.search(region) or any(s.denied for s in statements):
             return None
-        first = statements[0].made
+        first = statements[0].expression
         if len(statements) == 1 or (first is not None and _stands_alone(first, puzzle)):
             return first
         return _follow(statements, puzzle)
@@ -188,7 +189,7 @@ def _read(puzzle: Puzzle | None, text: str) -> Expression | None:
 
 
 def _explicit(text: str) -> Iterator[tuple[str, bool]]:
-    """The explicit answers, last one first, and whether each is surely meant as one (a colon or a box)."""
+    """Yield the explicit answers, last one first, and whether each is surely meant as one (a colon or a box)."""
     end = len(text)
     for _ in range(MAX_MARKERS):
         box = text.rfind("\\boxed{", 0, end)
@@ -197,7 +198,7 @@ def _explicit(text: str) -> Iterator[tuple[str, bool]]:
         if end < 0:
             return
         if end == box:
-            yield _boxed(text[box + 7 : box + 7 + MAX_LINE]), True
+            yield braced(text[box + 7 : box + 7 + MAX_LINE]) or "", True
             continue
         marker = _MARKER.match(text, word)
         if marker is None:
@@ -206,16 +207,6 @@ def _explicit(text: str) -> Iterator[tuple[str, bool]]:
         if not any(c.isalnum() for c in line):  # the answer is below
             line = text[marker.end() : marker.end() + MAX_LINE]
         yield line if len(line) <= MAX_LINE else "", marker["sign"] == ":"
-
-
-def _boxed(rest: str) -> str:
-    """What is inside a box that `rest` begins in; nothing where the box is not closed."""
-    depth = 1
-    for i, sign in enumerate(rest):
-        depth += (sign == "{") - (sign == "}")
-        if depth == 0:
-            return rest[:i]
-    return ""
 
 
 def _first_line(text: str) -> str:
@@ -228,32 +219,32 @@ def _last_line(text: str) -> str:
 
 
 def _statements(text: str) -> tuple[list[_Statement], list[Expression]]:
-    """The statements of a text, and the bare numbers that stand outside of them."""
+    """Return the statements of a text, and the bare numbers outside of them."""
     statements: list[_Statement] = []
     bare: list[Expression] = []
     for segment in segments(lex(text))[-MAX_STATEMENTS:]:
-        found = _statement(segment)
-        if found is not None:
-            statements.append(found)
+        statement = _statement(segment)
+        if statement is not None:
+            statements.append(statement)
         elif any(map(is_numeral, segment)):
-            bare += [number for number in (parse(_calm(side)) for side in sides(segment)) if number is not None]
+            bare += [number for number in (parse_tokens(_calm(side)) for side in sides(segment)) if number is not None]
     return statements, bare
 
 
 def _statement(segment: list[str]) -> _Statement | None:
-    parts = [(side, parse(side) if is_operation(side) else None) for side in sides(segment)]
+    parts = [(side, parse_tokens(side) if is_operation(side) else None) for side in sides(segment)]
     worked = [i for i, (side, read) in enumerate(parts) if is_operation(side) and (not read or len(read.numbers) > 1)]
     if not worked:
         return None
-    place = worked[0]
+    index = worked[0]
     closed = segment[-1] not in (EQUALS, DIFFERS) and len(parts) > 1
-    claimed = _calm(parts[-1 if place < len(parts) - 1 else 0][0]) if closed else []
+    claimed = _calm(parts[-1 if index < len(parts) - 1 else 0][0]) if closed else []
     decimals = max((len(token.partition(".")[2]) for token in claimed if is_numeral(token)), default=0)
-    return _Statement(parts[place][1], parse(claimed), decimals, DIFFERS in segment)
+    return _Statement(parts[index][1], parse_tokens(claimed), decimals, DIFFERS in segment)
 
 
 def _calm(side: list[str]) -> list[str]:
-    """Without exclamation marks behind it."""
+    """Return a side without trailing exclamation marks."""
     while side and side[-1] == "!":
         side = side[:-1]
     return side
@@ -264,33 +255,33 @@ def _stands_alone(expression: Expression, puzzle: Puzzle | None) -> bool:
 
 
 def _follow(statements: Sequence[_Statement], puzzle: Puzzle | None) -> Expression | None:
-    """The last statement with the steps before it put in."""
-    made: dict[str, list[Expression]] = {}
-    last: Expression | None = None
+    """Return the last statement with the steps before it put in, or None."""
+    results: dict[str, list[Expression]] = {}
+    current: Expression | None = None
     for statement in statements:
-        last = statement.made
-        if last is None or _stands_alone(last, puzzle):
+        current = statement.expression
+        if current is None or _stands_alone(current, puzzle):
             continue
-        last = _bind(last, made)
-        if statement.claim is None or len(last.numbers) > MAX_NUMBERS or not _holds(statement, last):
-            last = None
+        current = _bind(current, results)
+        if statement.claim is None or len(current.numbers) > MAX_NUMBERS or not _holds(statement, current):
+            current = None
         else:
-            made.setdefault(canonical(statement.claim), []).append(last)
-    if last is None or (puzzle is not None and len(last.numbers) < len(puzzle.numbers)):
+            results.setdefault(canonical(statement.claim), []).append(current)
+    if current is None or (puzzle is not None and len(current.numbers) < len(puzzle.numbers)):
         return None
-    return last
+    return current
 
 
-def _bind(expression: Expression, made: dict[str, list[Expression]]) -> Expression:
-    """The expression with results of earlier steps put in, from left to right; each is used up."""
+def _bind(expression: Expression, results: dict[str, list[Expression]]) -> Expression:
+    """Return the expression with results of earlier steps put in, from left to right; each is used once."""
     literal = len(expression.numbers) == 1 or (expression.op == "/" and len(expression.numbers) == 2)
-    if literal and (steps := made.get(canonical(expression))):
+    if literal and (steps := results.get(canonical(expression))):
         return steps.pop()
     if expression.op == "negate":
-        return negate(_bind(expression.args[0], made))
+        return negate(_bind(expression.args[0], results))
     if expression.op in OPERATORS:
-        left = _bind(expression.args[0], made)
-        return combine(expression.op, left, _bind(expression.args[1], made))
+        bound_left = _bind(expression.args[0], results)
+        return combine(expression.op, bound_left, _bind(expression.args[1], results))
     return expression
 
 
@@ -306,10 +297,10 @@ def _holds(statement: _Statement, expression: Expression) -> bool:
 
 
 def _complete_part(text: str, puzzle: Puzzle) -> str:
-    """A cut text without its last line, unless that line gets as far as a claim or is a box that closes."""
-    kept, _, line = text.rstrip("\r").rpartition("\n")
+    """Return a truncated text without its last line, unless that line reaches a claim or is a box that closes."""
+    without_last_line, _, line = text.rstrip("\r").rpartition("\n")
     statements, _ = _statements(line[-MAX_STEPS:])
     complete = bool(statements) and statements[-1].claim is not None
     if statements and line.rstrip(" $.").endswith("}") and "\\boxed{" in line:
         complete = True
-    return text if complete or not line.strip() else kept
+    return text if complete or not line.strip() else without_last_line

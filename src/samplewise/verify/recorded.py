@@ -1,33 +1,34 @@
-"""A verifier that says again what was said of a draw when it was recorded. No tokens."""
+"""A verifier that returns the score that came with a recorded draw. No tokens."""
 
 from __future__ import annotations
 
 import math
 
-from samplewise.errors import UnknownName
-from samplewise.recorded import load
-from samplewise.types import Candidate, Question, Score, Verifier
+from samplewise.core.errors import UnknownName
+from samplewise.core.types import Candidate, Question, Score, Verifier
+from samplewise.recorded import load_recording
 
 
-def recorded(recording: str, score: str = "reward") -> Verifier:
-    """The score that came with a recorded draw; nan for a response that was not recorded.
+def recorded_score(recording: str, score: str = "reward") -> Verifier:
+    """Score a draw by the score that was recorded with it; nan for a response that was not recorded.
 
-    It is found by question and text, so draws of one text share the mean of their scores. Raises UnknownName where the
-    recording has no such score.
+    A draw is looked up by question, reasoning and text, so equal draws share the mean of their scores. UnknownName if
+    the recording has no such score.
     """
-    found: dict[tuple[str, str], list[float]] = {}
+    scores: dict[tuple[str, str, str], list[float]] = {}
     names: set[str] = set()
-    source = load(recording)
+    source = load_recording(recording)
     for problem, draws in zip(source.problems, source.draws, strict=True):
         for draw in draws:
             names |= draw.scores.keys()
             if score in draw.scores:
-                found.setdefault((problem.question.id, draw.completion.text), []).append(draw.scores[score])
+                response = (problem.question.id, draw.completion.text, draw.completion.reasoning)
+                scores.setdefault(response, []).append(draw.scores[score])
     if score not in names:
         raise UnknownName("score of " + recording, score, names)
 
     def verify(question: Question, candidate: Candidate) -> Score:
-        values = found.get((question.id, candidate.text))
+        values = scores.get((question.id, candidate.text, candidate.reasoning))
         return Score(math.nan, "not recorded") if values is None else Score(math.fsum(values) / len(values))
 
     return verify

@@ -1,7 +1,8 @@
-"""Grades what a program computes: an input that gives an output, or the output of an input (CRUXEval).
+"""Grade what a program computes: an input that gives an output, or the output of an input (CRUXEval).
 
-The problem's reference holds the `code` of a function `f`, an `input` and its `output`, all as Python text; the answer
-is a Python expression: a call `f(...)`, or a value. Answer and function run in the sandbox. One short program a grade.
+The problem's reference holds the `code` of a function `f`, an `input` and its `output`, all as Python text. The answer
+is a Python expression: a call `f(...)`, or a value. Answer and function run in the sandbox. Cost: one short program per
+grade.
 """
 
 from __future__ import annotations
@@ -9,20 +10,25 @@ from __future__ import annotations
 import math
 import re
 
-from samplewise.types import Problem, Question, Score
-from samplewise.verify.sandbox import Program, shared
+from samplewise.core.types import Problem, Question, Score
+from samplewise.verify.named import named_grader, named_reader
+from samplewise.verify.sandbox import Program, shared_sandbox
 
 MAX_ANSWER = 4_000  # characters
 
 
+@named_reader("value", 2)
 def read_value(question: Question, text: str) -> str | None:
-    """The response itself, without the white space around it."""
+    """Return the response itself, without surrounding white space."""
     return text.strip() or None
 
 
+@named_grader("value", 1)
 def grade_value(problem: Problem, answer: str | None) -> Score:
-    """1 where the answer, put in the place of what was asked for, makes `f(input) == output` true. An answer that calls
-    `f` where a value was asked for, or does not call it where a call was, is wrong."""
+    """Score 1 if the answer, in place of what was asked for, makes `f(input) == output` true, otherwise 0.
+
+    An answer that calls `f` where a value was asked for, or that does not call it where a call was, is wrong.
+    """
     if problem.reference is None:
         return Score(math.nan, "the question has no reference")
     if not answer or len(answer) > MAX_ANSWER:
@@ -36,7 +42,7 @@ def grade_value(problem: Problem, answer: str | None) -> Score:
         tests=f"assert answer() == ({reference['output']})",
         entry_point="answer",
     )
-    verdict = shared().run(program)
-    if verdict.status == "broken":
+    verdict = shared_sandbox().run(program)
+    if not verdict.is_known:
         return Score(math.nan, verdict.reason)
     return Score(float(verdict.passed), verdict.reason or verdict.status)

@@ -1,4 +1,4 @@
-"""No key, address, price or cache of whoever runs the tests."""
+"""Remove the user's key, address, prices and cache from the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pace by a clock that stands still, the queue in a loop, and which replica a prompt goes to."""
+"""The pace with a fake clock, the queue in an event loop, and which replica a prompt goes to."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.engines.http.client import Client
-from samplewise.engines.http.pace import BACKOFF_S, MAX_BACKOFF_S, START, Gate, Pace, backoff_s, retry_after_s
-from samplewise.engines.http.replicas import BAD_IN_A_ROW, SPILL, Replica, Router
-from samplewise.types import Message
+from samplewise.core.retry import BACKOFF_S, backoff_s
+from samplewise.core.types import Message
+from samplewise.engines.http.transport.client import Client
+from samplewise.engines.http.transport.pace import (
+    MAX_BACKOFF_S,
+    START,
+    Pace,
+    RequestGate,
+    retry_after_s,
+)
+from samplewise.engines.http.transport.replicas import MAX_SERVER_ERRORS, SPILL, Replica, Router
 
 
 class Clock:
@@ -27,37 +34,37 @@ class Clock:
 
 
 def full_round(pace: Pace) -> None:
-    """Every slot's reply comes back well."""
+    """Record a success for every slot."""
     for _ in range(int(pace.limit)):
-        pace.went_well(int(pace.limit))
+        pace.record_success(int(pace.limit))
 
 
-def test_the_limit_doubles_until_the_first_complaint_and_then_grows_by_one() -> None:
+def test_the_limit_doubles_until_the_first_overload_and_then_grows_by_one() -> None:
     pace = Pace(1000)
     assert pace.limit == START
     for expected in (32, 64, 128):
         for _ in range(expected // 2):
-            pace.went_well(10_000)
+            pace.record_success(10_000)
         assert pace.limit == expected
-    pace.complained(sent=0.0, now=1.0)
+    pace.record_overload(sent=0.0, now=1.0)
     assert pace.limit == 64
     full_round(pace)
     assert 64.9 < pace.limit <= 65
 
 
-def test_a_limit_that_nothing_presses_against_does_not_grow() -> None:
+def test_an_unused_limit_does_not_grow() -> None:
     pace = Pace(1000)
     for _ in range(100):
-        pace.went_well(3)
+        pace.record_success(3)
     assert pace.limit == START
 
 
-def test_a_full_queue_of_complaints_is_one_complaint() -> None:
+def test_a_full_queue_of_overload_signals_is_one_cut() -> None:
     pace = Pace(1000, start=64)
     for _ in range(64):
-        pace.complained(sent=1.0, now=2.0)
+        pace.record_overload(sent=1.0, now=2.0)
     assert pace.limit == 32
-    pace.complained(sent=2.5, now=3.0)
+    pace.record_overload(sent=2.5, now=3.0)
     assert pace.limit == 16
 
 
@@ -66,25 +73,27 @@ def test_the_limit_stays_between_one_and_the_most(history: list[str], most: int)
     pace = Pace(most)
     for now, event in enumerate(history):
         if event == "well":
-            pace.went_well(10_000)
+            pace.record_success(10_000)
         else:
-            pace.complained(float(now), float(now))
+            pace.record_overload(float(now), float(now))
         assert 1 <= pace.limit <= most
 
 
 def test_nothing_is_sent_during_a_pause_and_the_pause_is_the_one_asked_for() -> None:
     pace = Pace(100)
-    pace.complained(sent=0.0, now=10.0, retry_after_s=5.0)
-    assert not pace.room(0, 14.9)
-    assert pace.room(0, 15.0)
-    pace.complained(sent=1.0, now=11.0, retry_after_s=7.0)  # sent before the cut: no second one, but the longer pause
+    pace.record_overload(sent=0.0, now=10.0, retry_after_s=5.0)
+    assert not pace.has_room(0, 14.9)
+    assert pace.has_room(0, 15.0)
+    pace.record_overload(
+        sent=1.0, now=11.0, retry_after_s=7.0
+    )  # sent before the cut: no second one, but the longer pause
     assert pace.limit == START / 2
-    assert pace.resumes == 18.0
+    assert pace.resumes_at == 18.0
 
 
 def test_pauses_grow_where_the_server_names_none() -> None:
-    assert [backoff_s(n) for n in (1, 2, 3)] == [BACKOFF_S, 2 * BACKOFF_S, 4 * BACKOFF_S]
-    assert backoff_s(10_000) == MAX_BACKOFF_S
+    assert [backoff_s(n) for n in (0, 1, 2)] == [BACKOFF_S, 2 * BACKOFF_S, 4 * BACKOFF_S]
+    assert backoff_s(10_000, longest_s=MAX_BACKOFF_S) == MAX_BACKOFF_S
 
 
 @pytest.mark.parametrize(
@@ -103,13 +112,13 @@ def test_retry_after_as_a_date() -> None:
     assert retry_after_s({"retry-after": later}, now + timedelta(days=1)) == 0.0
 
 
-def test_the_oldest_waits_least_and_whoever_leaves_the_queue_is_not_waited_for() -> None:
+def test_the_oldest_goes_first_and_cancelled_tasks_leave_the_queue() -> None:
     async def go() -> list[int]:
-        gate = Gate(Pace(1), Clock())
+        gate = RequestGate(Pace(1), Clock())
         order: list[int] = []
 
         async def request(ticket: int) -> None:
-            if not gate.enters():
+            if not gate.try_enter():
                 await gate.enter(ticket)
             order.append(ticket)
             await asyncio.sleep(0)
@@ -129,11 +138,11 @@ def test_the_oldest_waits_least_and_whoever_leaves_the_queue_is_not_waited_for()
 def test_the_queue_moves_on_when_a_pause_is_over() -> None:
     async def go() -> None:
         clock = asyncio.get_running_loop().time
-        gate = Gate(Pace(4), clock)
-        gate.pace.complained(clock(), clock(), 0.02)
-        assert not gate.enters()
-        await asyncio.wait_for(asyncio.gather(*(gate.enter(i) for i in range(2))), 5)
-        assert clock() >= gate.pace.resumes
+        gate = RequestGate(Pace(4), clock)
+        gate.pace.record_overload(clock(), clock(), 0.02)
+        assert not gate.try_enter()
+        await asyncio.wait_for(asyncio.gather(*(gate.enter(i) for i in range(2))), 120)
+        assert clock() >= gate.pace.resumes_at
         assert gate.in_flight == 2
 
     asyncio.run(go())
@@ -144,7 +153,7 @@ def test_the_queue_moves_on_when_a_pause_is_over() -> None:
 
 def router(num: int, clock: Clock) -> Router:
     urls = [f"http://127.0.0.1:{8000 + i}/v1" for i in range(num)]
-    return Router([Replica(Client(url), Gate(Pace(100), clock)) for url in urls])
+    return Router([Replica(Client(url), RequestGate(Pace(100), clock)) for url in urls])
 
 
 def prompt(i: int) -> tuple[Message, ...]:
@@ -153,10 +162,10 @@ def prompt(i: int) -> tuple[Message, ...]:
 
 def test_a_prompt_keeps_to_its_replica_and_prompts_are_spread() -> None:
     clock = Clock()
-    made = router(3, clock)
-    chosen = {i: made.choose(prompt(i), clock.now) for i in range(300)}
-    assert all(made.choose(prompt(i), clock.now) is replica for i, replica in chosen.items())
-    counts = Counter(made.replicas.index(replica) for replica in chosen.values())
+    routed = router(3, clock)
+    chosen = {i: routed.choose(prompt(i), clock.now) for i in range(300)}
+    assert all(routed.choose(prompt(i), clock.now) is replica for i, replica in chosen.items())
+    counts = Counter(routed.replicas.index(replica) for replica in chosen.values())
     assert all(60 < counts[i] < 140 for i in range(3))  # 100 on average, standard deviation 8
 
 
@@ -169,34 +178,34 @@ def test_a_replica_that_goes_moves_its_own_prompts_alone() -> None:
             assert fewer.replicas.index(fewer.choose(prompt(i), clock.now)) == home
 
 
-def test_a_replica_that_rests_is_passed_over_and_tried_again() -> None:
+def test_a_paused_replica_is_skipped_and_tried_again() -> None:
     clock = Clock()
-    made = router(2, clock)
-    home = made.choose(prompt(0), clock.now)
-    home.gate.pace.complained(clock.now, clock.now, 5.0)
-    other = made.choose(prompt(0), clock.now)
+    routed = router(2, clock)
+    home = routed.choose(prompt(0), clock.now)
+    home.gate.pace.record_overload(clock.now, clock.now, 5.0)
+    other = routed.choose(prompt(0), clock.now)
     assert other is not home
-    other.gate.pace.complained(clock.now, clock.now, 9.0)
-    assert made.choose(prompt(0), clock.now) is home, "all rest: the first to be back"
+    other.gate.pace.record_overload(clock.now, clock.now, 9.0)
+    assert routed.choose(prompt(0), clock.now) is home, "all rest: the first to be back"
     clock.now += 5.0
-    assert made.choose(prompt(0), clock.now) is home
+    assert routed.choose(prompt(0), clock.now) is home
 
 
-def test_a_replica_with_far_more_to_do_spills() -> None:
+def test_an_overloaded_replica_spills() -> None:
     clock = Clock()
-    made = router(2, clock)
-    home = made.choose(prompt(0), clock.now)
+    routed = router(2, clock)
+    home = routed.choose(prompt(0), clock.now)
     home.gate.in_flight = SPILL
-    assert made.choose(prompt(0), clock.now) is home
+    assert routed.choose(prompt(0), clock.now) is home
     home.gate.in_flight = SPILL + 1
-    assert made.choose(prompt(0), clock.now) is not home
+    assert routed.choose(prompt(0), clock.now) is not home
 
 
-def test_one_server_error_is_the_requests_business_many_are_the_replicas() -> None:
+def test_several_server_errors_in_a_row_pause_a_replica() -> None:
     clock = Clock()
     (replica,) = router(1, clock).replicas
-    for _ in range(BAD_IN_A_ROW - 1):
-        replica.went_badly(clock.now, clock.now)
-    assert replica.resumes == -math.inf
-    replica.went_badly(clock.now, clock.now)
-    assert replica.resumes > clock.now
+    for _ in range(MAX_SERVER_ERRORS - 1):
+        replica.record_server_error(clock.now, clock.now)
+    assert replica.resumes_at == -math.inf
+    replica.record_server_error(clock.now, clock.now)
+    assert replica.resumes_at > clock.now

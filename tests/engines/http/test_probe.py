@@ -1,43 +1,43 @@
-"""The probe against an endpoint that is told what to get wrong: what it finds must be what the endpoint was told."""
+"""The probe against endpoints with known defects: its findings must match them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+from tests.support.script import Script, Seen, completion, reply
 
-from samplewise.conformance.endpoint import FAULTS, TRAITS, Endpoint, Settings, Tally
-from samplewise.engines.http import cache, evidence
-from samplewise.engines.http.client import Client
-from samplewise.engines.http.evidence import Draw
-from samplewise.engines.http.probe import MAX_FAILED, MAX_REQUESTS, load, probe, save
-from samplewise.engines.http.profile import Api, Profile
-from samplewise.errors import AuthError, BadRequest, EngineTimeout, EngineUnavailable
-from samplewise.types import Json
-
-from .script import Script, Seen, completion, reply
+from samplewise.core.errors import AuthError, BadRequest, EngineTimeout, EngineUnavailable, RateLimited
+from samplewise.core.types import Json
+from samplewise.engines.http.dialect.profile import Api, Profile
+from samplewise.engines.http.probe import cache, evidence, prober
+from samplewise.engines.http.probe.cache import load_profile, save_profile
+from samplewise.engines.http.probe.evidence import ProbeDraw
+from samplewise.engines.http.probe.prober import MAX_FAILED, MAX_REQUESTS, probe_endpoint
+from samplewise.engines.http.transport.client import Client
+from samplewise.testing.endpoint import FAULTS, TRAITS, Endpoint, EndpointSettings, EndpointTally
 
 
 class Probed(NamedTuple):
     profile: Profile
-    tally: Tally
+    tally: EndpointTally
 
 
-def probed(settings: Settings, api: Api = "chat", model: str = "toy", timeout_s: float = 5.0) -> Probed:
+def probed(settings: EndpointSettings, api: Api = "chat", model: str = "toy", timeout_s: float = 60.0) -> Probed:
     async def go() -> Probed:
         endpoint = Endpoint(settings)
         async with endpoint as url:
             client = Client(url)
             try:
-                found = await probe(client, model, api, timeout_s=timeout_s, backoff_s=0.001)
+                profile = await probe_endpoint(client, model, api, timeout_s=timeout_s, backoff_s=0.001)
             finally:
                 await client.close()
-        return Probed(found, endpoint.tally)
+        return Probed(profile, endpoint.tally)
 
     return asyncio.run(go())
 
@@ -59,73 +59,87 @@ ALL = Profile(
     tokenize=True,
     json_schema=False,  # the toy model has letters and nothing else
     tools=False,
+    raw_logprobs=True,
 )
 
 
-def test_a_server_that_does_everything_is_known_for_it() -> None:
-    assert probed(Settings()).profile == ALL
+def test_a_server_that_supports_everything() -> None:
+    assert probed(EndpointSettings()).profile == ALL
     # the toy model has no way to go on from the letters at the end of a text
-    assert probed(Settings(), "completions").profile == ALL._replace(
+    assert probed(EndpointSettings(), "completions").profile == ALL._replace(
         api="completions", continues=False, json_schema=None, tools=None
     )
 
 
+NO_LOGPROBS = {"logprobs": False, "top_logprobs": 0, "raw_logprobs": None}
 TRUTHS = {
-    "n ignored": (Settings(ignores=("n",)), {"n": False}),
-    "n refused": (Settings(refuses=("n",)), {"n": False}),
-    "seed ignored": (Settings(ignores=("seed",)), {"seed": False}),
-    "seed refused": (Settings(refuses=("seed",)), {"seed": False}),
+    "n ignored": (EndpointSettings(ignores=("n",)), {"n": False}),
+    "n refused": (EndpointSettings(refuses=("n",)), {"n": False}),
+    "seed ignored": (EndpointSettings(ignores=("seed",)), {"seed": False}),
+    "seed refused": (EndpointSettings(refuses=("seed",)), {"seed": False}),
     "a frozen seed": (
-        Settings(frozen=True),
+        EndpointSettings(frozen=True),
         {"seed": False, "frozen_seed": True, "temperature": None},  # greedy or not, it is all one
     ),
-    "log-probs ignored": (Settings(ignores=("logprobs",)), {"logprobs": False, "top_logprobs": 0}),
-    "log-probs refused": (Settings(refuses=("logprobs",)), {"logprobs": False, "top_logprobs": 0}),
-    "alternatives refused": (Settings(refuses=("top_logprobs",)), {"top_logprobs": 0}),
-    "five alternatives": (Settings(max_top_logprobs=5), {"top_logprobs": 5}),
+    "log-probs ignored": (
+        EndpointSettings(ignores=("logprobs",)),
+        {"logprobs": False, "top_logprobs": 0, "raw_logprobs": None},
+    ),
+    "log-probs refused": (
+        EndpointSettings(refuses=("logprobs",)),
+        {"logprobs": False, "top_logprobs": 0, "raw_logprobs": None},
+    ),
+    "alternatives refused": (EndpointSettings(refuses=("top_logprobs",)), {"top_logprobs": 0}),
+    "five alternatives": (EndpointSettings(max_top_logprobs=5), {"top_logprobs": 5}),
     "no ids out": (
-        Settings(ignores=("return_token_ids",)),
+        EndpointSettings(ignores=("return_token_ids",)),
         {"token_ids_out": False, "token_ids_in": None, "likelihood": None},  # no ids to try them with
     ),
-    "no ids in": (Settings(refuses=("token_ids_in",)), {"token_ids_in": False, "likelihood": False}),
-    "no completions": (Settings(lacks=("completions",)), {"token_ids_in": False, "likelihood": False}),
-    "no prompt log-probs": (Settings(ignores=("prompt_logprobs",)), {"likelihood": False}),
-    "prompt log-probs refused": (Settings(refuses=("prompt_logprobs",)), {"likelihood": False}),
-    "begins again": (Settings(ignores=("continue_final_message",)), {"continues": False}),
-    "never continues": (Settings(refuses=("continue_final_message",)), {"continues": False}),
+    "no ids in": (EndpointSettings(refuses=("token_ids_in",)), {"token_ids_in": False, "likelihood": False}),
+    "no completions": (EndpointSettings(lacks=("completions",)), {"token_ids_in": False, "likelihood": False}),
+    "no prompt log-probs": (EndpointSettings(ignores=("prompt_logprobs",)), {"likelihood": False}),
+    "prompt log-probs refused": (EndpointSettings(refuses=("prompt_logprobs",)), {"likelihood": False}),
+    "begins again": (EndpointSettings(ignores=("continue_final_message",)), {"continues": False}),
+    "never continues": (EndpointSettings(refuses=("continue_final_message",)), {"continues": False}),
     "another name for the limit": (
-        Settings(refuses=("max_tokens",)),
+        EndpointSettings(refuses=("max_tokens",)),
         {"max_tokens_field": "max_completion_tokens", "token_ids_in": None, "likelihood": None},  # see below
     ),
-    "one name has no effect": (Settings(ignores=("max_tokens",)), {"max_tokens_field": "max_completion_tokens"}),
+    "one name has no effect": (
+        EndpointSettings(ignores=("max_tokens",)),
+        {"max_tokens_field": "max_completion_tokens"},
+    ),
     "its own temperature": (
-        Settings(refuses=("temperature",)),
-        {"temperature": False, "token_ids_in": None, "likelihood": None, "continues": None},  # nothing is greedy
+        EndpointSettings(refuses=("temperature",)),
+        {  # nothing is greedy
+            **{"temperature": False, "token_ids_in": None, "likelihood": None},
+            **{"continues": None, "raw_logprobs": None},
+        },
     ),
     "temperature ignored": (
-        Settings(ignores=("temperature",)),
-        {"temperature": False, "token_ids_in": None, "likelihood": None, "continues": None},
+        EndpointSettings(ignores=("temperature",)),
+        {**{"temperature": False, "token_ids_in": None, "likelihood": None}, "continues": None, "json_schema": None},
     ),
-    "no tokenizer": (Settings(lacks=("tokenize",)), {"tokenize": False}),
+    "no tokenizer": (EndpointSettings(lacks=("tokenize",)), {"tokenize": False}),
     "unknown fields refused": (
-        Settings(refuses=("top_k", "min_p", "repetition_penalty")),
+        EndpointSettings(refuses=("top_k", "min_p", "repetition_penalty")),
         {"refused": ("min_p", "repetition_penalty", "top_k")},
     ),
 }
 
 
 @pytest.mark.parametrize("case", TRUTHS)
-def test_what_is_not_honoured_is_found_out(case: str) -> None:
+def test_what_is_not_supported_is_detected(case: str) -> None:
     settings, differs = TRUTHS[case]
-    found, tally = probed(settings)
-    assert found._replace(notes=()) == ALL._replace(**differs)
+    profile, tally = probed(settings)
+    assert profile._replace(notes=()) == ALL._replace(**differs)
     assert tally.requests <= MAX_REQUESTS
     assert tally.completion_tokens <= 200
 
 
-def test_an_endpoint_that_honours_nothing() -> None:
-    found, _ = probed(Settings(ignores=TRAITS))
-    assert found == Profile(
+def test_an_endpoint_that_supports_nothing() -> None:
+    profile, _ = probed(EndpointSettings(ignores=TRAITS))
+    assert profile == Profile(
         n=False,
         seed=False,
         logprobs=False,
@@ -139,35 +153,37 @@ def test_an_endpoint_that_honours_nothing() -> None:
         tokenize=True,
         json_schema=False,
         tools=False,
-        notes=("draws more tokens than max_tokens allows: budgets cannot be kept",),
+        notes=("draws more tokens than max_tokens allows: a limit may end a run early",),
     )
 
 
-def test_a_hosted_endpoint_that_refuses_what_it_does_not_know() -> None:
+def test_a_hosted_endpoint_that_refuses_unknown_fields() -> None:
     own = ("top_k", "min_p", "repetition_penalty", "return_token_ids", "prompt_logprobs", "continue_final_message")
-    found, tally = probed(Settings(refuses=(*own, "max_tokens", "temperature"), lacks=("completions", "tokenize")))
-    assert (found.n, found.seed, found.logprobs, found.temperature) == (True, True, True, False)
-    assert found.max_tokens_field == "max_completion_tokens"
-    assert found.refused == ("min_p", "repetition_penalty", "top_k")
-    assert (found.token_ids_out, found.token_ids_in, found.tokenize) == (False, False, False)
+    profile, tally = probed(
+        EndpointSettings(refuses=(*own, "max_tokens", "temperature"), lacks=("completions", "tokenize"))
+    )
+    assert (profile.n, profile.seed, profile.logprobs, profile.temperature) == (True, True, True, False)
+    assert profile.max_tokens_field == "max_completion_tokens"
+    assert profile.refused == ("min_p", "repetition_penalty", "top_k")
+    assert (profile.token_ids_out, profile.token_ids_in, profile.tokenize) == (False, False, False)
     assert tally.requests <= MAX_REQUESTS
 
 
 @pytest.mark.parametrize("usage", ["absent", "negative", "zero", "absurd"])
 def test_usage_that_is_always_wrong(usage: str) -> None:
-    assert probed(Settings(faults={f"usage {usage}": 1.0})).profile.usage is False
+    assert probed(EndpointSettings(faults={f"usage {usage}": 1.0})).profile.usage is False
 
 
 def test_usage_that_is_wrong_now_and_then_is_neither_true_nor_false() -> None:
-    found, _ = probed(Settings(plan=("", "usage negative")))
-    assert found.usage is None
-    assert "some replies count their tokens wrongly" in found.notes
+    profile, _ = probed(EndpointSettings(plan=("", "usage negative")))
+    assert profile.usage is None
+    assert "some replies count their tokens wrongly" in profile.notes
 
 
-def test_replies_without_a_text_tell_nothing() -> None:
-    found, _ = probed(Settings(faults={"null": 1.0}))
-    assert (found.seed, found.frozen_seed, found.logprobs, found.usage, found.continues) == (None,) * 5
-    assert found.n is True
+def test_replies_without_a_text_decide_nothing() -> None:
+    profile, _ = probed(EndpointSettings(faults={"null": 1.0}))
+    assert (profile.seed, profile.frozen_seed, profile.logprobs, profile.usage, profile.continues) == (None,) * 5
+    assert profile.n is True
 
 
 PASSING = ["429", "500", "502", "503", "504", "html", "error 200", "half", "cut before", "cut middle"]
@@ -175,85 +191,116 @@ PASSING = ["429", "500", "502", "503", "504", "html", "error 200", "half", "cut 
 
 @pytest.mark.parametrize("fault", PASSING)
 def test_faults_that_pass_change_nothing(fault: str) -> None:
-    assert probed(Settings(plan=(fault, "", fault, fault, "", "", fault, "", fault))).profile == ALL
+    assert probed(EndpointSettings(plan=(fault, "", fault, fault, "", "", fault, "", fault))).profile == ALL
 
 
 def test_bad_requests_that_pass_change_nothing() -> None:
-    assert probed(Settings(plan=("400", "", "400", "", "400", "", "400"))).profile == ALL
+    assert probed(EndpointSettings(plan=("400", "", "400", "", "400", "", "400"))).profile == ALL
 
 
-def test_a_date_to_come_back_at_is_honoured() -> None:
-    """The date is whole seconds, one of them at least ahead; the probe waits for it."""
-    started = time.monotonic()
-    assert probed(Settings(plan=("429 date",), retry_after_s=0.0)).profile == ALL
-    assert time.monotonic() - started < 5
+def test_retry_after_as_a_date_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe waits for the date; where that is beyond its maximal wait, it says so at once."""
+    waits = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(prober, "asyncio", SimpleNamespace(wait_for=asyncio.wait_for, sleep=sleep))
+    monkeypatch.setattr(prober, "MAX_WAIT_S", 7200.0)
+    assert probed(EndpointSettings(plan=("429 date",), retry_after_s=3600.0)).profile == ALL
+    (wait_s,) = waits
+    assert 3000 < wait_s <= 3601, "the date is whole seconds, rounded up"
+    monkeypatch.setattr(prober, "MAX_WAIT_S", 5.0)
+    with pytest.raises(RateLimited, match=r"it asks for a pause of 3[56]\d\d s"):
+        probed(EndpointSettings(plan=("429 date",), retry_after_s=3600.0))
+    assert waits[1:] == []
 
 
 def test_a_reply_that_stalls_is_given_up_and_asked_again() -> None:
-    found, tally = probed(Settings(plan=("stall",)), timeout_s=0.2)
-    assert found == ALL
+    profile, tally = probed(EndpointSettings(plan=("stall",)), timeout_s=2.0)
+    assert profile == ALL
     assert tally.disconnects == 1
 
 
 ODD = ["more", "fewer", "shuffled", "same index", "null", "finish null", "finish eos", "finish filter"]
+LONG = ["long", "long uncounted"]
 
 
-@pytest.mark.parametrize("fault", ODD)
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_odd_reply_is_not_taken_for_the_rule(fault: str, place: int) -> None:
-    """What it may cost is knowledge: a finding may be open, but none may be wrong."""
-    found, _ = probed(Settings(plan=("",) * place + (fault,)))
-    for name, value in found._asdict().items():
+@pytest.mark.parametrize("fault", ODD + LONG)
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_one_odd_reply_decides_nothing_wrongly(fault: str, position: int) -> None:
+    """A finding may stay undecided, but none may be wrong."""
+    profile, _ = probed(EndpointSettings(plan=("",) * position + (fault,)))
+    for name, value in profile._asdict().items():
         if name != "notes":
             assert value in (getattr(ALL, name), None), name
-    assert found.n is True
-    assert found.frozen_seed is False
+    assert profile.n is True
+    assert profile.frozen_seed is False
+
+
+@pytest.mark.parametrize("fault", ["more", "fewer", "shuffled", *LONG])
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_one_odd_reply_denies_no_seed_where_only_texts_are_given(fault: str, position: int, seed: int) -> None:
+    """Without token ids and log-probs, nothing but the texts shows that a reply was drawn beyond its limit."""
+    settings = EndpointSettings(
+        seed=seed, ignores=("return_token_ids", "logprobs"), plan=("",) * position + (fault,), vocab=26, scale=0.1
+    )
+    profile, _ = probed(settings)
+    assert (profile.seed, profile.frozen_seed) in ((True, False), (None, False))
+
+
+@pytest.mark.parametrize("fault", LONG)
+def test_one_odd_reply_hides_no_frozen_seed(fault: str) -> None:
+    for position in range(3):
+        profile, _ = probed(EndpointSettings(frozen=True, plan=("",) * position + (fault,)))
+        assert (profile.seed, profile.frozen_seed) in ((False, True), (None, None)), position
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_flaky_endpoint_gives_no_false_findings(seed: int) -> None:
-    """Half of all requests go wrong, in every way that there is."""
+    """Half of all requests fail, in every possible way."""
     others = [name for name in FAULTS if name not in ("stall", "slow", "429 date", "400") and "usage" not in name]
-    settings = Settings(seed=seed, faults=dict.fromkeys(others, 0.5 / len(others)), retry_after_s=0.0)
-    truth, (found, tally) = probed(Settings(seed=seed)).profile, probed(settings)
+    settings = EndpointSettings(seed=seed, faults=dict.fromkeys(others, 0.5 / len(others)), retry_after_s=0.0)
+    truth, (profile, tally) = probed(EndpointSettings(seed=seed)).profile, probed(settings)
     for name in ("n", "seed", "logprobs", "token_ids_out", "frozen_seed", "max_tokens_field", "usage", "tokenize"):
-        assert getattr(found, name) in (getattr(truth, name), None), name
+        assert getattr(profile, name) in (getattr(truth, name), None), name
     assert tally.requests <= MAX_REQUESTS + MAX_FAILED
 
 
 def test_a_model_that_reasons_before_it_answers() -> None:
-    found, _ = probed(Settings(reasoning=True))
-    assert (found.n, found.usage) == (True, True)
-    assert found.frozen_seed is not True, "a response cut off within its reasoning says nothing"
+    profile, _ = probed(EndpointSettings(reasoning=True))
+    assert (profile.n, profile.usage) == (True, True)
+    assert profile.frozen_seed is not True, "a response cut off within its reasoning decides nothing"
 
 
 @pytest.mark.parametrize(
-    ("settings", "model", "kind", "told"),
+    ("settings", "model", "kind", "message"),
     [
-        (Settings(api_key="secret"), "toy", AuthError, "OPENAI_API_KEY"),
-        (Settings(), "other", BadRequest, "it serves toy"),
-        (Settings(lacks=("chat",)), "toy", BadRequest, 'api="completions"'),
-        (Settings(lacks=("chat", "models")), "toy", BadRequest, "does base_url end in /v1"),
-        (Settings(faults={"500": 1.0}), "toy", EngineUnavailable, "status 500"),
-        (Settings(faults={"html": 1.0}), "toy", EngineUnavailable, "status 200"),
-        (Settings(faults={"cut before": 1.0}), "toy", EngineUnavailable, "closed|broke off"),
-        (Settings(faults={"stall": 1.0}), "toy", EngineTimeout, "no answer within"),
+        (EndpointSettings(api_key="secret"), "toy", AuthError, "OPENAI_API_KEY"),
+        (EndpointSettings(), "other", BadRequest, "it serves toy"),
+        (EndpointSettings(lacks=("chat",)), "toy", BadRequest, 'api="completions"'),
+        (EndpointSettings(lacks=("chat", "models")), "toy", BadRequest, "does base_url end in /v1"),
+        (EndpointSettings(faults={"500": 1.0}), "toy", EngineUnavailable, "status 500"),
+        (EndpointSettings(faults={"html": 1.0}), "toy", EngineUnavailable, "status 200"),
+        (EndpointSettings(faults={"cut before": 1.0}), "toy", EngineUnavailable, "closed|broke off"),
+        (EndpointSettings(faults={"stall": 1.0}), "toy", EngineTimeout, "no answer within"),
     ],
 )
-def test_an_endpoint_that_cannot_be_used_is_an_error_that_says_so(
-    settings: Settings, model: str, kind: type[Exception], told: str
+def test_an_unusable_endpoint_is_an_error_that_says_why(
+    settings: EndpointSettings, model: str, kind: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match=told):
-        probed(settings, model=model, timeout_s=0.1)
+    with pytest.raises(kind, match=message):
+        probed(settings, model=model, timeout_s=0.1 if kind is EngineTimeout else 60.0)
 
 
-def test_nobody_at_home() -> None:
+def test_an_unreachable_endpoint() -> None:
     async def go() -> None:
         async with Endpoint() as url:
             gone = url
         client = Client(gone)
         try:
-            await probe(client, "toy", "chat", backoff_s=0.001)
+            await probe_endpoint(client, "toy", "chat", backoff_s=0.001)
         finally:
             await client.close()
 
@@ -264,31 +311,64 @@ def test_nobody_at_home() -> None:
 # --- evidence ---------------------------------------------------------------------------------------------------------
 
 
-def drawn(seed: int, place: int, text: str, logp: float | None = -2.0) -> Draw:
-    return Draw((seed, place), text, None, None if logp is None else (logp,) * len(text), None, "stop")
+def drawn(seed: int, position: int, text: str, logp: float | None = -2.0) -> ProbeDraw:
+    return ProbeDraw((seed, position), text, None, None if logp is None else (logp,) * len(text), None, "stop")
 
 
 def test_equal_short_texts_are_no_evidence() -> None:
-    """Two seeds that both give "a", which has odds of 0.13, may well be two honest draws."""
+    """Two seeds that both give "a", which has probability 0.13, may well be two honest draws."""
     short = [drawn(1, 0, "a"), drawn(1, 0, "a"), drawn(2, 0, "a")]
-    assert (evidence.seeded(short), evidence.frozen(short)) == (None, None)
+    assert (evidence.honors_seed(short), evidence.looks_frozen(short)) == (None, None)
     long = [drawn(1, 0, "abcdef"), drawn(1, 0, "abcdef"), drawn(2, 0, "abcdef")]
-    assert (evidence.seeded(long), evidence.frozen(long)) == (False, True)
+    assert (evidence.honors_seed(long), evidence.looks_frozen(long)) == (False, True)
     fine = [drawn(1, 0, "abcdef"), drawn(1, 0, "abcdef"), drawn(2, 0, "ab")]
-    assert (evidence.seeded(fine), evidence.frozen(fine)) == (True, False)
-    assert evidence.seeded([drawn(1, 0, "ab"), drawn(1, 0, "ac")]) is False
-    assert evidence.frozen([drawn(1, 0, "abcdef", None), drawn(2, 0, "abcdef", None)]) is None
-    assert evidence.frozen([drawn(1, 0, "a" * 40, None), drawn(2, 0, "a" * 40, None)]) is True
+    assert (evidence.honors_seed(fine), evidence.looks_frozen(fine)) == (True, False)
+    assert evidence.honors_seed([drawn(1, 0, "ab"), drawn(1, 0, "ac")]) is False
+    assert evidence.looks_frozen([drawn(1, 0, "abcdef", None), drawn(2, 0, "abcdef", None)]) is None
+    assert evidence.looks_frozen([drawn(1, 0, "a" * 40, None), drawn(2, 0, "a" * 40, None)]) is True
 
 
-def test_what_continues_is_told_from_what_begins_again() -> None:
-    assert evidence.continued("one two three four", "one two", "three") is True
-    assert evidence.continued("one two three four", "one two", " one two") is False
-    assert evidence.continued("one two three four", "one two", "") is None
-    assert evidence.continued("la la la la", "la la", "la") is None, "it would say the same if it began again"
-    assert evidence.beginning_of("one two three four") == "one two"
-    assert evidence.beginning_of("abcdef") == "abc"
-    assert evidence.beginning_of("abc") is None
+def test_a_faulty_text_contradicts_nothing() -> None:
+    """A text that was cut, or drawn beyond its limit, is no other draw; nor are choices that changed places."""
+    whole, other = drawn(1, 0, "abcdef"), drawn(2, 0, "uvwxyz")
+    cut, long = whole._replace(text="abc"), whole._replace(text="abcdef word word")
+    assert evidence.honors_seed([whole, cut, other]) is None
+    assert evidence.honors_seed([long, whole, other]) is None
+    assert evidence.honors_seed([whole, long, whole._replace(), other]) is True
+    assert evidence.honors_seed([whole, whole._replace(text="uvwxyz"), other]) is False
+    assert (evidence.looks_frozen([whole, long._replace(key=(2, 0))]), evidence.looks_frozen([whole])) == (None, None)
+    ids = whole._replace(tokens=(1, 2, 3))
+    assert not evidence.are_apart(ids, ids._replace(text="something else")), "the same ids are the same draw"
+    assert evidence.are_apart(ids, ids._replace(text="something else", tokens=(1, 2, 4)))
+    assert not evidence.are_apart(ids, whole), "ids that are given now and then"
+    assert evidence.are_apart(ids._replace(text=""), whole._replace(tokens=(9,))), "no text, but another token"
+    ended = drawn(1, 0, "abc")
+    assert evidence.are_apart(whole, ended), "both ended by themselves, one after fewer tokens"
+    assert not evidence.are_apart(whole, ended._replace(finish="length"))
+    assert not evidence.are_apart(whole, ended._replace(logp=None)), "of how many tokens is not known"
+
+
+def test_choices_that_changed_places_deny_no_seed() -> None:
+    one, two, other = drawn(1, 0, "abcdef"), drawn(1, 1, "ghijkl"), drawn(2, 0, "uvwxyz")
+    swapped = [two._replace(key=(1, 0)), one._replace(key=(1, 1))]
+    assert evidence.honors_seed([one, two, *swapped, other]) is None
+    assert evidence.honors_seed([one, two, swapped[0]._replace(text="mnopqr"), other]) is False
+    short = [drawn(1, 0, "a", -0.1), drawn(1, 1, "b", -0.1), drawn(1, 0, "b", -0.1), other]
+    assert evidence.honors_seed(short) is False, "the same short text at another index may be chance"
+    body = {"choices": [{"index": 1, "text": "b"}]}
+    assert [draw.key for draw in evidence.probe_draws(body, 7)] == [(7, 1)], "the first was lost"
+    body = {"choices": [{"index": 0, "text": "a"}, {"index": 0, "text": "b"}]}
+    assert [draw.key for draw in evidence.probe_draws(body, 7)] == [(7, 0), (7, 1)]
+
+
+def test_a_continuation_is_told_from_a_new_beginning() -> None:
+    assert evidence.continues_text("one two three four", "one two", "three") is True
+    assert evidence.continues_text("one two three four", "one two", " one two") is False
+    assert evidence.continues_text("one two three four", "one two", "") is None
+    assert evidence.continues_text("la la la la", "la la", "la") is None, "a new beginning would have the same text"
+    assert evidence.first_half("one two three four") == "one two"
+    assert evidence.first_half("abcdef") == "abc"
+    assert evidence.first_half("abc") is None
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -304,14 +384,16 @@ URL = "http://user:secret@127.0.0.1:8000/v1"
 
 
 def test_a_profile_is_kept_for_its_endpoint_model_and_api(folder: Path) -> None:
-    profile = ALL.noting("a note")
-    assert load(URL, "m", "chat") is None
-    save(URL, "m", "chat", profile)
-    assert load(URL, "m", "chat") == profile
-    assert load("http://127.0.0.1:8000/v1/", "m", "chat") == profile, "credentials and a last slash are no difference"
-    assert load(URL, "m", "completions") is None
-    assert load(URL, "n", "chat") is None
-    assert load("http://127.0.0.1:8001/v1", "m", "chat") is None
+    profile = ALL.with_note("a note")
+    assert load_profile(URL, "m", "chat") is None
+    save_profile(URL, "m", "chat", profile)
+    assert load_profile(URL, "m", "chat") == profile
+    assert load_profile("http://127.0.0.1:8000/v1/", "m", "chat") == profile, (
+        "credentials and a last slash are no difference"
+    )
+    assert load_profile(URL, "m", "completions") is None
+    assert load_profile(URL, "n", "chat") is None
+    assert load_profile("http://127.0.0.1:8001/v1", "m", "chat") is None
     (kept,) = folder.iterdir()
     assert "secret" not in kept.read_text() + kept.name
 
@@ -319,7 +401,7 @@ def test_a_profile_is_kept_for_its_endpoint_model_and_api(folder: Path) -> None:
 def test_home_is_where_it_lies_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    save(URL, "m", "chat", ALL)
+    save_profile(URL, "m", "chat", ALL)
     assert len(list((tmp_path / ".cache/samplewise/endpoints").iterdir())) == 1
 
 
@@ -339,20 +421,20 @@ def test_home_is_where_it_lies_otherwise(tmp_path: Path, monkeypatch: pytest.Mon
     ids=["empty", "half", "deep", "a list", "version", "old", "of tomorrow", "profile", "another's"],
 )
 def test_a_damaged_or_old_file_is_as_good_as_none(folder: Path, damage: object) -> None:
-    save(URL, "m", "chat", ALL)
+    save_profile(URL, "m", "chat", ALL)
     (kept,) = folder.iterdir()
     kept.write_text(damage(kept.read_text()))  # type: ignore[operator]
-    assert load(URL, "m", "chat") is None
-    save(URL, "m", "chat", ALL)
-    assert load(URL, "m", "chat") == ALL
+    assert load_profile(URL, "m", "chat") is None
+    save_profile(URL, "m", "chat", ALL)
+    assert load_profile(URL, "m", "chat") == ALL
     assert [path.suffix for path in folder.iterdir()] == [".json"], "nothing unfinished is left behind"
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").is_dir(), reason="needs a place that nobody can write")
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").is_dir(), reason="needs a folder that cannot be written")
 def test_a_place_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
-    save(URL, "m", "chat", ALL)
-    assert load(URL, "m", "chat") is None
+    save_profile(URL, "m", "chat", ALL)
+    assert load_profile(URL, "m", "chat") is None
 
 
 # --- forms ------------------------------------------------------------------------------------------------------------
@@ -365,13 +447,13 @@ def formed(message: Json, finish: str = "stop") -> Json:
 @pytest.mark.parametrize(
     ("body", "verdict"),
     [
-        (formed({"content": '{"colour": "red"}'}), True),
-        (formed({"content": ' {"colour":"blue"}\n'}), True),
-        (formed({"content": '{"colour": "green"}'}), False),
-        (formed({"content": '{"colour": "red", "why": 1}'}), False),
+        (formed({"content": '{"color": "red"}'}), True),
+        (formed({"content": ' {"color":"blue"}\n'}), True),
+        (formed({"content": '{"color": "green"}'}), False),
+        (formed({"content": '{"color": "red", "why": 1}'}), False),
         (formed({"content": '"red"'}), False),
         (formed({"content": "Red, of course"}), False),
-        (formed({"content": '{"colour": "r'}, "length"), None),
+        (formed({"content": '{"color": "r'}, "length"), None),
         (formed({"content": "A long story"}, "length"), False),
         (formed({"content": None}), None),
         (formed(None), None),
@@ -379,7 +461,7 @@ def formed(message: Json, finish: str = "stop") -> Json:
     ],
 )
 def test_a_schema_is_followed_or_not(body: Json, verdict: bool | None) -> None:
-    assert evidence.followed_schema(body) is verdict
+    assert evidence.follows_schema(body) is verdict
 
 
 @pytest.mark.parametrize(
@@ -394,7 +476,7 @@ def test_a_schema_is_followed_or_not(body: Json, verdict: bool | None) -> None:
     ],
 )
 def test_a_tool_is_called_or_not(body: Json, verdict: bool | None) -> None:
-    assert evidence.called_tool(body) is verdict
+    assert evidence.calls_tool(body) is verdict
 
 
 @pytest.mark.parametrize("status", [200, 400])
@@ -407,7 +489,7 @@ def test_forms_are_asked_for_and_believed_when_seen(status: int) -> None:
             return reply({"error": {"message": f"{named[0]} is not supported", "param": named[0]}}, 400)
         if "response_format" in seen.body:
             assert seen.body["response_format"]["json_schema"]["schema"] == evidence.SCHEMA
-            return reply(formed({"content": '{"colour": "red"}'}))
+            return reply(formed({"content": '{"color": "red"}'}))
         if "tools" in seen.body:
             return reply(formed({"tool_calls": [{"function": {"name": "note"}}]}))
         return reply(completion("a few words", "and others"))
@@ -416,9 +498,9 @@ def test_forms_are_asked_for_and_believed_when_seen(status: int) -> None:
         async with Script(answer).serving() as url:
             client = Client(url)
             try:
-                return await probe(client, "m", "chat", backoff_s=0.001)
+                return await probe_endpoint(client, "m", "chat", backoff_s=0.001)
             finally:
                 await client.close()
 
-    found = asyncio.run(go())
-    assert (found.json_schema, found.tools) == (status == 200,) * 2
+    profile = asyncio.run(go())
+    assert (profile.json_schema, profile.tools) == (status == 200,) * 2

@@ -13,8 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from samplewise.core.types import Completion, Generate, Likelihood, Message, RejectionBound, Sampling  # noqa: E402
 from samplewise.engines.local import local  # noqa: E402
-from samplewise.types import Completion, Floor, Generate, Likelihood, Message, Sampling  # noqa: E402
 
 
 def test_every_stop_id_ends_a_row(engine: Any, kit: SimpleNamespace) -> None:
@@ -88,12 +88,12 @@ def test_text_of_a_continuation_joins_that_of_its_prefix(engine: Any, kit: Simpl
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.5), Sampling(0.25, top_k=5), Sampling(2.0)])
 def test_floor(sampling: Sampling, engine: Any, kit: SimpleNamespace) -> None:
     """The row ends with the first token that takes the sum below the value, and keeps its text. Where the sum can only
-    fall it ends before that token, as soon as the token's log Z would do so (types.Floor)."""
+    fall it ends before that token, as soon as the token's log Z would do so (types.RejectionBound)."""
     asks = kit.draws(40, max_tokens=15, sampling=sampling)
     free = kit.answers(engine, asks)
     num_seen = Counter()
     for alpha, value in itertools.product((1.0, 4.0), (-0.3, -1.0, -4.0)):
-        cut = kit.answers(engine, [ask._replace(floor=Floor(alpha, value)) for ask in asks])
+        cut = kit.answers(engine, [ask._replace(reject_below=RejectionBound(alpha, value)) for ask in asks])
         falls = 1 <= 1 / sampling.temperature <= alpha
         for completion, full in zip(cut, free, strict=True):
             steps = [alpha * p - q for p, q in zip(full.logp, full.logq, strict=True)]
@@ -108,7 +108,7 @@ def test_floor(sampling: Sampling, engine: Any, kit: SimpleNamespace) -> None:
             else:
                 num = below if doomed is None else min(doomed, below)
                 num_seen["doomed" if num < below else "below"] += 1
-                assert completion.finish == "floor"
+                assert completion.finish == "rejected"
                 assert completion.tokens == full.tokens[:num]
                 assert completion.usage.completion_tokens == num
                 shown = [t for t in completion.tokens if t not in (0, 1, 2, 3)]

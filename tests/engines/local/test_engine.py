@@ -22,10 +22,12 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from samplewise.core.errors import MissingExtra, SetupError  # noqa: E402
+from samplewise.core.types import Capability, Generate, Likelihood  # noqa: E402
 from samplewise.engines import local as package  # noqa: E402
-from samplewise.engines.local import cache, local, model, tiny  # noqa: E402
-from samplewise.errors import MissingExtra, SetupError  # noqa: E402
-from samplewise.types import Capability, Generate, Likelihood  # noqa: E402
+from samplewise.engines.local import cache, local, tiny  # noqa: E402
+from samplewise.models import TINY  # noqa: E402
+from samplewise.models.loading import load_causal_model  # noqa: E402
 
 
 def test_protocol(engine: Any, kit: SimpleNamespace) -> None:
@@ -105,23 +107,26 @@ def test_closing_the_iterator_frees_its_rows(engine: Any, kit: SimpleNamespace) 
     long = [Generate(kit.question(i), max_tokens=100, seed=i) for i in range(40)]
     short = kit.draws(5)
 
+    forwarded = 0
+
     async def cancel() -> list[Any]:
+        nonlocal forwarded
         stream = engine.answer(long)
         async for _ in stream:
             break
         await stream.aclose()
+        forwarded = engine._forward.num_forwarded
         return [a async for a in engine.answer(short)]
 
-    before = engine._forward.num_forwarded
     arrivals = asyncio.run(cancel())
     assert len(arrivals) == 5
-    for _ in range(200):
-        if not engine._batch.num_rows:
-            break
+    deadline = time.monotonic() + 120
+    while engine._batch.num_rows and time.monotonic() < deadline:
         time.sleep(0.01)
     assert engine._batch.num_rows == 0
     assert not engine._open
-    assert engine._forward.num_forwarded - before < 40 * 60
+    wanted = sum(a.completion.usage.prompt_tokens + a.completion.usage.completion_tokens for a in arrivals)
+    assert engine._forward.num_forwarded - forwarded < wanted + 2 * 40, "the step under way, and perhaps one more"
     assert kit.answers(engine, short)[0].failure is None
 
 
@@ -141,9 +146,10 @@ def test_a_caller_that_went_away_does_no_harm(engine: Any, kit: SimpleNamespace)
 
 
 def test_many_waiting_asks_cost_nothing_until_they_join(checkpoint: Any, kit: SimpleNamespace) -> None:
-    """100,000 asks wait behind four rows; each would hold a generator, ids and uniforms, if it were made ready."""
+    """20,000 asks wait behind four rows; each would hold a generator, ids and uniforms, if it were made ready."""
     engine = local(checkpoint("llama"), device="cpu", max_rows=4)
-    asks = [Generate(kit.question(i % 5), max_tokens=20, seed=i) for i in range(100_000)]
+    questions = [kit.question(i) for i in range(5)]
+    asks = [Generate(questions[i % 5], max_tokens=20, seed=i) for i in range(20_000)]
 
     async def some() -> int:
         stream = engine.answer(asks)
@@ -157,8 +163,8 @@ def test_many_waiting_asks_cost_nothing_until_they_join(checkpoint: Any, kit: Si
         await stream.aclose()
         return waiting
 
-    assert asyncio.run(some()) > 99_000
-    assert len(engine._batch._held) == 4
+    assert asyncio.run(some()) > 19_000
+    assert len(engine._batch.columns.limit) == 4
     assert len(engine._language._prompts) <= 5 + 1
     asyncio.run(engine.close())
     assert not engine._open
@@ -206,13 +212,13 @@ def test_a_fault_of_our_own_fails_the_asks_and_not_the_engine(
 def test_the_digest_follows_the_files(checkpoint: Callable[[str], str], tmp_path: Path, kit: SimpleNamespace) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(checkpoint("llama"), folder)
-    same = model.load(str(folder), "cpu", None)
-    assert same.digest == model.load(checkpoint("llama"), "cpu", None).digest
+    same = load_causal_model(str(folder), "cpu", None)
+    assert same.digest == load_causal_model(checkpoint("llama"), "cpu", None).digest
     (folder / "notes.md").write_text("not a part of the model")
-    assert model.load(str(folder), "cpu", None).digest == same.digest
+    assert load_causal_model(str(folder), "cpu", None).digest == same.digest
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
-    assert model.load(str(folder), "cpu", None).digest != same.digest
+    assert load_causal_model(str(folder), "cpu", None).digest != same.digest
 
 
 def test_precision_is_part_of_the_identity(checkpoint: Callable[[str], str], kit: SimpleNamespace) -> None:
@@ -266,12 +272,25 @@ def test_what_is_no_causal_model_is_one_clear_line(make: Callable[[Path], None],
     assert "model" in str(raised.value)
 
 
-def test_a_model_that_looks_ahead_is_refused(checkpoint: Any, tmp_path: Path, kit: SimpleNamespace) -> None:
+def test_a_model_that_looks_ahead_is_refused(checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files name a causal architecture; its passes are not."""
+    layer = transformers.models.llama.modeling_llama.LlamaMLP
+    plain = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda self, states: plain(self, states + states.mean(dim=1, keepdim=True)))
+    with pytest.raises(SetupError, match=r"not a causal language model|depends on the tokens after it"):
+        local(checkpoint("llama"), device="cpu")
+
+
+def test_a_model_that_is_said_to_look_ahead_is_refused(checkpoint: Any, tmp_path: Path) -> None:
     folder = tmp_path / "ahead"
     shutil.copytree(checkpoint("llama"), folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "is_causal": False}))
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        first = [loaded(input_ids=torch.tensor([[4, 5, last]])).logits[0, 0] for last in (6, 7)]
+    if torch.equal(*first):
+        pytest.skip("this release of transformers takes no notice of is_causal in a config")
     with pytest.raises(SetupError, match=r"not a causal language model|depends on the tokens after it"):
         local(str(folder), device="cpu")
 
@@ -316,7 +335,7 @@ def test_torch_is_imported_late() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-@pytest.mark.skipif(not (model.TINY / "config.json").is_file(), reason="the bundled checkpoint is not there")
+@pytest.mark.skipif(not (TINY / "config.json").is_file(), reason="the bundled checkpoint is not there")
 def test_the_bundled_model_answers(kit: SimpleNamespace) -> None:
     engine = tiny(device="cpu")
     assert engine.identity.startswith(f"local:tiny:{engine.digest}:float32:cpu")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +16,15 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from samplewise.engines.law import draw_law  # noqa: E402
-from samplewise.engines.local import check, forward, llama, local  # noqa: E402
-from samplewise.keys import Key  # noqa: E402
-from samplewise.types import Completion, Floor, Generate, Likelihood, Sampling  # noqa: E402
+from samplewise.core.keys import Key  # noqa: E402
+from samplewise.core.types import Capability, Completion, Generate, Likelihood, Sampling  # noqa: E402
+from samplewise.engines.distribution import draw_log_probs  # noqa: E402
+from samplewise.engines.local import (  # noqa: E402
+    examine,
+    forward,
+    llama,
+    local,
+)
 
 TOLERANCE = 1e-4  # nats, float32
 CACHED = ["llama", "qwen3", "mistral", "gemma2", "gemma3", "gpt2"]
@@ -33,8 +40,8 @@ def expect_exact(ask: Generate, completion: Completion, prompt: tuple[int, ...],
     lines = log_probs(known + completion.tokens)[len(known) - 1 :]
     for line, token, logp, logq in zip(lines, completion.tokens, completion.logp, completion.logq, strict=False):
         assert logp == pytest.approx(line[token], abs=TOLERANCE)
-        law = draw_law(line, ask.sampling)
-        assert logq == pytest.approx(law[token], abs=TOLERANCE / max(ask.sampling.temperature, 0.1))
+        log_probs = draw_log_probs(line, ask.sampling)
+        assert logq == pytest.approx(log_probs[token], abs=TOLERANCE / max(ask.sampling.temperature, 0.1))
     assert completion.logp_sum == pytest.approx(math.fsum(completion.logp), abs=1e-12)
     assert completion.usage.completion_tokens == len(completion.tokens)
     assert completion.usage.prompt_tokens == len(known)
@@ -186,70 +193,6 @@ def test_likelihood(engine: Any, plain: Any, kit: SimpleNamespace) -> None:
         assert completion.usage == (1, len(prompt) + len(ask.completion), 0, 0, 0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("kind", CACHED[1:])
-def test_other_architectures(kind: str, checkpoint: Any, plain: Any, kit: SimpleNamespace) -> None:
-    """Windows of 5 tokens, soft caps, grouped heads and learned positions, each beyond the window's length."""
-    engine = local(checkpoint(kind), device="cpu", max_rows=7)
-    assert isinstance(engine._forward, forward.Cached)
-    asks = kit.draws(14)
-    completions = kit.answers(engine, asks)
-    longest = max(completions, key=lambda c: len(c.tokens))
-    asks.append(
-        Generate(asks[completions.index(longest)].messages, longest.tokens[:-1], want=asks[0].want, max_tokens=9)
-    )
-    completions += kit.answers(engine, asks[-1:])
-    for ask, completion in zip(asks, completions, strict=True):
-        expect_exact(ask, completion, engine._language.prompt(ask.messages), lambda ids: plain(kind, ids))
-    asyncio.run(engine.close())
-
-
-@pytest.mark.parametrize("kind", ["mamba", "bloom"])
-def test_models_without_plain_keys_and_values_are_recomputed(
-    kind: str, checkpoint: Any, plain: Any, kit: SimpleNamespace
-) -> None:
-    with pytest.warns(UserWarning, match="without reusing keys and values"):
-        engine = local(checkpoint(kind), device="cpu", max_rows=4)
-    assert isinstance(engine._forward, forward.Recomputed)
-    asks = kit.draws(8)
-    asks.append(asks[0]._replace(prefix=(9, 10, 11), floor=Floor(1.0, -50.0)))
-    for ask, completion in zip(asks, kit.answers(engine, asks), strict=True):
-        expect_exact(ask, completion, engine._language.prompt(ask.messages), lambda ids: plain(kind, ids))
-    scored = kit.answers(engine, [Likelihood(asks[0].messages, (9, 10, 11))])[0]
-    prompt = engine._language.prompt(asks[0].messages)
-    wanted = [line[t] for line, t in zip(plain(kind, (*prompt, 9, 10))[len(prompt) - 1 :], (9, 10, 11), strict=True)]
-    np.testing.assert_allclose(scored.logp, wanted, atol=TOLERANCE)
-    asyncio.run(engine.close())
-
-
-MUTANTS = {
-    "positions one too high": ("decode", lambda self, first, held, tokens: _decode_at(self, first, held + 1, tokens)),
-    "a copied row keeps its own keys": ("copy", lambda self, to, source, length: None),
-    "a loaded prefix is not written": ("load", lambda self, row, saved, length: None),
-    "the mask shows the slots of whoever was here before": ("masks", None),
-}
-
-
-def _decode_at(self: Any, first: int, held: Any, tokens: Any) -> Any:
-    return _DECODE(self, first, held, tokens)
-
-
-_DECODE = forward.Cached.decode
-
-
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_the_check_refuses_a_wrong_pass(mutant: str, checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each fault of the cached pass is seen when a model is loaded, and the slow pass is taken instead."""
-    name, wrong = MUTANTS[mutant]
-    if wrong is None:
-        shown = lambda self, positions, slots, kind: torch.zeros(*positions.shape, len(slots))[:, None]  # noqa: E731
-        monkeypatch.setattr(forward.Masks, "_mask", shown)
-    else:
-        monkeypatch.setattr(forward.Cached, name, wrong)
-    with pytest.warns(UserWarning, match="off by"):
-        engine = local(checkpoint("llama"), device="cpu")
-    assert isinstance(engine._forward, forward.Recomputed)
-
-
 def test_the_lean_pass_is_for_llamas_and_checked_like_any_other(
     checkpoint: Any, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,17 +244,46 @@ def test_llamas_of_other_shapes_take_the_lean_pass(
     asyncio.run(engine.close())
 
 
-def test_the_check_refuses_a_mask_without_windows(checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = forward.Masks._mask
-    monkeypatch.setattr(forward.Masks, "_mask", lambda self, p, s, kind: real(self, p, s, "full_attention"))
-    with pytest.warns(UserWarning, match="off by"):
-        local(checkpoint("mistral"), device="cpu")
+def test_a_cache_goes_by_the_name_that_the_model_takes() -> None:
+    def old(input_ids: Any, past_key_values: Any = None, **rest: Any) -> None: ...
+
+    def new(input_ids: Any, cache: Any = None, **rest: Any) -> None: ...
+
+    assert forward.cache_argument(SimpleNamespace(forward=old)) == "past_key_values"
+    assert forward.cache_argument(SimpleNamespace(forward=new)) == "cache"
 
 
-def test_the_check_takes_the_right_pass(engine: Any) -> None:
-    model = engine.checkpoint.model
-    rows = check._rows(model, engine.checkpoint.vocab_size)
-    with torch.inference_mode():
-        reference = [check._log_probs(model(input_ids=torch.tensor([ids]), use_cache=False).logits)[0] for ids in rows]
-        gap = check._disagreement(forward.Cached(model, forward.Masks(model, False)), rows, reference)
-    assert gap < 2e-5
+@pytest.mark.parametrize("name", CACHED)
+def test_no_deprecated_name_is_used(name: str, checkpoint: Any, kit: SimpleNamespace) -> None:
+    """Not even where a pass fails and the next is tried: each way of running a model is asked for, and none warns."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        engine = local(checkpoint(name), device="cpu")
+        kit.answers(engine, kit.draws(3))
+    assert isinstance(engine._forward, forward.Cached)
+    assert not [str(w.message) for w in caught if "past_key_values" in str(w.message)]
+
+
+def test_a_warning_is_no_failed_pass(checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With warnings as errors, the check took a deprecation in transformers for a fault, and every model ran slowly."""
+    calls = []
+
+    def warns(call: Any) -> Any:
+        @functools.wraps(call)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            calls.append(call)
+            warnings.warn("will be gone in the next release", FutureWarning, stacklevel=2)
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    folder = checkpoint("qwen3")
+    kind, loader = transformers.Qwen3ForCausalLM, transformers.AutoTokenizer
+    monkeypatch.setattr(kind, "forward", warns(kind.forward))
+    monkeypatch.setattr(loader, "from_pretrained", warns(loader.from_pretrained))
+    with warnings.catch_warnings(action="error"):
+        engine = local(folder, device="cpu")
+        assert examine.examine(engine._forward).why == ""
+    assert len(calls) > 2
+    assert type(engine._forward) is forward.Cached
+    assert Capability.EXPLORE in engine.can

@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from samplewise.core.types import Generate, Sampling  # noqa: E402
 from samplewise.engines.local.batch import Batch  # noqa: E402
-from samplewise.engines.local.jobs import Done, Job  # noqa: E402
-from samplewise.types import Generate, Sampling  # noqa: E402
+from samplewise.engines.local.prepared import Done, PreparedAsk  # noqa: E402
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def batch(engine: Any) -> Batch:
     return Batch(engine._forward, engine._language, (), torch.device("cpu"), max_rows=16, chunk=16, prefix_bytes=0)
 
 
-def jobs(engine: Any, kit: SimpleNamespace, lengths: list[int], explore: str = "esamp") -> list[Job]:
+def jobs(engine: Any, kit: SimpleNamespace, lengths: list[int], explore: str = "esamp") -> list[PreparedAsk]:
     messages = kit.question(2)
     asks = [
         Generate(
@@ -34,7 +34,7 @@ def jobs(engine: Any, kit: SimpleNamespace, lengths: list[int], explore: str = "
         )
         for i, length in enumerate(lengths)
     ]
-    return [Job(ask, engine._language.prompt(messages), i) for i, ask in enumerate(asks)]
+    return [PreparedAsk(ask, engine._language.prompt(messages), i) for i, ask in enumerate(asks)]
 
 
 def finished(batch: Batch) -> list[Done]:
@@ -90,7 +90,7 @@ def test_a_cancelled_row_loses_its_group(batch: Batch, engine: Any, kit: SimpleN
         done = finished(batch)
     assert len(done) == 2
     assert not batch.exploring.reports
-    assert "first samples again" in batch.exploring.refusal([jobs(engine, kit, [6, 6, 6])[1].ask])  # type: ignore[list-item]
+    assert "again from its first draw" in batch.exploring.refusal([jobs(engine, kit, [6, 6, 6])[1].ask])  # type: ignore[list-item]
     assert batch.exploring.refusal([job.ask for job in jobs(engine, kit, [6, 6, 6])]) == ""  # type: ignore[misc]
 
 

@@ -1,4 +1,4 @@
-"""A real model of 260,000 parameters in the engine: the converter that benches use, and floors on real text."""
+"""A real model of 260,000 parameters in the engine: the converter that benches use, and rejection on real text."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from samplewise.core.types import Generate, Message, RejectionBound, Sampling  # noqa: E402
 from samplewise.engines.local import llama, local  # noqa: E402
-from samplewise.types import Floor, Generate, Message, Sampling  # noqa: E402
 
 _spec = importlib.util.spec_from_file_location(
     "samplewise_bench_stories", Path(__file__).parents[3] / "bench" / "stories.py"
@@ -73,7 +73,7 @@ def test_the_tokenizer_joins_the_lowest_pair_first(engine: Any) -> None:
 
 
 def test_a_floor_is_met_as_soon_as_it_can_be_and_changes_no_decision(engine: Any, kit: SimpleNamespace) -> None:
-    """Of 40 stories with floors drawn for them: those that their whole sum takes below the floor are given up, all of
+    """Of 40 stories with bounds drawn for them: those that their whole sum takes below the bound are given up, all of
     them and no other, and before the token that crosses it."""
     asks = [
         Generate(prompt, (), Sampling(0.25, top_k), 40, seed=i, want=("tokens", "logp", "logq"))
@@ -82,10 +82,10 @@ def test_a_floor_is_met_as_soon_as_it_can_be_and_changes_no_decision(engine: Any
     ]
     free = kit.answers(engine, asks)
     sums = [sum(4 * p - q for p, q in zip(c.logp, c.logq, strict=True)) for c in free]
-    floors = [Floor(4.0, (0.2 + 1.6 * i / len(asks)) * sorted(sums)[len(sums) // 2]) for i in range(len(asks))]
-    cut = kit.answers(engine, [ask._replace(floor=floor) for ask, floor in zip(asks, floors, strict=True)])
-    for total, floor, whole, part in zip(sums, floors, free, cut, strict=True):
-        assert (part.finish == "floor") == (total < floor.value)
+    bounds = [RejectionBound(4.0, (0.2 + 1.6 * i / len(asks)) * sorted(sums)[len(sums) // 2]) for i in range(len(asks))]
+    cut = kit.answers(engine, [ask._replace(reject_below=bound) for ask, bound in zip(asks, bounds, strict=True)])
+    for total, bound, whole, part in zip(sums, bounds, free, cut, strict=True):
+        assert (part.finish == "rejected") == (total < bound.value)
         assert part.tokens == whole.tokens[: len(part.tokens)]
-        assert sum(4 * p - q for p, q in zip(part.logp, part.logq, strict=True)) >= floor.value
-    assert 10 < sum(part.finish == "floor" for part in cut) < len(cut) - 10
+        assert sum(4 * p - q for p, q in zip(part.logp, part.logq, strict=True)) >= bound.value
+    assert 10 < sum(part.finish == "rejected" for part in cut) < len(cut) - 10

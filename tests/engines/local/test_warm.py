@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from samplewise.core.types import Generate, Sampling  # noqa: E402
 from samplewise.engines.local import local  # noqa: E402
 from samplewise.explore.explorer import Explorer  # noqa: E402
-from samplewise.types import Generate, Sampling  # noqa: E402
 
 KINDS = ["llama", "qwen3", "mistral", "gemma2", "gemma3", "gpt2"]
 WARM = "esamp(learner='ridge', penalty=0.01, warm_start=True)"

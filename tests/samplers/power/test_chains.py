@@ -1,4 +1,4 @@
-"""Chain samplers through the toy engine: what they ask, what they do with answers, what they tell."""
+"""Chain samplers through the toy engine: what they ask, what they do with completions, what the trace says."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from samplewise.core.keys import Key
+from samplewise.core.numerics import log_normalise, ratio_cannot_rise
+from samplewise.core.types import Completion, Generate, Message, Sampling, Usage
 from samplewise.engines.toy import Toy
-from samplewise.keys import Key
-from samplewise.numerics import log_normalise
 from samplewise.samplers.base import Sampler, Variant
-from samplewise.samplers.power import greedy, notes, power, summary
+from samplewise.samplers.infos import read_trace
+from samplewise.samplers.power import chain_notes, greedy, power, summarize_chains
 from samplewise.samplers.power.chains import Chain, ChainsState
-from samplewise.samplers.power.cuts import Cuts, fixed_masses
+from samplewise.samplers.power.cuts import CutKind
 from samplewise.samplers.power.kernel import Kernel, expected_tokens
-from samplewise.samplers.power.metropolis import _power
-from samplewise.samplers.power.record import Record, falls, part_of, spliced
-from samplewise.types import Completion, Generate, Message, Sampling, Usage
+from samplewise.samplers.power.response import DrawnResponse, continuation_of, splice
 
 MESSAGES = (Message("user", "spell a word"),)
 ARMS = (Variant("direct", MESSAGES),)
@@ -48,68 +48,68 @@ class Run:
             self.asks += [ask for ask in step.asks if isinstance(ask, Generate)]
             self.completions += answers
         self.pool = sampler.pool(self.state)
-        self.moves = [move for info in self.trace for move in (info or {}).get("moves", ())]
+        self.moves = read_trace(self.trace).moves
         self.tokens = sum(completion.usage.completion_tokens for completion in self.completions)
 
 
-# --- the law of long runs ---------------------------------------------------------------------------------------------
+# --- the distribution of long runs ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, {"cuts": "own", "temperature": 0.7}, {"move": "isir"}], ids=str)
-def test_chains_that_begin_in_the_law_stay_in_it(settings: dict[str, Any]) -> None:
-    """Chi-square of where 1,200 chains are after 20 steps, from exact draws of p^2, with dice and seeds of a key. A
-    sound sampler fails one of its four parts at a fresh key with odds of 4e-4; the key is fixed. Twenty steps show what
-    one would hide; that small defects are seen is for the exact tests."""
-    num, alpha, horizon, key = 1200, 2.0, 3, Key(11)
+@pytest.mark.parametrize("settings", [{}, {"cuts": "recent", "temperature": 0.7}, {"move": "isir"}], ids=str)
+def test_chains_that_begin_in_the_target_stay_in_it(settings: dict[str, Any]) -> None:
+    """Chi-square of where 500 chains are after 20 steps, from exact draws of p^2, with random choices and seeds of
+    a key. A sound sampler fails one of its four parts at a fresh key with probability 4e-4; the key is fixed. Twenty
+    steps show what one would hide; the exact tests see small defects."""
+    num, alpha, horizon, key = 500, 2.0, 3, Key(11)
     logp = TOY.enumerate(MESSAGES, horizon)
-    records = list(logp)
-    law = np.exp(log_normalise([alpha * logp[r] for r in records]))
-    begun = key.generator().choice(len(records), size=num, p=law)
+    responses = list(logp)
+    distribution = np.exp(log_normalise([alpha * logp[r] for r in responses]))
+    begun = key.generator().choice(len(responses), size=num, p=distribution)
     taus = settings.get("temperatures") or (settings.get("temperature", 1.0 / alpha),)
-    made = {i: record_of(records[i], taus) for i in set(begun.tolist())}
-    sampler = _power(alpha, 20, num, max_tokens=horizon, **settings)
-    chains = tuple(Chain(made[i], near=2) for i in begun.tolist())
-    state, answers = ChainsState(ARMS, chains, 2, 0.0, 20), ()
+    made = {i: response_of(responses[i], taus) for i in set(begun.tolist())}
+    sampler = power(alpha, 20, num, max_tokens=horizon, **settings)
+    chains = tuple(Chain(made[i]) for i in begun.tolist())
+    state, answers = ChainsState(ARMS, chains, "steps", 0.0, 20), ()
     while True:
         state, step = sampler.step(key, state, answers)
         if not step.asks:
             break
         answers = tuple(TOY.one(ask) for ask in step.asks)
-    ends = [chain.record.tokens for chain in state.chains if chain.record is not None]
+    ends = [chain.response.tokens for chain in state.chains if chain.response is not None]
     for name, of in {
-        "record": lambda r: r,
+        "response": lambda r: r,
         "length": len,
         "ended": lambda r: r[-1] == TOY.eos,
         "first": lambda r: r[0],
     }.items():
-        assert odds_of(Counter(map(of, ends)), records, law * num, of) > 1e-4, name
+        assert p_value(Counter(map(of, ends)), responses, distribution * num, of) > 1e-4, name
 
 
-def odds_of(counts: Counter[Any], records: list[Any], expected: Any, of: Any) -> float:
-    """Odds of a chi-square as large, cells below 5 expected pooled."""
+def p_value(counts: Counter[Any], responses: list[Any], expected: Any, of: Any) -> float:
+    """Return the probability of a chi-square as large, cells below 5 expected pooled."""
     from scipy.special import chdtrc
 
     means: dict[Any, float] = {}
-    for record, mean in zip(records, expected.tolist(), strict=True):
-        means[of(record)] = means.get(of(record), 0.0) + mean
-    assert set(counts) <= set(means), "a record that the model cannot give"
-    cells = [(mean, counts[at]) for at, mean in means.items() if mean >= 5.0]
-    rare = [(mean, counts[at]) for at, mean in means.items() if mean < 5.0]
+    for response, mean in zip(responses, expected.tolist(), strict=True):
+        means[of(response)] = means.get(of(response), 0.0) + mean
+    assert set(counts) <= set(means), "a response that the model cannot give"
+    cells = [(mean, counts[cell]) for cell, mean in means.items() if mean >= 5.0]
+    rare = [(mean, counts[cell]) for cell, mean in means.items() if mean < 5.0]
     if rare:
         cells.append((sum(mean for mean, _ in rare), sum(count for _, count in rare)))
     statistic = sum((count - mean) ** 2 / mean for mean, count in cells)
     return float(chdtrc(max(1, len(cells) - 1), statistic))
 
 
-def record_of(tokens: tuple[int, ...], taus: tuple[float, ...]) -> Record:
+def response_of(tokens: tuple[int, ...], taus: tuple[float, ...]) -> DrawnResponse:
     rows = [TOY.next_logp(MESSAGES, tokens[:i]) for i in range(len(tokens))]
     logp = tuple(float(row[t]) for row, t in zip(rows, tokens, strict=True))
     logq = tuple(
         tuple(lp / tau - float(np.log(np.exp(row / tau).sum())) for row, lp in zip(rows, logp, strict=True))
         for tau in taus
     )
-    return Record(tokens, logp, logq, TOY.text(tokens), tokens[-1] == TOY.eos)
+    return DrawnResponse(tokens, logp, logq, TOY.text(tokens), tokens[-1] == TOY.eos)
 
 
 # --- savings ----------------------------------------------------------------------------------------------------------
@@ -119,24 +119,24 @@ def record_of(tokens: tuple[int, ...], taus: tuple[float, ...]) -> Record:
     "settings",
     [
         {},
-        {"cuts": "own"},
+        {"cuts": "recent"},
         {"cuts": "entropy"},
         {"length_preference": 0.5},
         {"length_preference": -0.5},
         {"temperature": 0.6},
         {"move": "isir", "tries": 3},
-        {"move": "isir", "tries": 2, "cuts": "own", "length_preference": 0.3},
+        {"move": "isir", "tries": 2, "cuts": "recent", "length_preference": 0.3},
     ],
     ids=str,
 )
 def test_giving_up_early_decides_as_going_on_does(settings: dict[str, Any]) -> None:
-    """On the same random numbers, the race of i-SIR included: the same records after every step, for fewer tokens."""
+    """On the same random numbers, the race of i-SIR included: the same responses after every step, for fewer tokens."""
     bills = []
     ends = []
     for early in (True, False):
         runs = [Run(power(3.0, 15, 4, max_tokens=8, early=early, **settings), Key(k)) for k in range(6)]
         bills.append(sum(run.tokens for run in runs))
-        ends.append([[(m["logp"], m["length"]) for m in run.moves] for run in runs])
+        ends.append([[(move.logp, move.length) for move in run.moves] for run in runs])
     assert ends[0] == ends[1]
     assert bills[0] < bills[1]
 
@@ -144,22 +144,22 @@ def test_giving_up_early_decides_as_going_on_does(settings: dict[str, Any]) -> N
 def test_tokens_are_counted_as_the_engine_drew_them() -> None:
     run = Run(power(4.0, 20, 3, max_tokens=8), Key(3))
     starts = sum(completion.usage.completion_tokens for completion in run.completions[:3])
-    assert sum(move["tokens"] for move in run.moves) == run.tokens - starts
+    assert sum(move.tokens for move in run.moves) == run.tokens - starts
     assert run.state.tokens == run.tokens
-    told = summary(run.trace)
-    assert told["tokens"] == run.tokens - starts
-    assert told["steps"] == 60 == len(run.moves)
+    report = summarize_chains(run.trace)
+    assert report.tokens == run.tokens - starts
+    assert report.steps == 60 == len(run.moves)
 
 
 def test_a_step_that_changes_nothing_asks_for_nothing() -> None:
     sure = Toy(2, seed=1, scale=60.0)  # every token is as good as certain
     run = Run(power(4.0, 50, 2, max_tokens=6), Key(0), sure)
     assert len(run.asks) == 2
-    assert {move["outcome"] for move in run.moves} <= {"same", "behind"}
-    assert summary(run.trace)["free"] == 100
+    assert {move.outcome for move in run.moves} <= {"same", "behind"}
+    assert summarize_chains(run.trace).free == 100
 
 
-def test_the_redraw_goes_on_from_where_it_parts_and_never_repeats_the_token() -> None:
+def test_a_proposal_departs_from_the_response_and_never_repeats_the_token() -> None:
     run = Run(power(2.0, 30, 1, max_tokens=6, early=False), Key(5))
     asked = [(ask, c) for ask, c in zip(run.asks[1:], run.completions[1:], strict=True)]
     assert asked
@@ -171,7 +171,7 @@ def test_the_redraw_goes_on_from_where_it_parts_and_never_repeats_the_token() ->
 
 
 def test_the_ratio_in_the_trace_is_that_of_the_records() -> None:
-    """Recomputed from the model to 1e-6, for accepted steps: both records are known."""
+    """Recomputed from the model to 1e-6, for accepted steps: both responses are known."""
     alpha, run = 2.0, Run(power(2.0, 40, 1, max_tokens=6, temperature=0.8), Key(8))
     before: tuple[int, ...] | None = None
     state, sampler = ChainsState(ARMS, (Chain(),)), power(2.0, 40, 1, max_tokens=6, temperature=0.8)
@@ -179,15 +179,18 @@ def test_the_ratio_in_the_trace_is_that_of_the_records() -> None:
     seen = 0
     while True:
         state, step = sampler.step(Key(8), state, answers)
-        record = state.chains[0].record
-        moves = [m for m in step.info.get("moves", ()) if m["outcome"] == "accepted"]
-        if before is not None and record is not None and len(moves) == 1:
-            at = moves[0]["at"]
-            pair = [record_of(tokens, (0.8,)) for tokens in (record.tokens, before)]
-            sums = [math.fsum(alpha * p - q for p, q in zip(r.logp[at:], r.logq[0][at:], strict=True)) for r in pair]
-            assert moves[0]["log_ratio"] == pytest.approx(sums[0] - sums[1], abs=1e-6)
+        response = state.chains[0].response
+        moves = [move for move in read_trace([step.info]).moves if move.outcome == "accepted"]
+        if before is not None and response is not None and len(moves) == 1:
+            start = moves[0].position
+            pair = [response_of(tokens, (0.8,)) for tokens in (response.tokens, before)]
+            sums = [
+                math.fsum(alpha * p - q for p, q in zip(r.logp[start:], r.logq[0][start:], strict=True)) for r in pair
+            ]
+            cuts = math.log(len(before) / len(response.tokens))  # of the two responses' cut probabilities
+            assert moves[0].log_ratio == pytest.approx(sums[0] - sums[1] + cuts, abs=1e-6)
             seen += 1
-        before = None if record is None else record.tokens
+        before = None if response is None else response.tokens
         if not step.asks:
             break
         answers = tuple(TOY.one(ask) for ask in step.asks)
@@ -202,21 +205,21 @@ def test_the_text_is_that_of_the_whole_response() -> None:
     for key in range(5):
         run = Run(power(2.0, 20, 2, max_tokens=6), Key(key))
         for candidate, chain in zip(run.pool.candidates, run.state.chains, strict=True):
-            assert chain.record is not None
-            assert candidate.text == TOY.text(chain.record.tokens)
-            assert candidate.num_tokens == len(chain.record.tokens)
-            assert candidate.logp_sum == pytest.approx(math.fsum(record_of(chain.record.tokens, (0.5,)).logp))
+            assert chain.response is not None
+            assert candidate.text == TOY.text(chain.response.tokens)
+            assert candidate.num_tokens == len(chain.response.tokens)
+            assert candidate.logp_sum == pytest.approx(math.fsum(response_of(chain.response.tokens, (0.5,)).logp))
 
 
 def test_a_failed_step_leaves_the_record_as_it_was_and_is_counted() -> None:
     sampler = power(1.5, 5, 1, max_tokens=6)
     state, step = sampler.step(Key(1), sampler.init(ARMS), ())
     state, step = sampler.step(Key(1), state, [TOY.one(ask) for ask in step.asks])
-    kept = state.chains[0].record
+    kept = state.chains[0].response
     assert step.asks
     state, step = sampler.step(Key(1), state, [Completion("", "error", Usage(1))])
-    assert next(m for m in step.info["moves"])["outcome"] == "failed"
-    assert state.chains[0].record == kept
+    assert read_trace([step.info]).moves[0].outcome == "failed"
+    assert state.chains[0].response == kept
     assert sampler.pool(state).num_failed == 1
 
 
@@ -244,8 +247,8 @@ def test_a_run_goes_on_from_json_as_if_it_had_not_stopped() -> None:
 def test_blocks_grow_to_the_horizon_and_end_there() -> None:
     run = Run(power(2.0, 6, 2, max_tokens=8, blocks=4, block_steps=2), Key(2))
     assert run.asks[0].max_tokens == 2
-    assert {move["stage"] for move in run.moves} == {0, 1, 2, 3}
-    last = [move for move in run.moves if move["stage"] == 3]
+    assert {move.stage for move in run.moves} == {0, 1, 2, 3}
+    last = [move for move in run.moves if move.stage == 3]
     assert len(last) == 12
     assert all(c.finish == "stop" or c.num_tokens == 8 for c in run.pool.candidates)
     assert all(len(ask.prefix) + ask.max_tokens in (2, 4, 6, 8) for ask in run.asks)
@@ -256,8 +259,8 @@ def test_lambda_offsets_the_surprisal_of_the_pilots() -> None:
     assert [ask.sampling.temperature for ask in run.asks[:2]] == [1.0, 1.0]
     logp = [value for completion in run.completions[:2] for value in completion.logp or ()]
     assert run.state.length_preference == pytest.approx(2.0 * -sum(logp) / len(logp))
-    told = [info["target"]["length_preference"] for info in run.trace if info and "target" in info]
-    assert told == [None, run.state.length_preference]
+    preferences = [info["target"]["length_preference"] for info in run.trace if info and "target" in info]
+    assert preferences == [None, run.state.length_preference]
 
 
 def test_a_budget_is_turned_into_steps_before_the_chain_begins() -> None:
@@ -267,19 +270,22 @@ def test_a_budget_is_turned_into_steps_before_the_chain_begins() -> None:
     assert 100 < sum(run.tokens for run in spent) / len(spent) < 500  # early rejection is not in the forecast
 
 
-def test_the_forecast_is_the_mean_over_cuts_and_coins() -> None:
-    """Against the sum over every cut and place, written out."""
-    record = record_of((0, 1, 2, 0), (0.5,))
-    kernel = Kernel(2.0, 6, Cuts("uniform", 4), Sampling(0.5), (0.5,), (1.0,))
-    masses = fixed_masses(kernel.cuts, 6)
-    stay = [math.exp(q) for q in record.logq[0]]
+@pytest.mark.parametrize("cuts", ["uniform", "recent", "entropy"])
+def test_the_forecast_is_the_mean_over_cuts_and_jumps(cuts: CutKind) -> None:
+    """Against the sum over every cut and position, written out."""
+    response = response_of((0, 1, 2, 0), (0.5,))
+    kernel = Kernel(2.0, 6, cuts, Sampling(0.5), (0.5,), (1.0,))
+    entropies = [-(2.0 * p - q) for p, q in zip(response.logp, response.logq[0], strict=True)]
+    weights = {"uniform": [1.0] * 4, "recent": [1.0, 2.0, 3.0, 4.0], "entropy": [0.05 + h for h in entropies]}[cuts]
+    masses = [weight / sum(weights) for weight in weights]
+    stay = [math.exp(q) for q in response.logq[0]]
     total = 0.0
     for cut in range(4):
-        for place in range(cut, 4):
-            total += masses[cut] * math.prod(stay[cut:place]) * (1 - stay[place]) * (4 - place)
-    assert expected_tokens(kernel, record, masses) == pytest.approx(total)
+        for position in range(cut, 4):
+            total += masses[cut] * math.prod(stay[cut:position]) * (1 - stay[position]) * (4 - position)
+    assert expected_tokens(kernel, response) == pytest.approx(total)
     plain = kernel._replace(jump=False)
-    assert expected_tokens(plain, record, masses) == pytest.approx(sum(masses[c] * (4 - c) for c in range(4)))
+    assert expected_tokens(plain, response) == pytest.approx(sum(masses[c] * (4 - c) for c in range(4)))
 
 
 def test_chains_take_their_arms_prompts_and_temperatures() -> None:
@@ -292,7 +298,7 @@ def test_chains_take_their_arms_prompts_and_temperatures() -> None:
         ("spell, now", 0.5),
     }
     cold = [ask for ask in run.asks if ask.sampling.temperature == 0.2]
-    assert all(ask.floor is None for ask in cold)  # 1 / 0.2 is above alpha: a token can add to the ratio
+    assert all(ask.reject_below is None for ask in cold)  # 1 / 0.2 is above alpha: a token can add to the ratio
 
 
 def test_starts_are_drawn_by_weight_from_the_chains_own_arm() -> None:
@@ -305,7 +311,7 @@ def test_starts_are_drawn_by_weight_from_the_chains_own_arm() -> None:
 def test_climbing_never_goes_down() -> None:
     run = Run(greedy(30, 2, max_tokens=6), Key(0))
     for chain in range(2):
-        climbed = [move["logp"] for move in run.moves if move["chain"] == chain]
+        climbed = [move.logp for move in run.moves if move.chain == chain]
         assert all(high >= low - 1e-12 for low, high in itertools.pairwise(climbed))
 
 
@@ -345,33 +351,34 @@ def test_settings_out_of_range_are_misuse(settings: dict[str, Any]) -> None:
 
 
 def test_where_a_ratio_can_only_fall() -> None:
-    assert falls(4.0, Sampling(0.25))
-    assert falls(4.0, Sampling(1.0))
-    assert falls(2.35, Sampling(1 / 2.35, top_k=3))
-    assert not falls(4.0, Sampling(0.2))
-    assert not falls(4.0, Sampling(1.5))
-    assert not falls(math.inf, Sampling(0.5))
+    assert ratio_cannot_rise(4.0, 0.25)
+    assert ratio_cannot_rise(4.0, 1.0)
+    assert ratio_cannot_rise(2.35, 1 / 2.35)
+    assert not ratio_cannot_rise(4.0, 0.2)
+    assert not ratio_cannot_rise(4.0, 1.5)
+    assert not ratio_cannot_rise(math.inf, 0.5)
 
 
-def test_what_is_no_complete_record_is_refused() -> None:
-    cut = Completion("ab", "floor", Usage(1), (0, 1), (-1.0, -1.0), (-1.0, -1.0))
-    part = part_of(cut, (1.0,))
-    assert part is not None
+def test_what_is_no_complete_response_is_refused() -> None:
+    cut = Completion("ab", "rejected", Usage(1), (0, 1), (-1.0, -1.0), (-1.0, -1.0))
+    continuation = continuation_of(cut, (1.0,))
+    assert continuation is not None
     with pytest.raises(ValueError, match="no complete response"):
-        spliced(None, 0, cut, part, 4)
+        splice(None, 0, cut, continuation, 4)
     with pytest.raises(ValueError, match="no complete response"):
-        spliced(None, 0, cut._replace(finish="stop"), part, 1)
-    assert part_of(cut._replace(logq=None), (1.0,)) is None
-    assert part_of(cut._replace(logp=(-1.0, math.nan)), (1.0,)) is None
+        splice(None, 0, cut._replace(finish="stop"), continuation, 1)
+    assert continuation_of(cut._replace(logq=None), (1.0,)) is None
+    assert continuation_of(cut._replace(logp=(-1.0, math.nan)), (1.0,)) is None
 
 
-def test_the_summary_tells_acceptance_savings_and_mixing() -> None:
+def test_the_report_has_acceptance_savings_and_mixing() -> None:
     run = Run(power(1.5, 40, 3, max_tokens=8), Key(9))
-    told = summary(run.trace)
-    tried = [m for m in run.moves if m["outcome"] in ("accepted", "rejected", "aborted")]
-    assert told["acceptance"] == pytest.approx(sum(m["outcome"] == "accepted" for m in tried) / len(tried))
-    assert told["saved"]["jump"] > 0
-    assert told["r_hat"] is not None
-    assert told["frozen"] == []
-    assert json.loads(json.dumps(told)) == told
-    assert not any("frozen" in note for note in notes(told))
+    report = summarize_chains(run.trace)
+    differing = [move for move in run.moves if move.outcome in ("accepted", "rejected", "aborted")]
+    accepted = sum(move.outcome == "accepted" for move in differing)
+    assert report.acceptance == pytest.approx(accepted / len(differing))
+    assert report.saved.jump > 0
+    assert report.r_hat is not None
+    assert report.frozen == ()
+    assert summarize_chains(json.loads(json.dumps(run.trace))) == report
+    assert not any("frozen" in note for note in chain_notes(report))

@@ -1,4 +1,4 @@
-"""The law of the code that is shipped, by enumeration: exact transition matrices, to 1e-12, on models small enough."""
+"""The distribution of the shipped code by enumeration: exact transition matrices, to 1e-12, on small models."""
 
 from __future__ import annotations
 
@@ -7,35 +7,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.forking import ForkedChoices, Tree
+from tests.support.kernels import TransitionTable, power_target, response_of, total_variation, transitions
 
-from samplewise.conformance.forking import Forks, Tree
-from samplewise.conformance.kernels import Table, power_target, record_of, total_variation, transitions
-from samplewise.numerics import Floats, log_softmax
+from samplewise.core.numerics import Floats, log_softmax
+from samplewise.core.types import Sampling
 from samplewise.samplers.base import Sampler
-from samplewise.samplers.power.chains import ChainsState
-from samplewise.samplers.power.metropolis import _power
-from samplewise.types import Sampling
+from samplewise.samplers.power import power
+from samplewise.samplers.power.chains import ChainSettings, ChainsState, chain_sampler
 
 EXACT = 1e-12
 PLAIN = {"jump": False, "early": False}
 
 
-def table(model: Tree, horizon: int, alpha: float = 4.0, **settings: Any) -> Table:
-    """The table of one step of `power(alpha, ...)`."""
+def table(model: Tree, horizon: int, alpha: float = 4.0, **settings: Any) -> TransitionTable:
+    """Return the table of one step of `power(alpha, ...)`."""
     tau = settings.get("temperature") or 1.0 / alpha
-    shift = settings.get("length_preference", 0.0)
-    cut = {name: settings[name] for name in ("top_k", "top_p", "min_p") if name in settings}
-    temperatures = settings.get("temperatures", ())
+    filters = {name: settings[name] for name in ("top_k", "top_p", "min_p") if name in settings}
 
-    def make(roll: Forks) -> Sampler[ChainsState]:
-        return _power(alpha, 1, 1, max_tokens=horizon, roll=roll, **settings)
+    def make(choices: ForkedChoices) -> Sampler[ChainsState]:
+        return chain_sampler(ChainSettings(alpha=alpha, steps=1, max_tokens=horizon, make_choices=choices, **settings))
 
-    return transitions(
-        make, model, horizon, sampling=Sampling(tau, **cut), temperatures=temperatures, length_preference=shift
-    )
+    return transitions(make, model, horizon, sampling=Sampling(tau, **filters))
 
 
-def check(found: Table, target: list[float]) -> None:
+def check(found: TransitionTable, target: list[float]) -> None:
     """What must hold of any kernel."""
     assert found.invariance(target) < EXACT
     assert found.detailed_balance(target) < EXACT
@@ -43,9 +39,9 @@ def check(found: Table, target: list[float]) -> None:
     assert found.lost.max() == 0.0
     gap = found.gap()
     assert gap > 1e-6
-    law, start = found.law(target), np.full(len(target), 1.0 / len(target))
+    distribution, start = found.target(target), np.full(len(target), 1.0 / len(target))
     after = start @ np.linalg.matrix_power(found.matrix, math.ceil(20 / gap))
-    assert total_variation(after, law) < 1e-6
+    assert total_variation(after, distribution) < 1e-6
 
 
 PROPOSALS: dict[str, dict[str, Any]] = {
@@ -61,22 +57,20 @@ PROPOSALS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("cuts", "shift"), [("uniform", 0.0), ("uniform", -0.3), ("recent", 0.4), ("own", 0.4), ("entropy", 0.0)]
-)
+@pytest.mark.parametrize(("cuts", "shift"), [("uniform", 0.0), ("uniform", -0.3), ("recent", 0.4), ("entropy", 0.0)])
 @pytest.mark.parametrize("proposal", PROPOSALS)
 def test_one_step_of_a_chain_leaves_the_target_as_it_is(proposal: str, cuts: str, shift: float) -> None:
     settings = PROPOSALS[proposal]
     if cuts == "entropy" and ("temperature" in settings or "temperatures" in settings):
         with pytest.raises(ValueError, match="entropy cuts need"):
-            _power(4.0, 1, 1, cuts="entropy", **settings)
+            power(4.0, 1, 1, cuts="entropy", **settings)
         return
     model = Tree(2, seed=3, scale=1.5)
     found = table(model, 3, cuts=cuts, length_preference=shift, **settings)
-    check(found, power_target(model, found.records, 4.0, shift))
+    check(found, power_target(model, found.responses, 4.0, shift))
 
 
-@pytest.mark.parametrize("cuts", ["uniform", "own"])
+@pytest.mark.parametrize("cuts", ["uniform", "recent"])
 @pytest.mark.parametrize("jump", [False, True])
 @pytest.mark.parametrize("move", ["mtm", "isir"])
 def test_several_tries_leave_the_target_as_it_is(move: str, jump: bool, cuts: str) -> None:
@@ -84,24 +78,24 @@ def test_several_tries_leave_the_target_as_it_is(move: str, jump: bool, cuts: st
     model = Tree(2, seed=4, scale=1.5)
     for settings in ({}, {"temperature": 1.0}, {"length_preference": 0.5}, {"tries": 1}):
         found = table(model, 2, 2.0, move=move, jump=jump, early=False, cuts=cuts, **settings)
-        check(found, power_target(model, found.records, 2.0, float(settings.get("length_preference", 0.0))))
+        check(found, power_target(model, found.responses, 2.0, float(settings.get("length_preference", 0.0))))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "horizon"), [(0, 6), (1, 5), (2, 5), (3, 5)])
-def test_on_four_models_with_six_tokens_and_five(seed: int, horizon: int) -> None:
-    """127 and 63 records; the plain kernel and the accelerated one are one matrix."""
+@pytest.mark.parametrize(("seed", "horizon"), [(0, 5), (1, 4), (2, 4), (3, 4)])
+def test_on_four_models_with_five_tokens_and_four(seed: int, horizon: int) -> None:
+    """63 and 31 responses; the plain kernel and the accelerated one are one matrix."""
     model = Tree(2, seed=seed, scale=1.0 + 0.5 * seed)
     fast, plain = table(model, horizon), table(model, horizon, **PLAIN)
-    target = power_target(model, fast.records, 4.0)
-    assert len(fast.records) == 2 ** (horizon + 1) - 1
+    target = power_target(model, fast.responses, 4.0)
+    assert len(fast.responses) == 2 ** (horizon + 1) - 1
     check(fast, target)
     assert np.abs(fast.matrix - plain.matrix).max() < EXACT
-    assert fast.bill(target) < 0.6 * plain.bill(target)
+    assert fast.expected_tokens(target) < 0.6 * plain.expected_tokens(target)
 
 
-@pytest.mark.parametrize("settings", [{}, {"temperature": 0.5}, {"cuts": "own"}, {"length_preference": 0.3}])
-def test_what_saves_tokens_changes_no_odds(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.5}, {"cuts": "recent"}, {"length_preference": 0.3}])
+def test_what_saves_tokens_changes_no_probability(settings: dict[str, Any]) -> None:
     model = Tree(2, seed=5, scale=1.5)
     tables = {
         (jump, early): table(model, 3, jump=jump, early=early, **settings)
@@ -109,19 +103,23 @@ def test_what_saves_tokens_changes_no_odds(settings: dict[str, Any]) -> None:
         for early in (False, True)
     }
     plain = tables[False, False]
-    target = power_target(model, plain.records, 4.0, float(settings.get("length_preference", 0.0)))
-    bills = {which: found.bill(target) for which, found in tables.items()}
+    target = power_target(model, plain.responses, 4.0, float(settings.get("length_preference", 0.0)))
+    costs = {which: found.expected_tokens(target) for which, found in tables.items()}
     for found in tables.values():
         assert np.abs(found.matrix - plain.matrix).max() < EXACT
-    assert bills[True, True] < min(bills[True, False], bills[False, True])
-    assert max(bills[True, False], bills[False, True]) < bills[False, False]
+    assert costs[True, True] < min(costs[True, False], costs[False, True])
+    assert max(costs[True, False], costs[False, True]) < costs[False, False]
 
 
-def test_a_floor_that_does_not_look_ahead_decides_alike() -> None:
+def test_a_bound_that_does_not_look_ahead_decides_alike() -> None:
     model = Tree(2, seed=5, scale=1.5)
     tables = [
         transitions(
-            lambda roll: _power(4.0, 1, 1, max_tokens=3, roll=roll), model, 3, sampling=Sampling(0.25), tight=tight
+            lambda choices: chain_sampler(ChainSettings(alpha=4.0, steps=1, max_tokens=3, make_choices=choices)),
+            model,
+            3,
+            sampling=Sampling(0.25),
+            tight=tight,
         )
         for tight in (True, False)
     ]
@@ -129,49 +127,54 @@ def test_a_floor_that_does_not_look_ahead_decides_alike() -> None:
     assert (tables[0].tokens <= tables[1].tokens + EXACT).all()
 
 
-def test_records_grow_as_well_as_shrink() -> None:
+def test_responses_grow_as_well_as_shrink() -> None:
     model = Tree(2, seed=6)
     found = table(model, 3)
-    sizes = np.array([len(record) for record in found.records])
+    sizes = np.array([len(tokens) for tokens in found.responses])
     longer = found.matrix * (sizes[None, :] > sizes[:, None])
     assert (longer.sum(axis=1)[sizes < 3] > 0).all()
 
 
 @pytest.mark.parametrize("tau", [0.25, 0.5, 1.0])
-def test_with_a_cut_law_the_target_is_cut_too(tau: float) -> None:
+def test_filters_restrict_the_target_too(tau: float) -> None:
     model = Tree(3, seed=2, scale=1.5)
     found = table(model, 3, top_k=2, temperature=tau)
-    everything = power_target(model, model.records(3), 4.0)
-    kept = power_target(model, found.records, 4.0)
+    everything = power_target(model, model.responses(3), 4.0)
+    kept = power_target(model, found.responses, 4.0)
     lost = 1.0 - math.fsum(map(math.exp, kept)) / math.fsum(map(math.exp, everything))
-    assert len(found.records) < len(everything)
+    assert len(found.responses) < len(everything)
     assert 0.0 < lost < 0.2
     check(found, kept)
 
 
-def test_alpha_one_at_temperature_one_always_accepts() -> None:
+def test_alpha_one_at_temperature_one_rejects_by_length_alone() -> None:
+    """The ratio is that of the cut probabilities, L / L'. So what stays is a redraw of the same response, or a longer
+    one rejected."""
     model = Tree(2, seed=7)
     found = table(model, 3, 1.0, jump=False, early=False)
-    target = power_target(model, found.records, 1.0)
+    target = power_target(model, found.responses, 1.0)
     check(found, target)
-    stays = found.matrix - found.accepted
-    behind = [found.matrix[i, i] - found.accepted[i, i] for i in range(len(found.records))]
-    assert np.abs(stays - np.diag(behind)).max() == 0.0
-    forced = [0.95 * max(0, 2 - len(r)) / 2 + 0.05 * (3 - len(r)) / 3 for r in found.records]  # cuts behind the end
-    np.testing.assert_allclose(behind, forced, atol=1e-9)
+    for i, one in enumerate(found.responses):
+        for j, other in enumerate(found.responses):
+            if i == j:
+                continue
+            shared = next(t for t, (mine, its) in enumerate(zip(one, other, strict=False)) if mine != its)
+            proposed = sum(math.exp(math.fsum(model.logp(other)[cut:])) for cut in range(shared + 1)) / len(one)
+            expected = proposed * min(1.0, len(one) / len(other))
+            assert found.matrix[i, j] == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_law_does_not_depend_on_the_proposal() -> None:
+def test_the_target_does_not_depend_on_the_proposal() -> None:
     model = Tree(2, seed=8)
-    laws = [table(model, 3, 1.0, temperature=tau).stationary() for tau in (0.6, 1.0, 1.5)]
-    for law in laws[1:]:
-        np.testing.assert_allclose(law, laws[0], atol=1e-10)
+    distributions = [table(model, 3, 1.0, temperature=tau).stationary() for tau in (0.6, 1.0, 1.5)]
+    for distribution in distributions[1:]:
+        np.testing.assert_allclose(distribution, distributions[0], atol=1e-10)
 
 
 class TwoTokens(Tree):
     """p(aa) = 0, p(ab) = .40, p(ba) = p(bb) = .25, normalised by .9; nothing ends before two tokens."""
 
-    def _law(self, tokens: tuple[int, ...]) -> Floats:
+    def _draw_logp(self, tokens: tuple[int, ...]) -> Floats:
         after: dict[tuple[int, ...], list[float]] = {(): [0.4, 0.5, 0.0], (0,): [0.0, 1.0, 0.0], (1,): [0.5, 0.5, 0.0]}
         with np.errstate(divide="ignore"):
             return log_softmax(np.log(after[tokens]))
@@ -181,20 +184,20 @@ def test_power_is_not_temperature() -> None:
     """The preference of the first token flips: a to b is .160 to .125 under power, .160 to .250 under temperature."""
     model = TwoTokens(2)
     found = table(model, 2, 2.0)
-    law = dict(zip(found.records, found.stationary(), strict=True))
-    first = {token: sum(mass for record, mass in law.items() if record[0] == token) for token in (0, 1)}
+    distribution = dict(zip(found.responses, found.stationary(), strict=True))
+    first = {token: sum(mass for tokens, mass in distribution.items() if tokens[0] == token) for token in (0, 1)}
     assert first[0] / first[1] == pytest.approx(0.160 / 0.125, abs=1e-9)
-    tempered = np.exp(model.law((), Sampling(0.5)))
+    tempered = np.exp(model.draw_log_probs((), Sampling(0.5)))
     assert tempered[0] / tempered[1] == pytest.approx(0.160 / 0.250)
 
 
-def test_every_stop_token_ends_a_record_and_has_its_own_odds() -> None:
+def test_every_stop_token_ends_a_response_and_has_its_own_probability() -> None:
     model = Tree(2, stops=2, seed=9)
     found = table(model, 3)
-    assert {record[-1] for record in found.records if len(record) < 3} == {2, 3}
-    assert {(2,), (3,)} <= set(found.records)  # a stop at the first place
-    assert any(len(record) == 3 and model.ended(record) for record in found.records)  # and at the horizon
-    check(found, power_target(model, found.records, 4.0))
+    assert {tokens[-1] for tokens in found.responses if len(tokens) < 3} == {2, 3}
+    assert {(2,), (3,)} <= set(found.responses)  # a stop at the first index_of
+    assert any(len(tokens) == 3 and model.ended(tokens) for tokens in found.responses)  # and at the horizon
+    check(found, power_target(model, found.responses, 4.0))
 
 
 class Renamed(Tree):
@@ -202,41 +205,41 @@ class Renamed(Tree):
 
     names = (1, 0, 2)
 
-    def _law(self, tokens: tuple[int, ...]) -> Floats:
-        row = super()._law(tuple(self.names[token] for token in tokens))
+    def _draw_logp(self, tokens: tuple[int, ...]) -> Floats:
+        row = super()._draw_logp(tuple(self.names[token] for token in tokens))
         return row[list(self.names)]
 
 
 def test_what_tokens_are_called_changes_nothing() -> None:
     plain, renamed = table(Tree(2, seed=10), 3), table(Renamed(2, seed=10), 3)
-    place = {record: i for i, record in enumerate(renamed.records)}
-    order = [place[tuple(Renamed.names[token] for token in record)] for record in plain.records]
+    index_of = {tokens: i for i, tokens in enumerate(renamed.responses)}
+    order = [index_of[tuple(Renamed.names[token] for token in tokens)] for tokens in plain.responses]
     np.testing.assert_allclose(renamed.matrix[np.ix_(order, order)], plain.matrix, atol=EXACT)
 
 
-def test_growing_horizons_end_in_the_law_only_with_the_last_stage() -> None:
-    """Blocks only supply a start. Returning a record because it ended in an early block is the published mistake."""
+def test_growing_horizons_end_in_the_target_only_with_the_last_stage() -> None:
+    """Blocks only supply a start. Returning a response because it ended in an early block is the published mistake."""
     model = Tree(2, seed=2, scale=1.5)
     early, last = table(model, 2), table(model, 3)
     begun = early.stationary()
-    place = {record: i for i, record in enumerate(last.records)}
-    grown, ended = np.zeros(len(last.records)), np.zeros(len(last.records))
-    for record, mass in zip(early.records, begun, strict=True):
-        if model.ended(record):
-            ended[place[record]] += mass
+    index_of = {tokens: i for i, tokens in enumerate(last.responses)}
+    grown, ended = np.zeros(len(last.responses)), np.zeros(len(last.responses))
+    for tokens, mass in zip(early.responses, begun, strict=True):
+        if model.ended(tokens):
+            ended[index_of[tokens]] += mass
             continue
-        for longer in last.records:
-            if longer[:2] == record:
-                grown[place[longer]] += mass * math.exp(math.fsum(model.logq(longer, Sampling(0.25))[2:]))
-    law = last.law(power_target(model, last.records, 4.0))
+        for longer in last.responses:
+            if longer[:2] == tokens:
+                grown[index_of[longer]] += mass * math.exp(math.fsum(model.logq(longer, Sampling(0.25))[2:]))
+    distribution = last.target(power_target(model, last.responses, 4.0))
     many = np.linalg.matrix_power(last.matrix, math.ceil(20 / last.gap()))
-    assert total_variation((grown + ended) @ many, law) < 1e-6
+    assert total_variation((grown + ended) @ many, distribution) < 1e-6
     unfinished = grown @ many  # what was unended goes on, what had ended was returned
-    assert total_variation(ended + unfinished, law) > 0.01
+    assert total_variation(ended + unfinished, distribution) > 0.01
 
 
-def test_a_part_of_a_response_is_no_record() -> None:
+def test_a_part_of_a_response_is_no_state() -> None:
     model = Tree(2, seed=1)
-    record = record_of(model, (0, 1), [Sampling(0.25)])
-    assert not record.ended
-    assert record.tokens not in model.records(3)
+    response = response_of(model, (0, 1), [Sampling(0.25)])
+    assert not response.ended
+    assert response.tokens not in model.responses(3)

@@ -1,4 +1,4 @@
-"""Ladders: the joint law of all rungs, by enumeration; and the adaptive power beside them."""
+"""Ladders: the joint distribution of all rungs, by enumeration; and the adaptive power beside them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.ensembles import ladder_table
+from tests.support.forking import Tree
 
-from samplewise.conformance.ensembles import ladder_table
-from samplewise.conformance.forking import Tree
+from samplewise.core.keys import Key
+from samplewise.core.types import Completion, Message, Pool, Usage
 from samplewise.engines.toy import Toy
-from samplewise.keys import Key
 from samplewise.samplers.base import Variant
-from samplewise.samplers.power import adaptive, summary, tempering
-from samplewise.samplers.power.adapting import agreement_gain, answer_of
-from samplewise.samplers.power.ladder import _tempering, swap_log_odds
-from samplewise.samplers.power.record import Record
-from samplewise.types import Completion, Message, Pool, Sampling, Usage
+from samplewise.samplers.infos import read_trace
+from samplewise.samplers.power import adaptive, summarize_chains, tempering
+from samplewise.samplers.power.adaptive import agreement_gain, answer_of
+from samplewise.samplers.power.ladder import LadderSettings, ladder_sampler, swap_log_probability
+from samplewise.samplers.power.response import DrawnResponse
 
 ARMS = (Variant("direct", (Message("user", "spell a word"),)),)
 TOY = Toy(3, seed=2, scale=1.5)
@@ -29,12 +30,19 @@ def test_a_round_leaves_the_product_of_the_targets_as_it_is(vocab: int, own: boo
     """Each rung at its own temperature, or all at one."""
     model = Tree(vocab, seed=6, scale=1.5)
     horizon = 3 if vocab == 1 else 2
-    taus = (0.5, 0.25) if own else (0.5,)
     joint = ladder_table(
-        lambda roll: _tempering((2.0, 4.0), 1, 1, max_tokens=horizon, temperature=None if own else 0.5, roll=roll),
+        lambda choices: ladder_sampler(
+            LadderSettings(
+                alphas=(2.0, 4.0),
+                rounds=1,
+                max_tokens=horizon,
+                temperature=None if own else 0.5,
+                keep="all",
+                make_choices=choices,
+            )
+        ),
         model,
         horizon,
-        [Sampling(tau) for tau in taus],
         2,
     )
     assert joint.invariance(model, (2.0, 4.0)) < 1e-12
@@ -44,14 +52,14 @@ def test_a_round_leaves_the_product_of_the_targets_as_it_is(vocab: int, own: boo
 
 
 def test_a_swap_is_in_detailed_balance() -> None:
-    """p(x)^a p(y)^b times the odds of the swap, against the same with x and y in each other's places."""
-    one, other = (Record((0,), (lp,), ((lp,),), "a", True) for lp in (-1.0, -3.0))
+    """p(x)^a p(y)^b times the probability of the swap, against the same with x and y in each other's places."""
+    one, other = (DrawnResponse((0,), (lp,), ((lp,),), "a", True) for lp in (-1.0, -3.0))
     low, high = 2.0, 4.0
     for x, y in ((one, other), (other, one)):
-        there = low * x.logp[0] + high * y.logp[0] + min(0.0, swap_log_odds(low, high, x, y))
-        back = low * y.logp[0] + high * x.logp[0] + min(0.0, swap_log_odds(low, high, y, x))
+        there = low * x.logp[0] + high * y.logp[0] + min(0.0, swap_log_probability(low, high, x, y))
+        back = low * y.logp[0] + high * x.logp[0] + min(0.0, swap_log_probability(low, high, y, x))
         assert there == pytest.approx(back)
-    assert swap_log_odds(low, high, one, other) > 0  # the likelier record belongs to the higher power
+    assert swap_log_probability(low, high, one, other) > 0  # the likelier response belongs to the higher power
 
 
 def run(sampler: Any, key: Key, engine: Toy = TOY, fails: frozenset[int] = frozenset()) -> tuple[Pool, list[Any], Any]:
@@ -69,23 +77,22 @@ def run(sampler: Any, key: Key, engine: Toy = TOY, fails: frozenset[int] = froze
 
 def test_every_rung_steps_in_every_round_and_all_ask_together() -> None:
     pool, trace, state = run(tempering((1.5, 2.0, 3.0), 12, 2, max_tokens=6), Key(1))
-    moves = [move for info in trace for move in info.get("moves", ())]
-    assert len(moves) == 12 * 6
-    swaps = [swap for info in trace for swap in info.get("swaps", ())]
-    assert len(swaps) == 12 * 2 * 2
+    infos = read_trace(trace)
+    assert len(infos.moves) == 12 * 6
+    assert len(infos.swaps) == 12 * 2 * 2
     assert len(pool.candidates) == 2
     assert sorted(state.walkers) == list(range(6))
-    told = summary(trace)
-    assert len(told["swap_rates"]) == 2
-    assert told["round_trips"] >= 0
+    report = summarize_chains(trace)
+    assert len(report.swap_rates) == 2
+    assert report.round_trips >= 0
 
 
 def test_all_rungs_come_with_the_highest_power_first() -> None:
     pool, _, state = run(tempering((1.5, 3.0), 6, 1, max_tokens=6, keep="all"), Key(2))
-    assert [c.logp_sum for c in pool.candidates] == [math.fsum(r.logp) for r in reversed(state.records)]
+    assert [c.logp_sum for c in pool.candidates] == [math.fsum(r.logp) for r in reversed(state.responses)]
 
 
-def test_the_highest_power_has_the_likeliest_records() -> None:
+def test_the_highest_power_has_the_likeliest_responses() -> None:
     """Means over 60 ladders: about six standard errors apart."""
     ends = [run(tempering((1.0, 4.0), 10, 1, max_tokens=5, keep="all"), Key(k))[0].candidates for k in range(60)]
     assert np.mean([high.logp_sum for high, _ in ends]) > np.mean([low.logp_sum for _, low in ends])
@@ -94,7 +101,7 @@ def test_the_highest_power_has_the_likeliest_records() -> None:
 def test_a_rung_whose_start_failed_begins_where_another_does() -> None:
     pool, _, state = run(tempering((1.5, 3.0), 3, 1, max_tokens=5), Key(0), fails=frozenset({1}))
     assert (len(pool.candidates), pool.num_failed) == (1, 1)
-    assert all(record is not None for record in state.records)
+    assert all(response is not None for response in state.responses)
     assert run(tempering((1.5, 3.0), 3, 1, max_tokens=5), Key(0), fails=frozenset({0, 1}))[0] == Pool((), 2)
 
 
@@ -105,7 +112,7 @@ def test_a_rung_whose_start_failed_begins_where_another_does() -> None:
         {"alphas": (3.0, 2.0)},
         {"alphas": (0.5, 2.0)},
         {"rounds": 0},
-        {"cuts": "own"},
+        {"cuts": "entropy"},
         {"keep": "some"},
         {"top_k": 3},
         {"temperature": 0.0},
@@ -148,7 +155,7 @@ def test_what_counts_as_an_answer(text: str, answers: Any, answer: str) -> None:
 def test_it_stops_where_all_agree() -> None:
     sure = Toy(2, seed=1, scale=60.0)
     pool, trace, state = run(adaptive(4, 3, 5, answers="text", max_tokens=4), Key(0), sure)
-    assert trace[-1]["rounds"][-1]["ended"] == "agreed"
+    assert read_trace(trace).rounds[-1].ended == "agreed"
     assert state.round == 0
     assert len(pool.candidates) == 4
 
@@ -157,17 +164,17 @@ def test_it_falls_back_to_the_plain_draws_where_likely_responses_do_not_agree() 
     seen = set()
     for key in range(30):
         pool, trace, state = run(adaptive(4, 3, 5, answers="text", max_tokens=4), Key(key))
-        rounds = [told for info in trace for told in (info or {}).get("rounds", ())]
-        ended = rounds[-1]["ended"]
+        rounds = read_trace(trace).rounds
+        ended = rounds[-1].ended
         seen.add(ended)
-        assert all(told["adaptive"] for told in rounds)
+        assert all(info.adaptive for info in rounds)
         if ended == "sharpening does not help":
-            assert rounds[-1]["gain"] <= 0
-            assert rounds[-2]["gain"] <= 0
-            plain = [c.record for c in state.plain]
+            assert rounds[-1].gain <= 0
+            assert rounds[-2].gain <= 0
+            plain = [chain.response for chain in state.plain]
             assert [c.logp_sum for c in pool.candidates] == [math.fsum(r.logp) for r in plain if r is not None]
             assert state.alpha == 1.0
-        alphas = [told["alpha"] for told in rounds]
+        alphas = [info.alpha for info in rounds]
         assert alphas[0] == 1.0
         assert all(1.0 <= alpha <= 4.0 for alpha in alphas)
     assert "sharpening does not help" in seen

@@ -1,10 +1,9 @@
-"""Defects that were published, shipped or nearly so, each seen by an exact test."""
+"""Defects that were published, shipped or nearly so, each detected by an exact test."""
 
 from __future__ import annotations
 
 import pytest
-
-from samplewise.conformance.mutants import MUTANTS, sound, worst
+from tests.support.mutants import MUTANTS, sound, worst
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -1,4 +1,4 @@
-"""What a trace says of its chains."""
+"""What a trace says about its chains."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ import math
 
 import pytest
 
-from samplewise.samplers.power import notes, summary
+from samplewise.samplers.infos import MoveInfo, to_json
+from samplewise.samplers.power import chain_notes, summarize_chains
 from samplewise.samplers.power.report import split_r_hat
 
 
-def test_a_frozen_chain_is_told() -> None:
-    move = {
-        "stage": 0,
-        "outcome": "rejected",
-        "at": 0,
-        "tokens": 3,
-        "kept": 0,
-        "length": 4,
-        "logp": -1.0,
-        "ended": False,
-    }
-    told = summary([{"moves": [{**move, "chain": 0, "step": step} for step in range(20)]}])
-    assert told["frozen"] == [0]
-    assert told["acceptance"] == 0.0
-    assert told["tokens_per_change"] is None
-    assert "frozen" in notes(told)[0]
-    assert "horizon" in notes(told)[1]
+def test_a_frozen_chain_is_reported() -> None:
+    move = MoveInfo(
+        chain=0,
+        stage=0,
+        step=0,
+        cut=0,
+        position=0,
+        outcome="rejected",
+        log_ratio=-1.0,
+        tokens=3,
+        saved=0,
+        length=4,
+        logp=-1.0,
+        ended=False,
+    )
+    report = summarize_chains([{"moves": [to_json(move._replace(step=step)) for step in range(20)]}])
+    assert report.frozen == (0,)
+    assert report.acceptance == 0.0
+    assert report.tokens_per_change is None
+    assert "frozen" in chain_notes(report)[0]
+    assert "horizon" in chain_notes(report)[1]
 
 
 def test_split_r_hat_of_known_chains() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from samplewise.errors import SetupError
+from samplewise.core.errors import SetupError
 from samplewise.verify.sandbox import Program, Sandbox
 
 

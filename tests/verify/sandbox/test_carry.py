@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.verify.sandbox.inside.carry import MAX_ITEMS, Uncarried, pack, unpack, update
+from samplewise.verify.sandbox.inside.carry import MAX_ITEMS, Uncarried, pack_value, unpack_value, update
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 keys = plain | st.tuples(plain, plain) | st.fractions() | st.complex_numbers(allow_nan=False)
@@ -33,7 +33,7 @@ values = st.recursive(
 
 
 def through(value: object) -> Any:
-    return unpack(json.loads(json.dumps(pack(value))))
+    return unpack_value(json.loads(json.dumps(pack_value(value))))
 
 
 def shape(value: Any) -> Any:
@@ -107,7 +107,7 @@ def test_what_is_not_carried() -> None:
     loop.append(loop)
     for value in (object(), lambda: 1, Liar, deep, loop, (x for x in iter(int, 1)), open):
         with pytest.raises(Uncarried):
-            pack(value)
+            pack_value(value)
     assert MAX_ITEMS == 1_000_000
 
 
@@ -121,7 +121,7 @@ def test_what_is_not_carried() -> None:
 def test_whatever_else_comes_is_a_plain_error(data: Any) -> None:
     """It is the program that sends: nothing but a value or an ordinary exception may come of it."""
     with contextlib.suppress(Exception):
-        unpack(data)
+        unpack_value(data)
 
 
 def test_changes_in_place_are_handed_back() -> None:

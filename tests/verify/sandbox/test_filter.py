@@ -13,9 +13,10 @@ from samplewise.verify.sandbox.inside import jail
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 
 
-def decide(machine: str, number: int, arg0: int = 0, arch: int | None = None) -> int:
+def decide(machine: str, number: int, *args: int, arch: int | None = None) -> int:
     """What the kernel would do: the classic packet filter, as far as this one uses it."""
-    data = struct.pack("<IIQQ", number & 0xFFFFFFFF, arch or jail._MACHINES[machine][1], 0, arg0 & (2**64 - 1))
+    values = [value & (2**64 - 1) for value in (*args, *[0] * (6 - len(args)))]
+    data = struct.pack("<IIQ6Q", number & 0xFFFFFFFF, arch or jail._MACHINES[machine][1], 0, *values)
     code = jail.program_of_filter(machine)
     place, accumulator = 0, 0
     while True:
@@ -38,21 +39,32 @@ def decide(machine: str, number: int, arg0: int = 0, arch: int | None = None) ->
 def test_what_is_refused(machine: str) -> None:
     column = jail._MACHINES[machine][0]
     refused = {numbers[column] for numbers in jail._REFUSED.values()}
-    special = {numbers[column] for numbers in (jail._CLONE, jail._CLONE3, jail._PRLIMIT, jail._SOCKET)}
+    special = {numbers[column] for numbers in (jail._CLONE, jail._CLONE3, jail._PRLIMIT, jail._MMAP, jail._FCNTL)}
     assert not refused & special
     assert len(refused) == len(jail._REFUSED)
     for number in range(600):
         if number not in special:
             assert decide(machine, number) == (EPERM if number in refused else ALLOW), number
-    clone, clone3, prlimit, socket = (
-        numbers[column] for numbers in (jail._CLONE, jail._CLONE3, jail._PRLIMIT, jail._SOCKET)
+    clone, clone3, prlimit, mmap, fcntl = (
+        numbers[column] for numbers in (jail._CLONE, jail._CLONE3, jail._PRLIMIT, jail._MMAP, jail._FCNTL)
     )
     assert decide(machine, clone3) == ENOSYS
     assert decide(machine, clone, 0x3D0F00) == ALLOW  # a thread
     assert decide(machine, clone, 0x01200011) == ALLOW  # a fork
     for flag in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
         assert decide(machine, clone, 0x11 | flag) == EPERM
-    assert [decide(machine, socket, family) for family in (1, 2, 10, 16, 17, 40)] == [ALLOW] + [EPERM] * 5
+    shared, private, fixed, anonymous, checked = 1, 2, 0x10, 0x20, 3
+    for flags, decision in (
+        (private | anonymous, ALLOW),
+        (private | fixed | anonymous | 0x4000, ALLOW),
+        (shared, ALLOW),  # of a file, whose folder has a size
+        (private, ALLOW),
+        (shared | anonymous, EPERM),
+        (shared | fixed | anonymous, EPERM),
+        (checked | anonymous, EPERM),
+    ):
+        assert decide(machine, mmap, 0, 4096, 3, flags) == decision, flags
+    assert [decide(machine, fcntl, 5, what) for what in (1, 6, 1024, 1030, 1031)] == [ALLOW, ALLOW, EPERM, ALLOW, EPERM]
     assert decide(machine, prlimit, 0) == ALLOW
     assert decide(machine, prlimit, 1) == decide(machine, prlimit, 77) == EPERM
 
@@ -82,6 +94,11 @@ def test_this_machine_is_known() -> None:
         "import sqlite3, decimal, zlib, ctypes, socket, mmap, uuid\nuuid.uuid4()\nprint('ok')",
         "import os\nos.makedirs('a/b/c')\nos.rename('a', 'd')\nprint('ok' if os.listdir('d') == ['b'] else '')",
         "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))\nprint('ok')",
+        "import shutil\nopen('a', 'w').write('ok')\nshutil.copy('a', 'b')\nprint(open('b').read())",
+        "import mmap\nx = mmap.mmap(-1, 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANON)\nx[:] = b'ok'\nprint(x[:].decode())",
+        "import multiprocessing as m\nv = m.Array('u', 'no')\ndef f(): v[:] = 'ok'\np = m.Process(target=f)\n"
+        "p.start()\np.join()\nprint(v[:])",
+        "import ctypes\nf = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 3)\nprint('ok' if f() == 3 else '')",
         "import sys\nsys.setrecursionlimit(10 ** 6)\ndef f(n): return n and f(n - 1)\nf(50000)\nprint('ok')",
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 
 import pytest
 
@@ -13,7 +12,7 @@ from samplewise.verify.sandbox import Limits, Program, Sandbox
 
 def test_what_a_program_sees(sandbox: Sandbox) -> None:
     source = """
-import json, os, resource
+import json, mmap, os, resource
 
 def is_open(number):
     try:
@@ -23,7 +22,18 @@ def is_open(number):
     return True
 
 names = ("AS", "CPU", "FSIZE", "NOFILE", "NPROC", "CORE", "MEMLOCK")
+def executes():
+    with open("code", "wb+") as file:
+        file.write(bytes(4096))
+        file.flush()
+        try:
+            mmap.mmap(file.fileno(), 4096, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
+        except PermissionError:
+            return False
+    return True
+
 print(json.dumps({
+    "executes": executes(),
     **{name: resource.getrlimit(getattr(resource, "RLIMIT_" + name)) for name in names},
     "disk": (lambda s: s.f_blocks * s.f_frsize)(os.statvfs(".")), "files": os.statvfs(".").f_files,
     "root": sorted(os.listdir("/")), "dev": sorted(os.listdir("/dev")), "proc": os.listdir("/proc"),
@@ -47,13 +57,14 @@ print(json.dumps({
     assert seen["pid1"] == 1
     assert seen["environment"] == {}
     assert seen["open"] == [0, 1, 2]
-    assert seen["dev"] == ["null", "random", "shm", "urandom", "zero"]
+    assert seen["dev"] == ["null", "random", "shm", "urandom"]
     assert not {"home", "bin", "sbin", "mnt", "var", "sys", "boot", "opt"} & set(seen["root"])
     (worker,) = sandbox._workers
     if worker.own_mounts:
         assert seen["disk"] == 7 * mega
         assert 50 <= seen["files"] <= 52
         assert seen["proc"] == []
+        assert seen["executes"] is False
 
 
 @pytest.mark.parametrize("processes", [1, 4, 9])
@@ -80,20 +91,18 @@ os._exit(0)
 
 
 def test_wall_clock(sandbox: Sandbox) -> None:
-    started = time.monotonic()
-    verdict = sandbox.run(Program("import time\ntime.sleep(100)"), Limits(wall_s=0.2))
+    verdict = sandbox.run(Program("import time\ntime.sleep(1000)"), Limits(wall_s=0.2))
     assert (verdict.status, verdict.reason) == ("timeout", "stopped after 0.2 s")
-    assert 0.2 <= verdict.seconds < 1
-    assert time.monotonic() - started < 3
+    assert 0.2 <= verdict.seconds < 20, "a hundred times the limit on a busy machine, a fiftieth of the sleep"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mask", ["", "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"])
 def test_processor_time(sandbox: Sandbox, mask: str) -> None:
     """A second of it, whatever the wall clock allows; a second more where the first signal is masked."""
-    verdict = sandbox.run(Program(f"{mask}while True: pass"), Limits(wall_s=30, cpu_s=1))
+    verdict = sandbox.run(Program(f"{mask}while True: pass"), Limits(wall_s=300, cpu_s=1))
     assert (verdict.status, verdict.reason) == ("timeout", "stopped after 1 s of processor time")
-    assert verdict.seconds < 25
+    assert verdict.seconds < 250
 
 
 @pytest.mark.parametrize(

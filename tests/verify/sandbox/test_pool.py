@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.support.hostile import TESTS, descendants
 
-from samplewise.conformance.hostile import TESTS, descendants
-from samplewise.errors import SetupError, UsageError
+from samplewise.core.errors import SetupError, UsageError
 from samplewise.verify import sandbox as package
-from samplewise.verify.sandbox import Limits, Program, Sandbox, chosen, isolation, pool, shared, use, worker
+from samplewise.verify.sandbox import Limits, Program, Sandbox, chosen, isolation, pool, shared_sandbox, use, worker
 from samplewise.verify.sandbox.check import _holes
 from samplewise.verify.sandbox.worker import Worker, WorkerLost
 
@@ -29,7 +31,7 @@ WRONG = Program("def add(a, b):\n    return a - b", TESTS)
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "_said", [])
+    monkeypatch.setattr(isolation, "_choice", [])
     monkeypatch.delenv(isolation.VARIABLE, raising=False)
 
 
@@ -91,17 +93,14 @@ def test_a_worker_killed_in_the_middle_costs_no_verdict(sandbox: Sandbox) -> Non
 
 
 FAKE = """
-import json, os, struct, sys, time
+import json, os, socket, struct, sys, time
+from inside.request import LAYOUT, Files, Request
 def say(data): os.write(1, struct.pack(">I", len(data)) + data)
-def hear():
-    (size,) = struct.unpack(">I", os.read(0, 4))
-    data = b""
-    while len(data) < size: data += os.read(0, size - len(data))
-    return json.loads(data)
 say(b'{"own_mounts": false}')
-request = hear()
-reply = {"id": request["id"], "ended": "exit", "code": 0, "verdict": request["nonce"], "stdout": "", "stderr": "",
-         "seconds": 0.1, "changed": False}
+data, files, _, _ = socket.recv_fds(socket.socket(fileno=0), 1 + LAYOUT.size, 6)
+request, files = Request(*LAYOUT.unpack(data[1:])), Files(*files)
+os.write(files.verdict, json.loads(os.read(files.tests, 10**6))["nonce"].encode())
+reply = {"id": request.id, "ended": "exit", "code": 0, "seconds": 0.1, "changed": False}
 ACT
 time.sleep(100)
 """
@@ -113,7 +112,7 @@ ACTS = {
     "pickle": "import pickle; say(pickle.dumps(reply))",
     "a list": "say(b'[]')",
     "a deep list": "say(b'[' * 20000)",
-    "somebody else's": "say(json.dumps(reply | {'id': request['id'] + 1}).encode())",
+    "somebody else's": "say(json.dumps(reply | {'id': request.id + 1}).encode())",
     "no id": "del reply['id']; say(json.dumps(reply).encode())",
     "a new ending": "say(json.dumps(reply | {'ended': 'well'}).encode())",
     "code that is no number": "say(json.dumps(reply | {'code': 'x'}).encode())",
@@ -153,8 +152,9 @@ def test_a_program_that_loses_two_workers_has_its_verdict(monkeypatch: pytest.Mo
 
 
 def test_a_forged_verdict_needs_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    for verdict in ("", "passed", "0" * 32):
-        code = FAKE.replace("ACT", f"say(json.dumps(reply | {{'verdict': {verdict!r}}}).encode())")
+    for verdict in (b"", b"passed", b"0" * 32):
+        code = FAKE.replace('json.loads(os.read(files.tests, 10**6))["nonce"].encode()', repr(verdict))
+        code = code.replace("ACT", ACTS["honest"])
         monkeypatch.setattr(isolation, "command", lambda *args, code=code: [sys.executable, "-S", "-c", code])
         made = Worker("none")
         assert made.run(RIGHT, Limits()).status == "failed"
@@ -165,7 +165,7 @@ def test_the_end_of_the_host_is_the_end_of_all(sandbox: Sandbox, tmp_path: Path)
     """Killed without a chance to clean up, in the middle of a program."""
     code = """
 import threading
-from samplewise.conformance.hostile import descendants
+from tests.support.hostile import descendants
 from samplewise.verify.sandbox import Limits, Program, Sandbox
 sandbox = Sandbox(1, "bubblewrap")
 sandbox.run(Program("pass"))
@@ -182,7 +182,7 @@ threading.Event().wait()
     host.kill()
     host.wait()
     host.stdout.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
@@ -192,14 +192,18 @@ def test_closing_ends_everything(sandbox: Sandbox) -> None:
     before = set(descendants())
     made = Sandbox(2, "bubblewrap")
     dict(made.run_all([RIGHT] * 8))
-    running = threading.Thread(target=lambda: seen.append(made.run(Program("while True: pass"), Limits(wall_s=50))))
+    running = threading.Thread(target=lambda: seen.append(made.run(Program("while True: pass"), Limits(wall_s=600))))
     seen: list[object] = []
+    idle = set(descendants())
     running.start()
-    time.sleep(0.2)
+    deadline = time.monotonic() + 120
+    while not set(descendants()) - idle:
+        assert time.monotonic() < deadline, "the program does not begin"
+        time.sleep(0.01)
     assert set(descendants()) - before
     made.close()
     made.close()
-    running.join(10)
+    running.join(120)
     assert seen
     assert seen[0].status == "broken"  # type: ignore[attr-defined]
     assert set(descendants()) - before == set()
@@ -242,8 +246,8 @@ def test_a_sandbox_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -
 def test_a_sandbox_with_a_hole_runs_nothing(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     real = isolation.command
 
-    def leaky(name: isolation.Isolation, uid: int) -> list[str]:
-        line = real(name, uid)
+    def leaky(name: isolation.Isolation, uid: int, folder: str) -> list[str]:
+        line = real(name, uid, folder)
         return [*line[:1], "--ro-bind", "/etc", "/etc", *line[1:]]
 
     monkeypatch.setattr(isolation, "command", leaky)
@@ -306,13 +310,83 @@ open("f", "w").close()
     assert none.run(Program("import os\nassert os.listdir('.') == []")).passed
 
 
+def test_without_isolation_no_folder_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Sandbox(2, "none") as made:
+        assert all(verdict.passed for _, verdict in made.run_all([RIGHT] * 4))
+        assert len(list(tmp_path.iterdir())) >= 1
+        threading.Timer(0.2, made.close).start()
+        assert made.run(Program("open('f', 'w')\nwhile True: pass"), Limits(wall_s=60)).status == "broken"
+    assert list(tmp_path.iterdir()) == []
+
+
+LACKING = """
+import resource, runpy, sys
+real, lacking = resource.setrlimit, getattr(resource, sys.argv[1])
+def setrlimit(kind, limits):
+    if kind == lacking:
+        raise ValueError("current limit exceeds maximum limit")  # what macOS says
+    real(kind, limits)
+resource.setrlimit = setrlimit
+sys.argv[1:] = sys.argv[2:]
+runpy.run_module("inside.zygote", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("name", ["RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE"])
+def test_a_system_that_lacks_a_limit_runs_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS lacks RLIMIT_AS. A right program must not be called wrong for that."""
+    monkeypatch.setattr(isolation, "command", lambda *args: [sys.executable, "-c", LACKING, name, "none", "0", args[2]])
+    with Sandbox(1, "none") as made, pytest.raises(SetupError, match=rf"cannot limit what a program takes \({name}\)"):
+        made.run(RIGHT)
+
+
+def test_a_program_that_cannot_be_started_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that fails for another reason says nothing about the program either."""
+    monkeypatch.setattr(
+        isolation, "command", lambda *args: [sys.executable, "-c", LACKING, "RLIMIT_CORE", "none", "0", args[2]]
+    )
+    with Sandbox(1, "none") as made:
+        for program in (RIGHT, RIGHT._replace(level="together"), Program("print(1)")):
+            verdict = made.run(program)
+            assert verdict.status == "broken"
+            assert verdict.reason == "a program cannot be started: current limit exceeds maximum limit"
+            assert not verdict.is_known
+
+
+def test_where_no_file_can_be_opened_nothing_is_known(sandbox: Sandbox) -> None:
+    assert sandbox.run(RIGHT).passed
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    num_open = len(list(Path("/proc/self/fd").iterdir()))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (num_open + 2, limits[1]))
+        verdict = sandbox.run(RIGHT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert verdict.status == "broken"
+    assert verdict.reason == "a program cannot be handed over: [Errno 24] Too many open files"
+    assert sandbox.run(RIGHT).passed
+    assert len(list(Path("/proc/self/fd").iterdir())) == num_open
+
+
+def test_separate_tests_are_told_apart(sandbox: Sandbox) -> None:
+    source = "import time\ndef f(x):\n    if x == 2: time.sleep(60)\n    if x == 3: raise SystemExit\n    return x"
+    tests = tuple(f"assert f({x}) == {y}" for x, y in ((1, 1), (2, 2), (3, 3), (4, 5), (6, 6)))
+    for level in ("apart", "together"):
+        program = Program(source, level=level, separate_tests=tests, test_s=0.2)  # type: ignore[arg-type]
+        verdict = sandbox.run(program, Limits(wall_s=30))
+        assert verdict.separate == (True, False, False, False, True), verdict
+        assert sandbox.run(program._replace(tests="assert f(1) == 2")).separate == ()
+    assert sandbox.run(Program("def f(x): return x", tests="assert f(1) == 1")).separate == ()
+
+
 def test_one_sandbox_for_the_process(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_shared", {})
-    first = shared()
-    assert shared() is first
+    first = shared_sandbox()
+    assert shared_sandbox() is first
     assert first.run(RIGHT).passed
     use("none")
-    second = shared()
+    second = shared_sandbox()
     assert second is not first
     assert second.isolation == "none"
     pool._close_shared()
@@ -321,8 +395,11 @@ def test_one_sandbox_for_the_process(sandbox: Sandbox, monkeypatch: pytest.Monke
 
 
 def test_a_script_that_closes_nothing_ends(sandbox: Sandbox) -> None:
-    code = "from samplewise.verify.sandbox import Program, shared\nprint(shared().run(Program('print(1)')).stdout)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    code = (
+        "from samplewise.verify.sandbox import Program, shared_sandbox\n"
+        "print(shared_sandbox().run(Program('print(1)')).stdout)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n\n", "")
 
 
@@ -345,8 +422,8 @@ def test_where_no_second_name_space_is_to_be_had(sandbox: Sandbox, monkeypatch: 
     emptied, and its size is watched."""
     real = isolation.command
 
-    def refusing(name: isolation.Isolation, uid: int) -> list[str]:
-        return [sys.executable, "-c", REFUSING, *real(name, uid)]
+    def refusing(name: isolation.Isolation, uid: int, folder: str) -> list[str]:
+        return [sys.executable, "-c", REFUSING, *real(name, uid, folder)]
 
     source = str(Path(package.__file__).parents[3])
     monkeypatch.setattr(isolation, "command", refusing)
@@ -368,6 +445,6 @@ def test_where_no_second_name_space_is_to_be_had(sandbox: Sandbox, monkeypatch: 
 
 
 def test_seconds_are_known_or_nan() -> None:
-    assert math.isnan(package.Verdict("broken").seconds)
+    assert math.isnan(package.ProgramVerdict("broken").seconds)
     assert os.getpid() != 1
     assert signal.SIGKILL == 9

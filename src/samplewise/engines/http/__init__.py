@@ -1,4 +1,12 @@
-"""Any endpoint that speaks the OpenAI protocol: vLLM, SGLang, llama.cpp, Ollama, hosted ones."""
+"""The engine for any endpoint that speaks the OpenAI protocol: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
+
+Four groups, and the engine above them; a module imports only from groups to its left:
+
+    transport <- dialect <- billing, probe <- exchange, jobs <- engine
+
+`transport` sends JSON to one or more base URLs, `dialect` knows requests and replies, `billing` what a reply cost,
+`probe` what an endpoint supports. `exchange` turns asks into requests and replies into completions.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +14,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from samplewise.errors import SetupError
-from samplewise.types import Json
+from samplewise.core.checks import check_choice, check_count, check_number
+from samplewise.core.errors import SetupError
+from samplewise.core.secrets import secret_values
+from samplewise.core.types import Json
 
 if TYPE_CHECKING:
-    from samplewise.engines.http.engine import Http
-    from samplewise.engines.http.profile import Profile
+    from samplewise.engines.http.dialect.profile import Profile
+    from samplewise.engines.http.engine import HttpEngine
 
 
 def http(
@@ -32,47 +42,47 @@ def http(
     prices: str | None = None,
     probe: Literal["auto", "fresh", "never"] | Profile = "auto",
     extra: Mapping[str, Json] | None = None,
+    reasoning_effort: str | None = None,
+    enable_thinking: bool | None = None,
     headers: Mapping[str, str] | None = None,
     identity: str | None = None,
-) -> Http:
-    """An engine for any endpoint that speaks the OpenAI protocol: http("qwen", base_url="http://127.0.0.1:8000/v1").
+) -> HttpEngine:
+    """Return an engine for an OpenAI-compatible endpoint: http("qwen", base_url="http://127.0.0.1:8000/v1").
 
-    `model` may be left out where the endpoint serves one. `base_url` (default: OPENAI_BASE_URL) may name several
-    replicas, with commas between them; `api_key` is OPENAI_API_KEY by default. `api` "completions" is for models
-    without a chat template. `n` "auto" asks for up to `max_n` draws by one request where that is honoured; "never"
-    makes one request for each, with its own seed. At most `max_concurrency` requests are in flight per replica, as many
-    as it bears. Rejected ones (429, 503, nobody there) are sent again for `patience_s`; where nothing at all is
-    answered for so long, the run ends. `stream` keeps long answers alive through proxies; then `idle_timeout_s` counts
-    instead of `timeout_s`.
+    `model` may be omitted if the endpoint serves exactly one. `base_url` (default: OPENAI_BASE_URL) may name several
+    replicas, separated by commas; `api_key` is OPENAI_API_KEY by default. `api` "completions" is for models without a
+    chat template. `n` "auto" asks for up to `max_n` draws per request where that is supported; "never" makes one
+    request per draw, with its own seed. At most `max_concurrency` requests are in flight per replica, fewer while it is
+    overloaded. Rejected requests (429, 503, refused connections) are retried for `patience_s`; if nothing at all is
+    answered for that long, the run ends. `stream` keeps long answers alive through proxies; `idle_timeout_s` then
+    replaces `timeout_s`.
 
-    `price` is (input, cached input, output) in USD per million tokens; `prices` a JSON or TOML table of them (default:
-    SAMPLEWISE_PRICES). `probe` "never" finds out what the endpoint honours as it goes. `extra` are fields for every
-    request, such as {"reasoning_effort": "low"}. `identity` names the endpoint in the store, instead of its first URL.
+    `price` is (input, cached input, output) in USD per million tokens; `prices` is a JSON or TOML table of them
+    (default: SAMPLEWISE_PRICES). `probe` "fresh" ignores what is known of the endpoint; "never" learns it from the
+    run's own requests. `extra` are fields for every request, such as {"top_a": 0.1}. `reasoning_effort` is
+    one of them, and `enable_thinking` goes to the chat template, as vLLM and SGLang have it. `identity` names the
+    endpoint in the store, instead of its first URL.
 
-    Raises SetupError where it is not said which endpoint, BadInput for a price table that cannot be read.
+    Raises SetupError if no endpoint is given, BadInput if the price table cannot be read.
     """
-    from samplewise.engines.http import prices as tables
-    from samplewise.engines.http.client import Client
-    from samplewise.engines.http.engine import Http
-    from samplewise.engines.http.exchange import Settings
-    from samplewise.engines.http.profile import Profile
+    from samplewise.engines.http.billing import parse_price, read_prices
+    from samplewise.engines.http.dialect.profile import Profile
+    from samplewise.engines.http.engine import HttpEngine
+    from samplewise.engines.http.exchange import HttpSettings
+    from samplewise.engines.http.transport.client import Client
 
-    _check(api in ("chat", "completions"), f'api must be "chat" or "completions", got {api!r}')
-    _check(n in ("auto", "never"), f'n must be "auto" or "never", got {n!r}')
-    _check(
-        isinstance(probe, Profile) or probe in ("auto", "fresh", "never"),
-        f'probe must be "auto", "fresh" or "never", got {probe!r}',
-    )
-    for name, value in (("max_n", max_n), ("max_concurrency", max_concurrency)):
-        _check(isinstance(value, int) and value >= 1, f"{name} must be a whole number of at least 1, got {value!r}")
-    seconds = {"timeout_s": timeout_s, "connect_timeout_s": connect_timeout_s, "idle_timeout_s": idle_timeout_s}
-    for name, limit in seconds.items():
-        _check(limit > 0, f"{name} must be above 0, got {limit!r}")
-    _check(patience_s >= 0, f"patience_s must be 0 or more, got {patience_s!r}")
-    _check(
-        not isinstance(probe, Profile) or probe.api == api,
-        f"the profile is of api {getattr(probe, 'api', '')!r}, not {api!r}",
-    )
+    check_choice("api", api, ("chat", "completions"))
+    check_choice("n", n, ("auto", "never"))
+    if not isinstance(probe, Profile):
+        check_choice("probe", probe, ("auto", "fresh", "never"))
+    elif probe.api != api:
+        raise ValueError(f"the profile is for api={probe.api!r}, not {api!r}")
+    check_count("max_n", max_n)
+    check_count("max_concurrency", max_concurrency)
+    check_number("timeout_s", timeout_s, 0.0, above=True)
+    check_number("connect_timeout_s", connect_timeout_s, 0.0, above=True)
+    check_number("idle_timeout_s", idle_timeout_s, 0.0, above=True)
+    check_number("patience_s", patience_s, 0.0)
     urls = _urls(base_url if base_url is not None else os.environ.get("OPENAI_BASE_URL", ""))
     key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
     table = prices if prices is not None else os.environ.get("SAMPLEWISE_PRICES")
@@ -87,32 +97,40 @@ def http(
             timeout_s=timeout_s,
             connect_timeout_s=connect_timeout_s,
             headers=tuple((headers or {}).items()),
+            secrets=tuple(secret_values(extra)),
         )
         for url in urls
     ]
-    return Http(
-        model,
-        clients,
+    settings = HttpSettings(
         api=api,
         probe=probe,
-        together=n == "auto" and max_n > 1,
+        max_n=max_n if n == "auto" else 1,
         max_concurrency=max_concurrency,
-        prices=tables.load(table) if table else {},
-        price=tables.checked(tuple(price), "price") if price is not None else None,
+        patience_s=patience_s,
+        stream=stream,
+        idle_timeout_s=idle_timeout_s,
+        extra=_fields(extra or {}, reasoning_effort, enable_thinking) or None,
+        prices=read_prices(table) if table else {},
+        price=parse_price(price, "price") if price is not None else None,
         identity=identity,
-        settings=Settings(patience_s, max_n, stream, idle_timeout_s, dict(extra) if extra else None),
     )
+    return HttpEngine(model, clients, settings)
 
 
-def _urls(given: str | Sequence[str]) -> list[str]:
-    """Distinct base URLs, in order. Raises SetupError where there is none."""
-    parts = given.split(",") if isinstance(given, str) else list(given)
+def _fields(extra: Mapping[str, Json], reasoning_effort: str | None, enable_thinking: bool | None) -> dict[str, Json]:
+    """Return the fields of every request."""
+    fields = dict(extra)
+    if reasoning_effort is not None:
+        fields["reasoning_effort"] = reasoning_effort
+    if enable_thinking is not None:
+        fields["chat_template_kwargs"] = {**fields.get("chat_template_kwargs", {}), "enable_thinking": enable_thinking}
+    return fields
+
+
+def _urls(base_url: str | Sequence[str]) -> list[str]:
+    """Return the distinct base URLs, in order. Raises SetupError if there is none."""
+    parts = base_url.split(",") if isinstance(base_url, str) else list(base_url)
     urls = list(dict.fromkeys(url.strip().rstrip("/") for url in parts if url.strip()))
     if not urls:
-        raise SetupError('which endpoint? give base_url="http://127.0.0.1:8000/v1", or set OPENAI_BASE_URL')
+        raise SetupError('no endpoint given: pass base_url="http://127.0.0.1:8000/v1", or set OPENAI_BASE_URL')
     return urls
-
-
-def _check(fine: bool, message: str) -> None:
-    if not fine:
-        raise ValueError(message)

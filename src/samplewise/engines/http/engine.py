@@ -1,8 +1,8 @@
 """The http engine: asks answered by an endpoint that speaks the OpenAI protocol, or by several replicas of one.
 
-Draws of one step that differ in their seeds alone go out as one request for n draws where the endpoint honours that,
-which computes the prompt once. The request then carries the first draw's seed, the endpoint makes the others of it, and
-SEED is not claimed; with `n="never"` every draw is a request with its own seed.
+Draws of one step that differ in their seeds alone are sent as one request for n draws where the endpoint supports that,
+so the prompt is computed once. The request then carries the first draw's seed, from which the endpoint makes the
+others, and SEED is not claimed; with `n="never"` every draw is a request with its own seed.
 """
 
 from __future__ import annotations
@@ -11,213 +11,245 @@ import asyncio
 import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Literal
 
-from samplewise.engines.base import APPETITE, Arrival
-from samplewise.engines.http import endings
-from samplewise.engines.http.client import Client, is_loopback
-from samplewise.engines.http.exchange import Exchange, Settings
-from samplewise.engines.http.jobs import Call, grouped
-from samplewise.engines.http.pace import Gate, Pace
-from samplewise.engines.http.prices import FREE, Price
-from samplewise.engines.http.profile import Profile
-from samplewise.engines.http.replicas import Replica, Router
-from samplewise.engines.http.wire import error_text
-from samplewise.errors import AuthError, EngineError, EngineTimeout, EngineUnavailable, SetupError
-from samplewise.types import Ask, Capability, Usage
+from samplewise.core.errors import AuthError, EngineError, EngineTimeout, EngineUnavailable, SetupError
+from samplewise.core.secrets import hide_fields
+from samplewise.core.types import Ask, Capability, Json, Sampling, Usage
+from samplewise.engines.base import MAX_CONCURRENCY, REASONING_MAX_TOKENS, Arrival, Engine
+from samplewise.engines.http.billing import FREE, Price
+from samplewise.engines.http.dialect import requests
+from samplewise.engines.http.dialect.failures import format_names, model_names
+from samplewise.engines.http.dialect.profile import Profile
+from samplewise.engines.http.exchange import LONGEST, Exchange, HttpSettings, engine_name
+from samplewise.engines.http.jobs import AnswerCall, group_asks
+from samplewise.engines.http.probe.cache import load_profile, save_profile
+from samplewise.engines.http.transport.client import Client, is_loopback
+from samplewise.engines.http.transport.pace import Pace, RequestGate
+from samplewise.engines.http.transport.replicas import Replica, Router
 
-PROMISE_S = 0.05  # how long room that was told is kept from others
+try:
+    import resource
+except ImportError:  # no POSIX system
+    resource = None  # type: ignore[assignment]
 
-Probing = Literal["auto", "fresh", "never"] | Profile
+OTHER_FILES = 96  # descriptors that are left to the store, to sandboxes and to modules that are imported late
+PROMISE_S = 0.05  # how long reported free slots are kept from other callers
 
 
-class Http:
-    """Made by `http(...)`. Used within one event loop."""
+class HttpEngine(Engine):
+    """An engine for one model behind one or more base URLs. Made by `http(...)`; use it within one event loop."""
 
-    def __init__(
-        self,
-        model: str | None,
-        clients: Sequence[Client],
-        *,
-        api: Literal["chat", "completions"],
-        probe: Probing,
-        together: bool,
-        max_concurrency: int,
-        prices: dict[str, Price],
-        price: Price | None,
-        identity: str | None,
-        settings: Settings,
-    ) -> None:
+    def __init__(self, model: str | None, clients: Sequence[Client], settings: HttpSettings) -> None:
         clock = time.monotonic
         self.clients = tuple(clients)
-        self._router = Router([Replica(client, Gate(Pace(max_concurrency), clock)) for client in clients])
-        self._num_workers = max_concurrency * len(clients)
-        self._api, self._probe, self._together = api, probe, together
-        self._prices, self._price, self._identity = prices, price, identity
         self._settings, self._clock = settings, clock
+        limit = min(settings.max_concurrency, _connections_allowed() // len(clients) or 1)
+        self._router = Router([Replica(client, RequestGate(Pace(limit), clock)) for client in clients])
+        self._num_workers = limit * len(clients)
+        self.max_concurrency = min(MAX_CONCURRENCY, limit) * len(clients)  # a guess: nothing has been sent yet
         self._lock, self._opened = asyncio.Lock(), False
-        self._most = max_concurrency
-        self._num_open = 0  # asks here, answered not yet
-        self._told, self._told_at = 0, -math.inf  # room that `idle` has promised of late
-        self._become(model, probe if isinstance(probe, Profile) else Profile(api=api))
+        self._num_open = 0  # asks received and not yet answered
+        self._num_promised, self._promised_at = 0, -math.inf  # slots that `free_slots` reported as free
+        self._set_model(model, settings.probe if isinstance(settings.probe, Profile) else Profile(api=settings.api))
 
-    def _become(self, model: str | None, profile: Profile) -> None:
+    def _set_model(self, model: str | None, profile: Profile) -> None:
         """Start afresh as an engine for this model."""
+        settings = self._settings
         self.model = model
-        self.name = f"http({model or '?'})"
-        extra = f"?{json.dumps(self._settings.extra, sort_keys=True)}" if self._settings.extra else ""
-        made = f"http:{model or '?'}:{self._api}@{self.clients[0].shown}{extra}"
-        self.identity = self._identity or made
-        self._kept = profile
-        self._exchange = Exchange(
-            self.name, model or "", profile, self._router, self._price_of(model), self._settings, self._clock
-        )
+        self.name = engine_name(model or "")
+        extra = f"?{json.dumps(hide_fields(settings.extra), sort_keys=True)}" if settings.extra else ""
+        self.identity = settings.identity or f"http:{model or '?'}:{settings.api}@{self.clients[0].shown}{extra}"
+        self._saved_profile = profile
+        self._reasons = profile.reasons is True  # as it was when the engine was opened: constant during a run
+        self._exchange = Exchange(model or "", profile, self._router, self._price_of(model), settings, self._clock)
 
     def _price_of(self, model: str | None) -> Price:
-        if self._price is not None:
-            return self._price
-        if model in self._prices:
-            return self._prices[model]
+        if self._settings.price is not None:
+            return self._settings.price
+        if (price := self._settings.prices.get(model or "")) is not None:
+            return price
         return FREE if all(is_loopback(client.shown) for client in self.clients) else Price()
 
     @property
     def profile(self) -> Profile:
-        """What is known of the endpoint so far."""
+        """Return what is known of the endpoint so far."""
         return self._exchange.profile
+
+    def findings(self) -> dict[str, Json]:
+        """Return the profile as a JSON object."""
+        return self.profile.to_json()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of the endpoint and of this run, one line each."""
+        """Return what a user should know of the endpoint and of this run, one line each."""
         exchange, notes = self._exchange, list(self.profile.notes)
-        if exchange.repeats.note:
-            notes.append(exchange.repeats.note)
+        notes += exchange.repeats.notes
+        if exchange.longest:
+            notes.append(
+                f"does not keep max_tokens (a draw of {exchange.longest:,} tokens where {exchange.allowed:,} were "
+                f"allowed): each request is now reckoned at up to {LONGEST:,}, so a limit ends the run early"
+            )
         if exchange.num_estimated:
-            notes.append(f"{exchange.num_estimated} replies without a believable count of tokens: charged at the most")
+            what = "charged a bound or an estimate from the text"
+            notes.append(f"{exchange.num_estimated} replies without a plausible token count: {what}")
+        if self._reasons:
+            notes.append(
+                f"its model reasons: a draw has {REASONING_MAX_TOKENS:,} tokens unless the recipe says max_tokens"
+            )
         if math.isnan(exchange.price.output):
-            notes.append("its price is not known, so money is not counted: give price= or SAMPLEWISE_PRICES")
+            notes.append("its price is unknown, so money is not counted: give price= or set SAMPLEWISE_PRICES")
         if exchange.num_lost:
-            notes.append(f"{exchange.num_lost} requests may have been billed without an answer: charged at the most")
+            notes.append(f"{exchange.num_lost} requests may have been billed without an answer: charged in full")
         return tuple(notes)
 
     @property
     def can(self) -> frozenset[Capability]:
-        known = self.profile
-        ids_in = known.token_ids_in is True and known.tokenize is True
+        """Return the capabilities that the endpoint is known to have."""
+        profile = self.profile
+        ids_in = profile.token_ids_in is True and profile.tokenize is True
         claims = {
             Capability.GENERATE: True,
-            Capability.SEED: known.seed is True and known.frozen_seed is not True and not self._joins(),
-            Capability.TOKENS: known.token_ids_out is True,
-            Capability.LOGP: known.logprobs is True,
-            Capability.LOGQ: known.logprobs is True and (known.top_logprobs or 0) > 1,  # with top_k: kept.py
-            Capability.TOP: known.logprobs is True and bool(known.top_logprobs),
+            Capability.SEED: profile.seed is True and not self._is_frozen() and not self._shares_requests(),
+            Capability.TOKENS: profile.token_ids_out is True,
+            Capability.LOGP: profile.logprobs is True,
+            Capability.LOGQ: profile.logprobs is True and (profile.top_logprobs or 0) > 1,  # top_k: dialect/logq.py
+            Capability.TOP: profile.logprobs is True and bool(profile.top_logprobs),
             Capability.PREFIX: ids_in,
-            Capability.LIKELIHOOD: ids_in and known.likelihood is True,
+            Capability.LIKELIHOOD: ids_in and profile.likelihood is True,
         }
         return frozenset(capability for capability, claimed in claims.items() if claimed)
 
-    def _joins(self) -> bool:
-        """Whether draws may share a request."""
-        return self._together and self.profile.n is not False
+    @property
+    def default_max_tokens(self) -> int | None:  # type: ignore[override]  # known once it is probed
+        """Return the limit of a draw that names none: a model that reasons needs a larger one than the samplers'."""
+        return REASONING_MAX_TOKENS if self._reasons else None
+
+    def why_no_logp(self, sampling: Sampling) -> str:
+        """Return why draws at this temperature and filter come without the model's log-probs, "" if they have them."""
+        return requests.why_no_logp(sampling, self.profile)
+
+    def _is_frozen(self) -> bool:
+        """Return whether draws repeat whatever their seed, by the probe or as far as this run has seen."""
+        return self.profile.frozen_seed is True or self._exchange.repeats.frozen
+
+    def _shares_requests(self) -> bool:
+        """Return whether draws may share a request."""
+        return self._settings.max_n > 1 and self.profile.n is not False
 
     async def open(self) -> None:
-        """Finds the model where none was named, and what the endpoint honours: from the cache, or by a dozen tiny
-        requests. Raises SetupError, EngineUnavailable, AuthError."""
+        """Find the model if none was named, and what the endpoint supports: from the cache, or by a dozen requests.
+
+        Raises SetupError, EngineUnavailable, EngineTimeout, AuthError.
+        """
         if self._opened:
             return
         async with self._lock:
             if self._opened:
                 return
             model = self.model or await self._only_model()
-            self._become(model, await self._known(model))
+            self._set_model(model, await self._find_profile(model))
             self._opened = True
 
-    async def _known(self, model: str) -> Profile:
-        if isinstance(self._probe, Profile):
-            return self._probe
-        if self._probe == "never":
-            return Profile(api=self._api)
-        from samplewise.engines.http import probe
-
-        profile = None if self._probe == "fresh" else probe.load(self.clients[0].shown, model, self._api)
+    async def _find_profile(self, model: str) -> Profile:
+        settings, url = self._settings, self.clients[0].shown
+        if isinstance(settings.probe, Profile):
+            return settings.probe
+        if settings.probe == "never":
+            return Profile(api=settings.api)
+        profile = None if settings.probe == "fresh" else load_profile(url, model, settings.api)
         if profile is None:
+            from samplewise.engines.http.probe.prober import probe_endpoint
+
             for client in self.clients:
                 try:
-                    profile = await probe.probe(client, model, self._api)
+                    profile = await probe_endpoint(client, model, settings.api)
                     break
                 except (EngineUnavailable, EngineTimeout):
                     if client is self.clients[-1]:
                         raise
             assert profile is not None
-            with contextlib.suppress(OSError):  # a cache that cannot be written costs a few requests the next time
-                probe.save(self.clients[0].shown, model, self._api, profile)
+            save_profile(url, model, settings.api, profile)
         return profile
 
     async def _only_model(self) -> str:
-        """The model that the endpoint serves. Raises SetupError where it serves none or several."""
+        """Return the model that the endpoint serves. Raises SetupError unless there is exactly one."""
         client = self.clients[0]
         reply = await client.get("models")
-        says = error_text(reply.body, reply.text)
         if reply.status in (401, 403):
-            raise AuthError(f"{client.shown} does not list its models: {says}", hint="give api_key=")
+            raise AuthError(f"{client.shown} does not list its models: {reply.message}", hint="give api_key=")
         if reply.status != 200:
-            raise EngineUnavailable(f"{client.shown} does not list its models ({reply.status}): name one", hint=says)
-        names = endings.listed(reply.body) or []
+            message = f"{client.shown} does not list its models ({reply.status}): name one"
+            raise EngineUnavailable(message, hint=reply.message)
+        names = model_names(reply.body) or []
         if len(names) != 1:
-            raise SetupError(f"{client.shown} serves {len(names)} models, name one of them: {endings.shown(names)}")
+            raise SetupError(f"{client.shown} serves {len(names)} models, name one of them: {format_names(names)}")
         return names[0]
 
     def worst_case(self, ask: Ask) -> Usage:
-        return self._exchange.most(ask)
+        """Return the most that an ask can cost."""
+        return self._exchange.worst_case(ask)
 
     @property
-    def appetite(self) -> int:
-        """Asks that it answers at once without slowing, before anything is known of it: a guess, the user's limit in
-        mind. It must not change while a run is under way."""
-        return min(APPETITE, self._most) * len(self.clients)
+    def is_worst_case_known(self) -> bool:  # type: ignore[override]  # it is learned from the replies
+        """Return whether a reply, or probing, has shown if the endpoint keeps `max_tokens`."""
+        return self._exchange.is_worst_case_known
 
-    def idle(self) -> int:
-        """Asks that would go out at once: as many requests as the replicas bear now, less the asks that are here.
+    def may_bill(self, ask: Ask) -> bool:
+        """Return whether an ask was on the wire when it was cut off."""
+        return self._exchange.cut.pop(id(ask), None) is not None
 
-        Questions ask side by side, before the asks of any are here: what one was told is kept from the others until
-        asks come, or for a moment."""
+    def free_slots(self) -> int:
+        """Return how many asks could be sent at once now: the replicas' current limits, less the open asks.
+
+        Questions that run side by side ask before any of them sends. Slots reported to one are therefore kept from the
+        others until asks come, or for `PROMISE_S`.
+        """
         now = self._clock()
-        if now - self._told_at > PROMISE_S:
-            self._told = 0
-        room = max(0, self._router.room(now) - self._num_open - self._told)
-        if room:
-            self._told, self._told_at = self._told + room, now
-        return room
+        if now - self._promised_at > PROMISE_S:
+            self._num_promised = 0
+        num_free = max(0, self._router.capacity(now) - self._num_open - self._num_promised)
+        if num_free:
+            self._num_promised, self._promised_at = self._num_promised + num_free, now
+        return num_free
 
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
-        most = self._exchange.max_n if self._joins() else 1
-        call = Call(self._exchange.serve, grouped(asks, most), len(asks), self._num_workers)
-        left = len(asks)
-        self._num_open, self._told = self._num_open + left, max(0, self._told - left)
+        """Yield completions as they arrive. Raises SetupError if the endpoint cannot answer any ask."""
+        max_size = self._exchange.max_n if self._shares_requests() else 1
+        call = AnswerCall(self._exchange.serve, group_asks(asks, max_size), len(asks), self._num_workers)
+        num_left = len(asks)
+        self._num_open, self._num_promised = self._num_open + num_left, max(0, self._num_promised - num_left)
         try:
             async with contextlib.aclosing(call.arrivals()) as arrivals:
                 async for arrival in arrivals:
-                    left, self._num_open = left - 1, self._num_open - 1
+                    num_left, self._num_open = num_left - 1, self._num_open - 1
                     yield arrival
         finally:
-            self._num_open -= left
-            self._keep()
+            self._exchange.cut.update((id(asks[position]), asks[position]) for position in call.undelivered)
+            self._num_open -= num_left
+            self._save_profile()
 
-    def _keep(self) -> None:
-        """What was learned of the endpoint is not learned again by the next run."""
-        if self._probe not in ("auto", "fresh") or self.profile == self._kept or self.model is None:
-            return
-        from samplewise.engines.http import probe
-
-        self._kept = self.profile
-        with contextlib.suppress(OSError):
-            probe.save(self.clients[0].shown, self.model, self._api, self.profile)
+    def _save_profile(self) -> None:
+        """Cache what was learned of the endpoint for the next run."""
+        if self._settings.probe in ("auto", "fresh") and self.profile != self._saved_profile and self.model is not None:
+            self._saved_profile = self.profile
+            save_profile(self.clients[0].shown, self.model, self._settings.api, self.profile)
 
     async def close(self) -> None:
+        """Close all connections."""
         for client in self.clients:
             with contextlib.suppress(EngineError):
                 await client.close()
 
     def __repr__(self) -> str:
         return f"<{self.identity}>"
+
+
+def _connections_allowed() -> int:
+    """Return how many connections fit into this process's limit of open files (`ulimit -n`), at least 1."""
+    if resource is None:
+        return sys.maxsize
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max(1, soft - OTHER_FILES)

@@ -1,240 +1,331 @@
-"""Makes requests until they are answered, and decides what each outcome means for the asks behind it.
+"""Send requests until they are answered, and decide what each outcome means for the asks behind it.
 
-What the server rejected (429, 503, a refused connection) cost nothing and is sent again here, until the patience is
-over. What it may have worked on (a time-out, a cut connection, a server error, half a reply) may have been billed: its
-asks fail, are charged their worst case, and the loop decides. What it refuses for a field that it does not know is sent
-again without the field. Choices that are missing from a reply are asked for again; what is left over is dropped.
+What the server rejected (429, 503, a refused connection) cost nothing and is sent again here, until `patience_s` is
+over. What it may have worked on (a timeout, a cut connection, a server error, half a reply) may have been billed: its
+asks fail, are charged their worst case, and the loop decides. A request that is refused because of an unknown field is
+sent again without the field. Choices that are missing from a reply are asked for again; surplus ones are dropped.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import NamedTuple, NoReturn, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NoReturn, cast
 
-from samplewise.engines.base import failed
-from samplewise.engines.http import endings, kept, meter, refusals, wire
-from samplewise.engines.http.client import Client, Reply, free, was_sent
-from samplewise.engines.http.forms import Forms
-from samplewise.engines.http.jobs import Call, Job, grouped
-from samplewise.engines.http.pace import Clock, retry_after_s
-from samplewise.engines.http.prices import Price
-from samplewise.engines.http.profile import Profile
-from samplewise.engines.http.repeats import Repeats
-from samplewise.engines.http.replicas import Replica, Router
-from samplewise.errors import BadRequest, EngineError, EngineUnavailable, RateLimited, Unsupported
-from samplewise.types import Ask, Completion, Failure, Finish, Generate, Json, Likelihood, Message, Usage
+from samplewise.core.errors import BadRequest, EngineError, EngineUnavailable, RateLimited, Unsupported
+from samplewise.core.reasoning import opening_tag, split_reasoning
+from samplewise.core.text import find_stop
+from samplewise.core.types import Ask, Completion, Failure, Finish, Generate, Json, Likelihood, Message, Usage
+from samplewise.engines.base import failed, tell_reasoning
+from samplewise.engines.http import billing
+from samplewise.engines.http.dialect import failures, logq, refusals, replies, requests
+from samplewise.engines.http.dialect.profile import LIMIT_NOTE, Api, Profile
+from samplewise.engines.http.jobs import AnswerCall, RequestJob, group_asks
+from samplewise.engines.http.probe.evidence import DrawnText, RepeatDetector
+from samplewise.engines.http.transport.client import MAX_BYTES, Client, Reply, error_text, mark_unbilled, was_sent
+from samplewise.engines.http.transport.pace import Clock, retry_after_s
+from samplewise.engines.http.transport.replicas import Replica, Router
 
 MAX_CHANGES = 16  # of one request, after refusals
-MAX_PROMPTS = 10_000  # whose token ids are kept
+MAX_PROMPTS = 10_000  # whose token ids are cached
+LONGEST = 131_072  # tokens of a response that are reckoned with once `max_tokens` was not kept
+UNSEEN_TAG = "<think>"  # stands for the one that an endpoint's template writes
 MAX_TOP = 20  # likeliest tokens that are asked for
+MAX_QUOTED = 100  # characters of a reply that is not JSON
+PIECES_PER_TOKEN, MORE_PIECES = 8, 256  # of a stream: some proxies cut a token's text in several
+TOKEN_BYTES, LOGP_BYTES, TOP_BYTES = 32, 256, 256  # of a reply's JSON: per token, per log-prob, per listed token
+MAX_REPLY_BYTES = 256 << 20
 
 
-class Settings(NamedTuple):
-    """What a user may set of how requests are made."""
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """How the engine makes requests and counts costs; see `samplewise.engines.http.http`."""
 
+    api: Api = "chat"
+    probe: Literal["auto", "fresh", "never"] | Profile = "auto"
+    max_n: int = 64  # draws per request; 1: every draw is a request with its own seed
+    max_concurrency: int = 256  # requests in flight per replica
     patience_s: float = 120.0
-    max_n: int = 64
     stream: bool = False
     idle_timeout_s: float = 120.0
-    extra: dict[str, Json] | None = None
+    extra: Mapping[str, Json] | None = None
+    prices: Mapping[str, billing.Price] = field(default_factory=dict)
+    price: billing.Price | None = None
+    identity: str | None = None
 
 
 @dataclass(slots=True)
-class Turn:
-    """A request's place in the queue, which it keeps when it is sent again. The patience with it begins with the first
-    rejection: what it waits behind others is no complaint."""
+class QueuedRequest:
+    """A request's position in the queue, which it keeps when it is sent again.
+
+    The patience with it begins with the first rejection: waiting behind others is not a rejection.
+    """
 
     ticket: int
-    until: float = math.inf
+    deadline: float = math.inf
     error: EngineError | None = None
-    client: Client | None = None  # that it was sent by, the last time
+    client: Client | None = None  # that sent it last
 
 
 class Exchange:
-    """Serves jobs. `profile` is what is known of the endpoint, and grows."""
+    """Serve jobs for one model. `profile` is what is known of the endpoint, and grows."""
 
     def __init__(
-        self, name: str, model: str, profile: Profile, router: Router, price: Price, settings: Settings, clock: Clock
+        self, model: str, profile: Profile, router: Router, price: billing.Price, settings: HttpSettings, clock: Clock
     ) -> None:
         self.profile, self.price = profile, price
-        self.prompts, self.repeats = meter.Prompts(), Repeats()
-        self._watch = endings.Watch(settings.patience_s)
+        self.prompts, self.repeats = billing.PromptLengths(), RepeatDetector()
         self.max_n = settings.max_n
         self.num_estimated = self.num_lost = 0
-        self._name, self._model, self._router, self._clock = name, model, router, clock
-        self._settings, self._stream = settings, settings.stream
+        self.longest = 0  # tokens of the longest draw that exceeded its max_tokens
+        self.allowed = 0  # that it was allowed
+        self.has_billed = False
+        self.cut: dict[int, Ask] = {}  # by id: on the wire, or cut off there
+        self._outage = failures.OutageWatch(settings.patience_s)
+        self._name, self._model, self._router, self._clock = engine_name(model), model, router, clock
+        self._settings = settings
         self._ids: dict[tuple[Message, ...], tuple[int, ...]] = {}
-        self._forms = Forms(settings.extra)
+        self._templates = requests.TemplateCache(settings.extra)
         self._tickets = itertools.count()
+        self._opens = False  # replies begin inside the reasoning: one held a closing tag alone
 
-    def most(self, ask: Ask) -> Usage:
-        """The most that an ask can cost."""
-        num_prompt = self.prompts.most(ask.messages)
-        if isinstance(ask, Likelihood):  # a token is drawn and thrown away
-            return meter.most(num_prompt + len(ask.completion), 1, self.price)
-        return meter.most(num_prompt + len(ask.prefix), ask.max_tokens, self.price)
+    def worst_case(self, ask: Ask) -> Usage:
+        """Return the most that an ask can cost."""
+        num_prompt = self.prompts.upper_bound(ask.messages)
+        if isinstance(ask, Likelihood):  # a token is drawn and discarded
+            return billing.worst_case_usage(num_prompt + len(ask.completion), 1, self.price)
+        num_new = max(ask.max_tokens, LONGEST, self.longest) if self.exceeds else ask.max_tokens
+        return billing.worst_case_usage(num_prompt + len(ask.prefix), num_new, self.price)
 
-    async def serve(self, job: Job, call: Call) -> None:
-        """Raises Unsupported where the endpoint cannot draw as asked, SetupError where it answers nobody any more (see
-        `endings`): no other ask of the recipe could be answered."""
+    @property
+    def exceeds(self) -> bool:
+        """Whether the endpoint draws more tokens than `max_tokens` allows: then only `LONGEST` is a bound."""
+        return self.longest > 0 or LIMIT_NOTE in self.profile.notes
+
+    @property
+    def is_worst_case_known(self) -> bool:
+        """Whether a reply, or probing, has shown if the endpoint keeps `max_tokens`."""
+        return self.has_billed or self.exceeds or self.profile.max_tokens_field is not None
+
+    async def serve(self, job: RequestJob, call: AnswerCall) -> None:
+        """Deliver the job's completions.
+
+        Raises Unsupported if the endpoint cannot draw as asked, and SetupError if it cannot answer any ask of the
+        recipe (see `dialect/failures.py`).
+        """
         try:
             await self._serve(job, call)
         except EngineError as error:
             self._fail(job, call, error, charged=was_sent(error))
 
-    async def _serve(self, job: Job, call: Call) -> None:
-        turn = Turn(next(self._tickets))
-        room = None
+    async def _serve(self, job: RequestJob, call: AnswerCall) -> None:
+        queued = QueuedRequest(next(self._tickets))
+        max_tokens = None  # fewer than the ask's, where prompt and response do not fit together
         for _ in range(MAX_CHANGES):
-            if len(job.asks) > self._num_together():
+            if len(job.asks) > self._draws_per_request():
                 return self._add(job, call)
             before = self.profile
-            request = (self._forms.get(job, self.profile) if room is None else None) or await self._request(
-                job, room, turn
-            )
-            reply = await self._answered(request, job.asks[0].messages, turn)
+            request = self._templates.get(job.asks, self.profile) if max_tokens is None else None
+            request = request or await self._request(job, max_tokens, queued)
+            reply = await self._answer(request, job.asks[0].messages, queued, job.asks)
             if reply.status < 300:
                 return self._deliver(job, call, request, reply)
-            if (smaller := self._roomier(reply, request, room)) is not None:
-                room = smaller
-            elif not self._learns(job, request, reply, before):
-                break
+            if max_tokens is None and (max_tokens := self._fitting(reply, request)) is not None:
+                continue
+            if self._learns(job, request, reply, before):
+                continue
+            if (single := await self._single(job, call, reply, queued)) is None:
+                return None
+            reply = single
+            break
         charged = reply.status >= 500 or reply.status == 408
         if not charged:
-            self._watch.is_there()
-            client = turn.client or self._router.replicas[0].client
-            end = await endings.ended(self._name, reply, client, self._model, self.profile.api, self._watch.spoke)
-            if end is not None:
-                raise end
-        return self._fail(job, call, endings.meaning(self._name, reply), charged=charged)
+            self._outage.record_refusal()
+            client = queued.client or self._router.replicas[0].client
+            has_answered = self._outage.has_answered
+            error = await failures.fatal_error(self._name, reply, client, self._model, self.profile.api, has_answered)
+            if error is not None:
+                raise error
+        return self._fail(job, call, failures.error_of(self._name, reply), charged=charged)
 
-    def _add(self, job: Job, call: Call) -> None:
-        """A job's asks as new jobs of a size that the endpoint takes."""
-        for part in grouped(job.asks, self._num_together()):
-            call.add(Job(tuple(job.positions[i] for i in part.positions), part.asks))
+    async def _single(self, job: RequestJob, call: AnswerCall, reply: Reply, queued: QueuedRequest) -> Reply | None:
+        """After a refusal of several draws that names no field, ask for the first of them alone.
 
-    async def _answered(self, request: wire.Request, messages: tuple[Message, ...], turn: Turn) -> Reply:
-        """The reply to a request, which is sent again while it is rejected. Raises what befell it, or GaveUp."""
+        If that is answered, `n` was meant: deliver it, add the others one by one, and return None. Otherwise return
+        what the draws fail with.
+        """
+        if len(job.asks) < 2 or reply.status not in refusals.REFUSALS or self._is_of_prompt(reply):
+            return reply
+        first = RequestJob(job.positions[:1], job.asks[:1])
+        request = await self._request(first, None, queued)
+        alone = await self._answer(request, job.asks[0].messages, queued)
+        if alone.status >= 300:
+            return reply
+        note = f"refuses several draws per request ({reply.message}): one request for each draw"
+        self.profile = self.profile._replace(n=False).with_note(note)
+        self._deliver(first, call, request, alone)
+        self._add(job.after(1), call)
+        return None
+
+    def _is_of_prompt(self, reply: Reply) -> bool:
+        """Return whether a refusal is about the prompt, or the whole endpoint, whatever the number of draws."""
+        return (
+            reply.status == 404
+            or refusals.is_overflow(reply.body, reply.text)
+            or failures.ABOUT_PROMPT.search(reply.message) is not None
+        )
+
+    def _add(self, job: RequestJob, call: AnswerCall) -> None:
+        """Add a job's asks as new jobs of a size that the endpoint takes."""
+        for part in group_asks(job.asks, self._draws_per_request()):
+            call.add(RequestJob(tuple(job.positions[i] for i in part.positions), part.asks))
+
+    async def _answer(
+        self,
+        request: requests.HttpRequest,
+        messages: tuple[Message, ...],
+        queued: QueuedRequest,
+        asks: tuple[Ask, ...] = (),
+    ) -> Reply:
+        """Send a request, again while it is rejected, and return the reply. `asks` are billed once it is on the wire.
+
+        Raises EngineError, and GaveUp.
+        """
         while True:
-            reply = await self._send(self._router.choose(messages, self._clock()), request, turn)
+            reply = await self._send(self._router.choose(messages, self._clock()), request, queued, asks)
             if reply is not None:
                 return reply
 
-    async def _send(self, replica: Replica, request: wire.Request, turn: Turn) -> Reply | None:
-        """One attempt. None: it was rejected, or the connection was refused, and there is time to try again."""
+    async def _send(
+        self, replica: Replica, request: requests.HttpRequest, queued: QueuedRequest, asks: tuple[Ask, ...]
+    ) -> Reply | None:
+        """Send once. None if it was rejected, or the connection refused, and there is time to try again."""
         gate = replica.gate
-        if not gate.enters():
-            self._bear(turn, gate.pace.resumes)
-            await gate.enter(turn.ticket)
-        turn.client, sent = replica.client, self._clock()
-        self._watch.sent(turn.ticket, sent)
+        if not gate.try_enter():
+            self._check_pause(queued, gate.pace.resumes_at)
+            await gate.enter(queued.ticket)
+        queued.client, sent = replica.client, self._clock()
+        self._outage.record_sent(queued.ticket, sent)
+        body = request.data or request.body
+        self.cut.update((id(ask), ask) for ask in asks)
+        max_bytes = _max_bytes(request)
         try:
             if "stream" in request.body:
-                reply = await replica.client.stream(
-                    request.path, request.data or request.body, self._settings.idle_timeout_s
-                )
+                idle_s, max_pieces = self._settings.idle_timeout_s, PIECES_PER_TOKEN * _limit(request) + MORE_PIECES
+                reply = await replica.client.stream(request.path, body, idle_s, max_bytes, max_pieces)
             else:
-                reply = await replica.client.post(request.path, request.data or request.body)
+                reply = await replica.client.post(request.path, body, max_bytes)
         except EngineError as error:
-            gate.pace.complained(sent, self._clock())
+            self._take_off(asks)
+            gate.pace.record_overload(sent, self._clock())
             if was_sent(error):
                 raise
-            self._until(turn, None, error)
+            self._check_patience(queued, None, error)
             return None
         else:
-            return reply if self._paced(replica, reply, sent, turn) else None
+            self._take_off(asks)
+            return reply if self._is_answer(replica, reply, sent, queued) else None
         finally:
-            self._watch.landed(turn.ticket)
+            self._outage.record_done(queued.ticket)
             gate.leave()
 
-    def _paced(self, replica: Replica, reply: Reply, sent: float, turn: Turn) -> bool:
-        """Whether the reply is an answer, be it a bad one. Where it is a rejection, as `_until`."""
+    def _take_off(self, asks: tuple[Ask, ...]) -> None:
+        """Note that asks are no longer on the wire. Those of a request that was cancelled stay in `cut`."""
+        for ask in asks:
+            self.cut.pop(id(ask), None)
+
+    def _is_answer(self, replica: Replica, reply: Reply, sent: float, queued: QueuedRequest) -> bool:
+        """Return whether the reply is an answer, possibly a bad one, and pace the replica by it.
+
+        Raises as `_check_patience` if it is a rejection.
+        """
         if refusals.is_rejected(reply.status, reply.body):
             wait_s = retry_after_s(reply.headers)
-            replica.gate.pace.complained(sent, self._clock(), wait_s)
-            if not endings.is_out_of_money(reply):
-                self._until(turn, wait_s, RateLimited(endings.says(self._name, reply), status=reply.status))
+            replica.gate.pace.record_overload(sent, self._clock(), wait_s)
+            if not failures.is_out_of_money(reply):
+                error = RateLimited(failures.describe(self._name, reply), status=reply.status)
+                self._check_patience(queued, wait_s, error)
                 return False
         elif reply.status >= 500 or reply.body is None:
-            replica.went_badly(sent, self._clock())
+            replica.record_server_error(sent, self._clock())
         else:
-            replica.went_well()
+            replica.record_success()
         return True
 
-    def _until(self, turn: Turn, wait_s: float | None, error: EngineError) -> None:
-        """Raises GaveUp when there is no time to try again, SetupError where that is the end of the run."""
+    def _check_patience(self, queued: QueuedRequest, wait_s: float | None, error: EngineError) -> None:
+        """Raise GaveUp if there is no time to try again, SetupError if that must end the run."""
         now = self._clock()
-        turn.until, turn.error = min(turn.until, now + self._settings.patience_s), error
-        self._watch.troubled(now)
-        if now + (wait_s or 0.0) >= turn.until:
+        queued.deadline, queued.error = min(queued.deadline, now + self._settings.patience_s), error
+        self._outage.record_trouble(now)
+        if now + (wait_s or 0.0) >= queued.deadline:
             self._give_up(error, now, wait_s)
 
-    def _bear(self, turn: Turn, resumes: float) -> None:
-        """As `_until`, where the replica is to be left alone for longer than the patience lasts."""
+    def _check_pause(self, queued: QueuedRequest, resumes_at: float) -> None:
+        """Raise as `_check_patience` if the replica is paused for longer than the patience lasts."""
         now = self._clock()
-        if resumes > min(turn.until, now + self._settings.patience_s):
-            paused = EngineUnavailable(f"{self._name} is left alone for {resumes - now:.0f} s after its complaints")
-            self._give_up(turn.error or paused, now, resumes - now)
+        if resumes_at > min(queued.deadline, now + self._settings.patience_s):
+            paused = EngineUnavailable(f"{self._name} is paused for {resumes_at - now:.0f} s after rejected requests")
+            self._give_up(queued.error or paused, now, resumes_at - now)
 
     def _give_up(self, error: EngineError, now: float, wait_s: float | None) -> NoReturn:
-        resumes = min(replica.resumes for replica in self._router.replicas)
-        raise self._watch.ended(error, now, resumes) or GaveUp(error, wait_s)
+        resumes_at = min(replica.resumes_at for replica in self._router.replicas)
+        raise self._outage.fatal_error(error, now, resumes_at) or GaveUp(error, wait_s)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def _num_together(self) -> int:
-        """How many draws a request may ask for."""
+    def _draws_per_request(self) -> int:
         return 1 if self.profile.n is False else max(self.max_n, 1)
 
-    async def _request(self, job: Job, room: int | None, turn: Turn) -> wire.Request:
+    async def _request(self, job: RequestJob, max_tokens: int | None, queued: QueuedRequest) -> requests.HttpRequest:
         ask = job.asks[0]
         if isinstance(ask, Likelihood):
-            return wire.likelihood(ask, self._model, await self._prompt_ids(ask.messages, turn))
-        if why := wire.unsupported(ask, self.profile) or kept.unsupported(ask, self.profile):
+            return requests.likelihood_request(ask, self._model, await self._prompt_ids(ask.messages, queued))
+        if why := requests.why_unsupported(ask, self.profile) or logq.why_no_logq(ask, self.profile):
             raise Unsupported(f"{self._name} cannot {why}")
-        if ask.prefix or room is not None:
-            ids = await self._prompt_ids(ask.messages, turn) if ask.prefix else None
-            return self._generate(ask, len(job.asks), room, ids)
-        return self._forms.keep(job, self._generate(ask, len(job.asks), None, None), ask.seed)
+        if ask.prefix or max_tokens is not None:
+            ids = await self._prompt_ids(ask.messages, queued) if ask.prefix else None
+            return self._draw_request(ask, len(job.asks), max_tokens, ids)
+        return self._templates.add(job.asks, self._draw_request(ask, len(job.asks), None, None), ask.seed)
 
-    def _generate(self, ask: Generate, num: int, room: int | None, ids: tuple[int, ...] | None) -> wire.Request:
-        listed = min(self.profile.top_logprobs or MAX_TOP, MAX_TOP) if "top" in ask.want else 0
-        request = wire.generate(
-            ask,
-            self._model,
-            self.profile,
-            num=num,
+    def _draw_request(
+        self, ask: Generate, num_draws: int, max_tokens: int | None, ids: tuple[int, ...] | None
+    ) -> requests.HttpRequest:
+        top = min(self.profile.top_logprobs or MAX_TOP, MAX_TOP) if "top" in ask.want else 0
+        options = requests.DrawOptions(
+            num_draws=num_draws,
             prompt_ids=ids,
             logprobs=self.profile.logprobs is True or (self.profile.logprobs is None and "logp" in ask.want),
-            top=max(listed, kept.num_top(ask)),
-            max_tokens=room,
+            top=max(top, logq.num_top_needed(ask)),
+            max_tokens=max_tokens,
             extra=self._settings.extra,
         )
-        if kept.is_wanted(ask) and request.path == "completions" and not listed and self.profile.token_ids_out:
-            request.body["return_tokens_as_token_ids"] = True  # by its text, one token could hide another
-        if self._stream:
+        request = requests.draw_request(ask, self._model, self.profile, options)
+        if logq.needs_logq(ask) and request.path == "completions" and not top and self.profile.token_ids_out:
+            request.body["return_tokens_as_token_ids"] = True  # two tokens may have the same text
+        if self._settings.stream:
             request.body["stream"] = True
             if "stream_options" not in self.profile.refused:
                 request.body["stream_options"] = {"include_usage": True}
         return request
 
-    async def _prompt_ids(self, messages: tuple[Message, ...], turn: Turn) -> tuple[int, ...]:
-        """Token ids of a prompt, its template included. Costs a request that draws nothing. Raises EngineError."""
+    async def _prompt_ids(self, messages: tuple[Message, ...], queued: QueuedRequest) -> tuple[int, ...]:
+        """Return a prompt's token ids, template included. Costs a request that draws nothing. Raises EngineError."""
         if messages not in self._ids:
+            request = requests.tokenize_request(messages, self._model, self.profile)
             try:
-                reply = await self._answered(wire.tokenize(messages, self._model, self.profile), messages, turn)
+                reply = await self._answer(request, messages, queued)
                 if reply.status != 200:
-                    raise endings.meaning(self._name, reply)
-                self._know(messages, wire.read_ids(reply.body))
+                    raise failures.error_of(self._name, reply)
+                self._learn_ids(messages, replies.parse_token_ids(reply.body))
             except ValueError as error:
-                raise free(BadRequest(f"{self._name} cannot be asked for token ids: {error}")) from None
+                raise mark_unbilled(BadRequest(f"{self._name} gives no token ids of a prompt: {error}")) from None
             except EngineError as error:
-                raise free(error) from None
+                raise mark_unbilled(error) from None
         return self._ids[messages]
 
-    def _know(self, messages: tuple[Message, ...], ids: tuple[int, ...]) -> None:
+    def _learn_ids(self, messages: tuple[Message, ...], ids: tuple[int, ...]) -> None:
         if len(self._ids) >= MAX_PROMPTS:
             self._ids.clear()
         self._ids[messages] = ids
@@ -242,16 +333,18 @@ class Exchange:
 
     # --- refusals -----------------------------------------------------------------------------------------------------
 
-    def _roomier(self, reply: Reply, request: wire.Request, room: int | None) -> int | None:
-        """Fewer new tokens, where prompt and response did not fit together but the prompt does."""
-        if reply.status != 400 or room is not None or not refusals.is_overflow(reply.body, reply.text):
+    def _fitting(self, reply: Reply, request: requests.HttpRequest) -> int | None:
+        """Return how many new tokens fit, if prompt and response did not fit together but the prompt does."""
+        if reply.status != 400 or not refusals.is_overflow(reply.body, reply.text):
             return None
-        left = refusals.room_left(wire.error_text(reply.body, reply.text, most=2000))
+        left = refusals.tokens_left(error_text(reply.body, reply.text, 2000))
         return left if left is not None and 0 < left < _limit(request) else None
 
-    def _learns(self, job: Job, request: wire.Request, reply: Reply, before: Profile) -> bool:
-        """Whether something was learned from a refusal since `before`, what was known when the request was made, and it
-        is worth making again. Raises Unsupported."""
+    def _learns(self, job: RequestJob, request: requests.HttpRequest, reply: Reply, before: Profile) -> bool:
+        """Learn from a refusal, and return whether the request is worth making again.
+
+        `before` is the profile that the request was made by. Raises Unsupported.
+        """
         ask = job.asks[0]
         if reply.status not in refusals.REFUSALS or not isinstance(ask, Generate):
             return False
@@ -259,120 +352,158 @@ class Exchange:
             return False
         if self.profile != before:  # another request has learned it meanwhile, or something else
             return True
-        field = refusals.refused_field(reply.body, reply.text, request.body)
-        if field is None or field in (self._settings.extra or {}):
+        name = refusals.refused_field(reply.body, reply.text, request.body)
+        if name is None or name in (self._settings.extra or {}):
             return False
-        if field == "n":
-            self.max_n = min(self.max_n, len(job.asks) // 2)
-            note = f"draws at most {self.max_n} at once" if self.max_n > 1 else "refuses n: one request for each draw"
-            self.profile = self.profile._replace(n=None if self.max_n > 1 else False).noting(note)
+        if name == "n":
+            most = refusals.max_choices(reply.message, len(job.asks))
+            self.max_n = min(self.max_n, len(job.asks) // 2 if most is None else most)
+            several = self.max_n > 1
+            note = f"draws at most {self.max_n} per request" if several else "refuses n: one request for each draw"
+            self.profile = self.profile._replace(n=None if several else False).with_note(note)
             return True
-        message = wire.error_text(reply.body, reply.text)
-        self.profile, again = refusals.learned(field, ask, request.body, self.profile, message)
-        return again
+        self.profile, retry = refusals.learn_refusal(name, ask, request.body, self.profile, reply.message)
+        return retry
 
     # --- replies ------------------------------------------------------------------------------------------------------
 
-    def _deliver(self, job: Job, call: Call, request: wire.Request, reply: Reply) -> None:
-        """Hand over what came; add a job for what is missing."""
+    def _deliver(self, job: RequestJob, call: AnswerCall, request: requests.HttpRequest, reply: Reply) -> None:
+        """Deliver what the reply holds; add a job for what is missing."""
         ask = job.asks[0]
         if isinstance(ask, Likelihood):
-            return call.deliver(job.positions[0], self._scored(ask, reply))
+            return call.deliver(job.positions[0], self._likelihood(ask, reply))
         try:
-            reading = wire.read(reply.body)
-            if not reading.choices:
+            parsed = replies.parse_reply(reply.body)
+            if not parsed.choices:
                 raise ValueError("the reply has no choices")
         except ValueError as error:
-            says = wire.error_text(reply.body) or str(error) if reply.body is not None else "the reply broke off"
-            return self._fail(job, call, EngineUnavailable(f"{self._name}: {says}"), charged=True)
-        self._watch.answered()
-        num = len(job.asks)
-        num_given = len(ask.prefix)
-        limit = _limit(request)
-        bill = meter.bill(reading, ask.messages, num_given, num, limit, self.prompts, self.price, reply.seconds)
-        if reading.prompt_ids is not None and not num_given:
-            self._know(ask.messages, reading.prompt_ids)
+            if reply.body is not None:
+                message = error_text(reply.body) or str(error)
+            elif reply.text and reply.text.lstrip()[:1] not in ("{", "["):
+                message = f"the reply is not JSON: {error_text(None, reply.text, MAX_QUOTED)}"
+            else:
+                message = "the reply broke off"
+            return self._fail(job, call, EngineUnavailable(f"{self._name}: {message}"), charged=True)
+        self._outage.record_answer()
+        num_draws = len(job.asks)
+        limit = _limit(request) or ask.max_tokens
+        sent = billing.SentRequest(ask.messages, len(ask.prefix), num_draws, limit)
+        bill = billing.bill_reply(parsed, sent, self.prompts, self.price, reply.seconds)
+        if parsed.prompt_ids is not None and not ask.prefix:
+            self._learn_ids(ask.messages, parsed.prompt_ids)
         self.num_estimated += bill.estimated
-        for position, asked, choice, usage in zip(job.positions, job.asks, reading.choices, bill.usages, strict=False):
-            call.deliver(position, self._completion(cast(Generate, asked), choice, usage, limit))
-        if num > 1 or reading.num_listed > 1:
-            self._count(num, reading)
-        if len(reading.choices) < num:
-            self._add(job.cut(len(reading.choices))[1], call)
+        self.has_billed = True
+        self._watch_limit(parsed, bill, limit, num_draws)
+        if self.profile.reasons is None and any(map(_reasons, parsed.choices)):
+            self.profile = self.profile._replace(reasons=True)
+        self._opens |= any(not choice.reasoning and split_reasoning(choice.text).opened for choice in parsed.choices)
+        self._watch(ask, parsed, bill)
+        for position, drawn, choice, usage in zip(job.positions, job.asks, parsed.choices, bill.usages, strict=False):
+            call.deliver(position, self._completion(cast(Generate, drawn), choice, usage, limit))
+        if num_draws > 1 or parsed.num_listed > 1:
+            self._learn_n(num_draws, parsed)
+        if len(parsed.choices) < num_draws:
+            self._add(job.after(len(parsed.choices)), call)
 
-    def _count(self, num: int, reading: wire.Reading) -> None:
-        """What the number of choices says about `n`."""
-        listed, different = reading.num_listed, len(reading.choices)
-        if listed > different:
-            self.profile = self.profile._replace(n=False).noting(
-                "numbers its choices wrongly: one request for each draw"
+    def _watch_limit(self, parsed: replies.ParsedReply, bill: billing.Bill, limit: int, num_draws: int) -> None:
+        """Note a draw that is longer than it was allowed. What a surplus choice cost is on another's bill, and is none,
+        unless there are more of those than of what was asked for."""
+        drawn = [usage.completion_tokens for usage in bill.usages]
+        if sum(drawn) > limit * min(parsed.num_listed, 2 * num_draws) and max(drawn) > max(limit, self.longest):
+            self.longest, self.allowed = max(drawn), limit
+
+    def _watch(self, ask: Generate, parsed: replies.ParsedReply, bill: billing.Bill) -> None:
+        """Watch for draws that repeat. Nothing of it is kept in the profile: it may pass, as a cache does."""
+        drawn = [
+            DrawnText(
+                choice.text,
+                choice.reasoning,
+                usage.completion_tokens if billing.num_tokens(choice) is None else billing.num_tokens(choice) or 0,
+                math.fsum(choice.logp) if choice.logp else math.nan,
             )
-        elif listed > num:
-            self.profile = self.profile.noting("gives more choices than asked for, which are paid for and dropped")
-        elif listed == 1:
-            self.profile = self.profile._replace(n=False).noting("ignores n: one request for each draw")
-        elif listed < num:
-            self.profile = self.profile.noting("gives fewer choices than asked for; the others are asked for again")
-        elif self.profile.n is None:
-            self.profile = self.profile._replace(n=True)
+            for choice, usage in zip(parsed.choices, bill.usages, strict=False)
+        ]
+        self.repeats.add(ask.messages, ask.sampling.temperature, drawn)
+        if self.repeats.alike or self.repeats.frozen:
+            self.max_n = 1
 
-    def _completion(self, ask: Generate, choice: wire.Choice, usage: Usage, limit: int) -> Completion:
+    def _learn_n(self, num_draws: int, parsed: replies.ParsedReply) -> None:
+        """Learn from the number of choices whether `n` is supported."""
+        listed, profile = parsed.num_listed, self.profile
+        if listed > len(parsed.choices):
+            profile = profile._replace(n=False).with_note("numbers its choices wrongly: one request for each draw")
+        elif listed > num_draws:
+            profile = profile.with_note("gives more choices than asked for, which are paid for and dropped")
+        elif listed == 1:
+            profile = profile._replace(n=False).with_note("ignores n: one request for each draw")
+        elif listed < num_draws:
+            profile = profile.with_note("gives fewer choices than asked for; the others are asked for again")
+        elif profile.n is None:
+            profile = profile._replace(n=True)
+        self.profile = profile
+
+    def _completion(self, ask: Generate, choice: replies.ReplyChoice, usage: Usage, limit: int) -> Completion:
         if choice.finish == "error":
             return failed(EngineUnavailable(f"{self._name}: {choice.error or 'the draw was broken off'}"), usage)
         text, finish = choice.text, choice.finish
-        if ask.stop and (cut := min((at for stop in ask.stop if (at := text.find(stop)) >= 0), default=-1)) >= 0:
+        if ask.stop and (cut := find_stop(text, ask.stop)) >= 0:
             text, finish = text[:cut], "stop"  # it ignores the stop strings, or leaves them in
         if not finish:
             finish = "length" if usage.completion_tokens >= limit else "stop"
         logp = choice.logp if choice.logp or not text else None
-        logp_sum = math.nan if logp is None else math.fsum(logp)
-        self.repeats.add(ask.messages, ask.sampling.temperature, text, usage.completion_tokens, logp_sum)
-        if self.repeats.frozen and self.profile.frozen_seed is not True:
-            self.profile = self.profile._replace(frozen_seed=True)
+        is_own = requests.gives_model_logp(ask.sampling, self.profile)
+        logp_sum = math.fsum(logp) if logp is not None and is_own else math.nan
+        tag = opening_tag(ask.messages[-1].content) if ask.messages else ""
+        if not tag and self._opens and finish == "length" and not choice.reasoning:
+            tag = UNSEEN_TAG  # where the closing tag is what is missing
         if not ask.want:
-            return Completion(text, cast(Finish, finish), usage, None, None, None, logp_sum)
+            drawn = Completion(text, cast(Finish, finish), usage, None, None, None, logp_sum)
+            return tell_reasoning(drawn, ask, tag, choice.reasoning)
+        if logp is None and ("logp" in ask.want or "logq" in ask.want):
+            return failed(BadRequest(f"{self._name}: the reply has no log-probs, or such that cannot be"), usage)
         try:
-            logq = kept.logq(ask.sampling, logp, choice.top) if kept.is_wanted(ask) else logp
+            q = logq.compute_logq(ask.sampling, logp, choice.top) if logq.needs_logq(ask) else logp
         except ValueError as error:
             return failed(BadRequest(f"{self._name}: {error}"), usage)
-        return Completion(
+        drawn = Completion(
             text,
             cast(Finish, finish),
             usage,
             choice.tokens if "tokens" in ask.want else None,
             logp if "logp" in ask.want else None,
-            logq if "logq" in ask.want else None,
+            q if "logq" in ask.want else None,
             logp_sum,
             top=choice.top if "top" in ask.want else None,
         )
+        return tell_reasoning(drawn, ask, tag, choice.reasoning)
 
-    def _scored(self, ask: Likelihood, reply: Reply) -> Completion:
-        num_prompt = self.prompts.most(ask.messages) + len(ask.completion)
+    def _likelihood(self, ask: Likelihood, reply: Reply) -> Completion:
+        num_prompt = self.prompts.upper_bound(ask.messages) + len(ask.completion)
         usage = Usage(1, num_prompt, 1, usd=self.price.usd(num_prompt, 0, 1), seconds=reply.seconds)
         try:
-            logp = wire.read_likelihood(reply.body, ask)
+            logp = replies.parse_likelihood(reply.body, ask)
         except ValueError as error:
             return failed(BadRequest(f"{self._name}: {error}"), usage)
-        self._watch.answered()
+        self._outage.record_answer()
         return Completion("", "stop", usage, ask.completion, logp, None, math.fsum(logp))
 
-    def _fail(self, job: Job, call: Call, error: EngineError, *, charged: bool) -> None:
-        """Every ask of the job failed, charged where it may have been billed. Raises SetupError if that is the end."""
+    def _fail(self, job: RequestJob, call: AnswerCall, error: EngineError, *, charged: bool) -> None:
+        """Fail every ask of the job, charged if it may have been billed. Raises SetupError if that ends the run."""
         self.num_lost += charged
         if charged and not isinstance(error, GaveUp):
             now = self._clock()
-            self._watch.troubled(now)
-            if end := self._watch.ended(error, now):
-                raise end
+            self._outage.record_trouble(now)
+            if fatal := self._outage.fatal_error(error, now):
+                raise fatal
         for position, ask in zip(job.positions, job.asks, strict=True):
-            completion = failed(error, self.most(ask) if charged else Usage(requests=1))
+            completion = failed(error, self.worst_case(ask) if charged else Usage(requests=1))
             if isinstance(error, GaveUp):
                 completion = completion._replace(failure=error.failure)
             call.deliver(position, completion)
 
 
 class GaveUp(EngineError):
-    """The patience is over. What the loop is told is the last error, and not to try again: that was done here."""
+    """The patience is over. The loop gets the last error, as one not to be retried: that was done here."""
 
     sent = False
 
@@ -381,6 +512,28 @@ class GaveUp(EngineError):
         self.failure = Failure(type(error).__name__, str(error), False, wait_s)
 
 
-def _limit(request: wire.Request) -> int:
-    """The most tokens that a draw may have."""
+def _reasons(choice: replies.ReplyChoice) -> bool:
+    """Return whether a draw shows that its model reasons."""
+    if choice.reasoning:
+        return True
+    reply = split_reasoning(choice.text)
+    return bool(reply.reasoning) or not reply.closed
+
+
+def engine_name(model: str) -> str:
+    """Return the engine's name for people."""
+    return f"http({model or '?'})"
+
+
+def _max_bytes(request: requests.HttpRequest) -> int:
+    """Return the most bytes that the reply is read for: twice what it can need, and as much as any reply may have."""
+    body = request.body
+    num_tokens = _limit(request) * int(body.get("n") or 1)
+    top = body.get("top_logprobs") or (body.get("logprobs") or 0)
+    per_token = TOKEN_BYTES + (LOGP_BYTES + TOP_BYTES * int(top) if body.get("logprobs") else 0)
+    return min(MAX_REPLY_BYTES, MAX_BYTES + 2 * num_tokens * per_token)
+
+
+def _limit(request: requests.HttpRequest) -> int:
+    """Return the most tokens that a draw may have."""
     return int(request.body.get("max_tokens") or request.body.get("max_completion_tokens") or 0)

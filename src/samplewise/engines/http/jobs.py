@@ -1,4 +1,4 @@
-"""One call of `answer`: its asks as requests to be made, the tasks that make them, and what has arrived."""
+"""One call of `answer`: its asks as jobs (one request each), the tasks that serve them, and the arrivals."""
 
 from __future__ import annotations
 
@@ -9,78 +9,89 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from samplewise.core.types import Ask, Completion, Generate
 from samplewise.engines.base import Arrival
-from samplewise.types import Ask, Completion, Generate
 
 
-class Job(NamedTuple):
-    """Asks that one request answers: they differ in their seeds alone. `positions` are their places in the call."""
+class RequestJob(NamedTuple):
+    """Asks that one request answers, which differ in their seeds alone. `positions` are their indices in the call."""
 
     positions: tuple[int, ...]
     asks: tuple[Ask, ...]
 
-    def cut(self, num: int) -> tuple[Job, Job]:
-        """The first `num` asks, and the others."""
-        return Job(self.positions[:num], self.asks[:num]), Job(self.positions[num:], self.asks[num:])
+    def after(self, num: int) -> RequestJob:
+        """Return the job without its first `num` asks."""
+        return RequestJob(self.positions[num:], self.asks[num:])
 
 
-def grouped(asks: Sequence[Ask], most: int) -> Iterator[Job]:
-    """Jobs of at most `most` asks, in the order of their first ones. Only draws can share a request."""
-    if most <= 1:
-        yield from (Job((position,), (ask,)) for position, ask in enumerate(asks))
+def group_asks(asks: Sequence[Ask], max_size: int) -> Iterator[RequestJob]:
+    """Yield jobs of at most `max_size` asks, in the order of their first ones. Only draws can share a request."""
+    if max_size <= 1:
+        yield from (RequestJob((position,), (ask,)) for position, ask in enumerate(asks))
         return
-    alike: dict[object, list[int]] = {}
+    groups: dict[object, list[int]] = {}
     for position, ask in enumerate(asks):
         key: object = position
         if isinstance(ask, Generate) and ask.sampling.temperature > 0:  # several greedy draws at once are often refused
-            key = (ask.messages, ask.prefix, ask.sampling, ask.max_tokens, ask.stop, ask.want, ask.floor)
-        alike.setdefault(key, []).append(position)
-    for positions in alike.values():
-        for start in range(0, len(positions), most):
-            some = tuple(positions[start : start + most])
-            yield Job(some, tuple(asks[position] for position in some))
+            key = (ask.messages, ask.prefix, ask.sampling, ask.max_tokens, ask.stop, ask.want, ask.reject_below)
+        groups.setdefault(key, []).append(position)
+    for positions in groups.values():
+        for start in range(0, len(positions), max_size):
+            part = tuple(positions[start : start + max_size])
+            yield RequestJob(part, tuple(asks[position] for position in part))
 
 
-class Serve(Protocol):
+class ServeJob(Protocol):
     """Makes a job's request, and delivers a completion for each of its asks or adds jobs for those that are left."""
 
-    async def __call__(self, job: Job, call: Call) -> None: ...
+    async def __call__(self, job: RequestJob, call: AnswerCall) -> None: ...
 
 
-class Call:
-    """Works on jobs, which together hold `num_asks` asks, with at most `num_workers` tasks. Jobs are made as their turn
-    comes. Closing `arrivals` cancels all tasks at once."""
+class AnswerCall:
+    """Serve jobs that together hold `num_asks` asks, with at most `num_workers` tasks.
 
-    def __init__(self, serve: Serve, jobs: Iterator[Job], num_asks: int, num_workers: int) -> None:
+    Jobs are made lazily. Closing `arrivals` cancels all tasks at once.
+    """
+
+    def __init__(self, serve: ServeJob, jobs: Iterator[RequestJob], num_asks: int, num_workers: int) -> None:
         self._serve, self._num_workers = serve, num_workers
-        self._jobs, self._more = jobs, deque[Job]()
-        self._left = num_asks
+        self._jobs, self._added = jobs, deque[RequestJob]()
+        self._num_left = num_asks
         self._ready: deque[Arrival] = deque()
         self._error: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None  # of whoever waits for `_ready`
+        self._waiter: asyncio.Future[None] | None = None  # done when `_ready` has something
         self._tasks: set[asyncio.Task[None]] = set()
 
     def deliver(self, position: int, completion: Completion) -> None:
+        """Hand over the completion of an ask."""
         self._ready.append(Arrival(position, completion))
         self._wake()
 
-    def add(self, job: Job) -> None:
-        """One more job, for asks that a request left unanswered."""
-        self._more.append(job)
-        self._hire()
+    @property
+    def undelivered(self) -> list[int]:
+        """Positions of completions that nobody has taken."""
+        return [arrival.position for arrival in self._ready]
+
+    def add(self, job: RequestJob) -> None:
+        """Add a job, for asks that a request left unanswered."""
+        self._added.append(job)
+        if len(self._tasks) < self._num_workers:
+            task = asyncio.ensure_future(self._work())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def arrivals(self) -> AsyncGenerator[Arrival]:
-        """What arrives, in the order in which it does. Raises what a job raised."""
+        """Yield arrivals in the order in which they come. Raises what a job raised."""
         for job in itertools.islice(self._jobs, self._num_workers):
             self.add(job)
         try:
-            while self._left:
+            while self._num_left:
                 while self._ready:
-                    self._left -= 1
+                    self._num_left -= 1
                     yield self._ready.popleft()
                 if self._error is not None:
                     raise self._error
-                if self._left:
+                if self._num_left:
                     self._waiter = asyncio.get_running_loop().create_future()
                     await self._waiter
         finally:
@@ -89,18 +100,12 @@ class Call:
             if self._tasks:
                 await asyncio.wait(self._tasks)
 
-    def _next(self) -> Job | None:
-        return self._more.popleft() if self._more else next(self._jobs, None)
+    def _next(self) -> RequestJob | None:
+        return self._added.popleft() if self._added else next(self._jobs, None)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    def _hire(self) -> None:
-        if len(self._tasks) < self._num_workers:
-            task = asyncio.ensure_future(self._work())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
     async def _work(self) -> None:
         try:

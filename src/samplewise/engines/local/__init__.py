@@ -5,13 +5,11 @@ torch and transformers are imported when an engine is made, never before.
 
 from __future__ import annotations
 
-import os
-import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from samplewise.errors import MissingExtra
-
-SPIN = "4000"
+from samplewise.core.types import Json
+from samplewise.models import require_torch
 
 if TYPE_CHECKING:
     from .engine import Local
@@ -24,28 +22,39 @@ def local(
     dtype: str | None = None,
     max_rows: int | None = None,
     max_bytes: int | None = None,
+    template: Mapping[str, Json] | None = None,
+    reasoning_effort: str | None = None,
+    enable_thinking: bool | None = None,
+    allow_slow: bool = False,
 ) -> Local:
-    """An engine for a model folder or a name on the Hugging Face Hub; "tiny" is the one that is bundled.
+    """Make the engine of a model folder or a name on the Hugging Face Hub; "tiny" is the bundled model.
 
-    `device` is "cpu" or "cuda" (default: CUDA where there is one). `dtype` is "float32", "float16" or "bfloat16"
-    (default: float32 on a CPU, what the checkpoint was saved in on CUDA). `max_rows` responses are drawn at once, fewer
-    where their keys and values would take more than `max_bytes` (default: a share of the memory); the rest wait.
+    `device` is "cpu" or "cuda" (default: CUDA if present). `dtype` is "float32", "float16" or "bfloat16"
+    (default: float32 on a CPU, what the checkpoint was saved in on CUDA), or on a CPU "int8": 8-bit weights, faster but
+    another distribution (docs/engines.md says how far off). At most `max_rows` responses are drawn at
+    once, fewer if their keys and values would take more than `max_bytes` (default: a share of the memory); the rest
+    wait. `template` are arguments for the chat template; `reasoning_effort` and `enable_thinking` are two that those of
+    reasoning models take. Raises MissingExtra without torch, and SetupError for a model that cannot be used.
+
+    A model is checked as it is loaded: what its fast pass computes must agree with a plain pass. Where no fast pass
+    does, that is a SetupError, unless `allow_slow`: then every token costs a pass over all tokens before it.
     """
-    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
-        # How long libgomp's threads spin for each other before they sleep; read once, as torch is loaded. By default
-        # it is some milliseconds for each of a small model's short operations, which next to one other busy process
-        # made a run more than ten times slower.
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
-    try:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra("the local engine", "local") from error
+    require_torch("the local engine")
     from .engine import Local
 
-    return Local(model, device=device, dtype=dtype, max_rows=max_rows, max_bytes=max_bytes)
+    switches = {"reasoning_effort": reasoning_effort, "enable_thinking": enable_thinking}
+    arguments = {**(template or {}), **{name: value for name, value in switches.items() if value is not None}}
+    return Local(
+        model,
+        device=device,
+        dtype=dtype,
+        max_rows=max_rows,
+        max_bytes=max_bytes,
+        template=arguments,
+        allow_slow=allow_slow,
+    )
 
 
 def tiny(*, device: str | None = None, dtype: str | None = None, max_rows: int | None = None) -> Local:
-    """The engine for the bundled model."""
+    """Make the engine of the bundled model."""
     return local("tiny", device=device, dtype=dtype, max_rows=max_rows)

@@ -1,8 +1,8 @@
-"""Keys and values: of the rows that run, and of prompts and responses worth continuing.
+"""Keys and values: those of the running rows, and saved ones of prompts and responses that may be continued.
 
 `Slots` is what a `transformers` model sees as its cache. The token at position p of a row is at slot p of that row in
-every layer, so rows of any length stand side by side, a row is copied as it is, and a mask follows from positions.
-`Prefixes` keeps keys and values by their token ids, the longest unused out first, within a bound on bytes.
+every layer, so rows of any length share a buffer, a row is copied as it is, and a mask follows from positions.
+`Prefixes` keeps keys and values by their token ids, within a bound on bytes; the least recently used leave first.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Saved = tuple[tuple[Tensor, ...], ...]  # per layer, keys and values (H, T, D) o
 class Slots(Cache):
     """The keys and values of all rows: per layer buffers (R, H, C, D), grown when needed.
 
-    `aim` says which rows and slots the next forward pass writes; `update` then writes there and hands back what these
-    rows hold so far, as a view.
+    `aim` sets the rows and slots that the next forward pass writes; `update` writes there and returns what these rows
+    hold so far, as a view.
     """
 
     def __init__(self) -> None:
@@ -33,17 +33,17 @@ class Slots(Cache):
         self.forget()
 
     def forget(self) -> None:
-        """Frees every buffer."""
+        """Free every buffer."""
         self._layers: list[tuple[Tensor, ...]] = []
         self._num_rows = self._num_slots = self._first = self._end = self._upto = 0
         self._slots = torch.empty(0, 0, dtype=torch.int64)  # (N, Q)
-        self._index: dict[int, Tensor] = {}  # number of heads -> places (N * H * Q,) among R * H * C
+        self._index: dict[int, Tensor] = {}  # number of heads -> flat indices (N * H * Q,) into R * H * C
 
     def reserve(self, num_rows: int, num_slots: int, live: int) -> None:
-        """Room for `num_rows` of `num_slots` tokens; the first `live` rows are kept.
+        """Make room for `num_rows` of `num_slots` tokens; keep the first `live` rows.
 
-        Rows are kept close together, since what follows in memory is what is read next. So room is made in small steps,
-        and when no row is live it begins anew, with what the rows before came to need if that is in proportion.
+        Rows are packed closely, because memory is read in order. So room grows in small steps. When no row is live, the
+        size is chosen anew: what earlier rows came to need, if that is in proportion.
         """
         rows, slots = max(num_rows, self._num_rows), self._num_slots
         if not live:
@@ -63,12 +63,12 @@ class Slots(Cache):
             return old.as_strided(shape, torch.empty(shape, device="meta").stride(), 0)
         new = old.new_empty(shape)
         new[:live, :, : old.shape[2]] = old[:live]
-        new[:live, :, old.shape[2] :] = 0.0  # a mask hides what is not written yet, but not if it is not a number
+        new[:live, :, old.shape[2] :] = 0.0  # a mask hides unwritten slots, but cannot hide a nan
         new[live:] = 0.0
         return new
 
     def aim(self, first: int, slots: Tensor, upto: int) -> None:
-        """The next pass writes rows `first` ... at `slots` (N, Q), and sees the slots below `upto`."""
+        """Make the next pass write rows from `first` on at `slots` (N, Q), and see the slots below `upto`."""
         self._first, self._end, self._upto = first, first + slots.shape[0], upto
         self._slots, self._index = slots, {}
 
@@ -76,7 +76,7 @@ class Slots(Cache):
         return self.write(layer_idx, key_states, value_states)
 
     def write(self, layer: int, *states: Tensor) -> tuple[Tensor, ...]:
-        """Writes what is new (N, H, Q, D) of a layer, and gives all that its rows hold (N, H, T, D)."""
+        """Write new states (N, H, Q, D) of a layer. Return all that its rows hold (N, H, T, D)."""
         while len(self._layers) <= layer:
             self._layers.append(
                 tuple(new.new_zeros(self._num_rows, new.shape[1], self._num_slots, new.shape[3]) for new in states)
@@ -89,9 +89,9 @@ class Slots(Cache):
         num_heads = buffer.shape[1]
         index = self._index.get(num_heads)
         if index is None:
-            lines = torch.arange(self._first * num_heads, self._end * num_heads, device=new.device)
-            places = lines.view(-1, num_heads, 1) * self._num_slots + self._slots[:, None]  # (N, H, Q)
-            index = self._index[num_heads] = places.reshape(-1)
+            heads = torch.arange(self._first * num_heads, self._end * num_heads, device=new.device)
+            flat = heads.view(-1, num_heads, 1) * self._num_slots + self._slots[:, None]  # (N, H, Q)
+            index = self._index[num_heads] = flat.reshape(-1)
         buffer.view(-1, buffer.shape[-1]).index_copy_(0, index, new.reshape(-1, new.shape[-1]))
         return buffer[self._first : self._end, :, : self._upto]
 
@@ -99,7 +99,7 @@ class Slots(Cache):
         return self._upto
 
     def copy(self, to: Tensor, source: Tensor, length: int) -> None:
-        """The first `length` tokens of rows `source` (N,) into rows `to` (N,); no row is in both."""
+        """Copy the first `length` tokens of rows `source` (N,) to rows `to` (N,); no row is in both."""
         for buffers in self._layers:
             for buffer in buffers:
                 part = buffer[:, :, :length]
@@ -119,6 +119,8 @@ def _rounded(num_slots: int) -> int:
 
 
 class Match(NamedTuple):
+    """The saved entry that shares the longest prefix with some token ids."""
+
     length: int  # of the common prefix
     saved: Saved | None
 
@@ -132,20 +134,20 @@ class _Entry(NamedTuple):
 class Prefixes:
     """Saved keys and values, found by the longest prefix that they share with some token ids.
 
-    Every prefix of every entry is known by a running hash, so a look-up costs one pass over the ids.
+    Every prefix of every entry is indexed by a running hash, so a look-up costs one pass over the ids.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
         self._entries: OrderedDict[int, _Entry] = OrderedDict()  # by the hash of all ids, oldest use first
-        self._owner: dict[int, int] = {}  # hash of a prefix -> hash of an entry that begins so, or has left
-        self._count: dict[int, int] = {}  # hash of a prefix -> how many entries begin so
+        self._owner: dict[int, int] = {}  # hash of a prefix -> hash of an entry that begins with it, or did
+        self._count: dict[int, int] = {}  # hash of a prefix -> number of entries that begin with it
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def longest(self, ids: Sequence[int]) -> Match:
-        """The entry that shares the longest prefix with `ids`."""
+        """Return the entry that shares the longest prefix with `ids`."""
         hashes = _hashes(ids)
         for length in range(len(ids), 0, -1):
             if hashes[length - 1] in self._count:
@@ -159,7 +161,7 @@ class Prefixes:
         return Match(0, None)
 
     def _inherit(self, hashes: Sequence[int], ids: tuple[int, ...]) -> int:
-        """An entry that begins with `ids`, as the one that was known for it has left; looked for when it is missed."""
+        """Find another entry that begins with `ids`, where the indexed one has left. Return its hash, or 0."""
         for heir in reversed(self._entries):
             if self._entries[heir].ids[: len(ids)] == ids:
                 self._owner.update(dict.fromkeys(hashes[: len(ids)], heir))
@@ -167,7 +169,7 @@ class Prefixes:
         return 0
 
     def put(self, ids: Sequence[int], saved: Saved) -> None:
-        """Keeps the keys and values of `ids`. What exceeds the bound leaves, the longest unused first."""
+        """Save the keys and values of `ids`. Evict the least recently used entries beyond the bound."""
         hashes = _hashes(ids)
         num_bytes = sum(t.numel() * t.element_size() for held in saved for t in held)
         if not hashes or hashes[-1] in self._entries or num_bytes > self.max_bytes:
@@ -186,13 +188,13 @@ class Prefixes:
                     del self._count[prefix], self._owner[prefix]
 
     def clear(self) -> None:
-        for known in (self._entries, self._owner, self._count):
-            known.clear()
+        for table in (self._entries, self._owner, self._count):
+            table.clear()
         self.num_bytes = 0
 
 
 def _hashes(ids: Sequence[int]) -> list[int]:
-    """A hash of every prefix, the shortest first."""
+    """Return a hash of every prefix, the shortest first."""
     hashes, last = [], 0
     for token in ids:
         last = hash((last, token))

@@ -1,9 +1,9 @@
-"""The rows of a batch that explore: which group each is of, what their policies advise, and when a group ends.
+"""The rows of a batch that explore: their groups, what their policies advise, and when a group ends.
 
-Rows of one group draw together, step by step; a group ends when as many samples have ended as its asks say it has. A
-group may come in waves: between them it has no rows and is kept, the longest idle of them out when there are too many.
-What a group learnt hangs on all of its rows, so when one is lost (cancelled, or its step failed) the group is lost, and
-can only be asked for from its first sample on. Of an ended group nothing is kept but its report.
+Rows of one group draw together, step by step; a group ends when as many draws have ended as its asks say it has. A
+group may come in waves: between them it has no rows and is kept, and when there are too many the longest idle one goes.
+What a group learned depends on all of its rows. So when one is lost (cancelled, or its step failed), the group is lost
+and can only be asked for again from its first draw on. Of an ended group only its report is kept.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from typing import cast
 import numpy as np
 from torch import Tensor
 
+from samplewise.core.errors import BadRequest, EngineError
+from samplewise.core.keys import Key
+from samplewise.core.numerics import Ints
+from samplewise.core.types import Generate, Json, explores
 from samplewise.engines.base import failed
-from samplewise.errors import BadRequest, EngineError
-from samplewise.explore.base import Advice, Step
-from samplewise.explore.explorer import Explorer, Report
-from samplewise.keys import Key
-from samplewise.types import Generate, Json, explores
+from samplewise.explore.base import Advice, EngineStep
+from samplewise.explore.explorer import Explorer, GroupReport
 
-from .forward import Cached, Forward, Ints
-from .jobs import Done, Job, settings_of
-from .sample import Drawn, Filters, draw
+from .forward import Cached, Forward
+from .prepared import Done, PreparedAsk, explore_settings
+from .sample import Filters, TokenDraws, draw
 from .taps import Taps, head_of
 
-IDLE = 256  # groups that wait for their next wave: of 64 questions beside each other, each with up to four arms
-REPORTS = 1024  # of ended groups that are kept for people
-LOST = 4096  # names of groups that are remembered as lost
+IDLE = 256  # groups that wait for their next wave: 64 questions at once, each with up to four arms
+REPORTS = 1024  # of ended groups, kept for people
+LOST = 4096  # names of lost groups that are remembered
 
 
 class _Group:
@@ -43,14 +44,14 @@ class _Group:
         self.lost = False
 
 
-def told(report: Report, samples: int) -> dict[str, Json]:
-    """What an ended group of so many samples says of itself, as plain data. What is not known is left out."""
+def exploration_summary(report: GroupReport, samples: int) -> dict[str, Json]:
+    """Return the report of a group that ended after `samples` draws, as plain data. Unknown numbers are left out."""
     numbers = {name: number for name, number in report.numbers.items() if math.isfinite(number)}
     return {"policy": report.settings, "samples": samples, "numbers": numbers, "problem": report.problem}
 
 
 class Exploring:
-    """Host columns for R rows, beside those of the batch."""
+    """The groups of a batch, and host columns for its R rows."""
 
     def __init__(self, forward: Forward, max_rows: int) -> None:
         self._forward, self._max_groups = forward, max_rows + IDLE
@@ -63,16 +64,16 @@ class Exploring:
         self._lost: OrderedDict[str, int] = OrderedDict()  # name -> its first sample
         self._prompts: dict[str, tuple[int, ...]] = {}  # of the groups that join next
         self.num_rows = 0
-        self.reports: deque[Report] = deque(maxlen=REPORTS)
+        self.reports: deque[GroupReport] = deque(maxlen=REPORTS)
 
     def __len__(self) -> int:
-        """Groups that are held."""
+        """Return the number of groups that are kept."""
         return len(self._groups)
 
     # ------------------------------------------------------------------------------------------------- joining, leaving
 
     def refusal(self, asks: Iterable[Generate]) -> str:
-        """Why asks that would join together cannot, or ""."""
+        """Return why asks that would join together cannot, or ""."""
         begun: dict[str, set[int]] = {}
         for ask in asks:
             held, first = self._groups.get(ask.group), self._lost.get(ask.group, ask.draw)
@@ -80,7 +81,7 @@ class Exploring:
                 if held is not None and ask.draw == held.first and not held.in_flight:
                     held = None  # it begins anew
                 elif held is None and ask.draw != first:
-                    return f"what group {ask.group!r} learnt is not held any more; ask for its first samples again"
+                    return f"group {ask.group!r} is no longer kept; ask for it again from its first draw"
                 begun[ask.group] = set() if held is None else set(held.samples)
             if ask.draw in begun[ask.group]:
                 return f"sample {ask.draw} of group {ask.group!r} is drawn already; ask for a group once at a time"
@@ -89,15 +90,15 @@ class Exploring:
                 return f"group {ask.group!r} has {ask.group_size} samples, and more of them are asked for"
         return ""
 
-    def listen(self, jobs: Iterable[Job]) -> None:
-        """Jobs are about to join: where one explores, the next pass is listened to."""
+    def listen(self, jobs: Iterable[PreparedAsk]) -> None:
+        """Get ready for jobs that are about to join: if one explores, listen to the next pass."""
         asks = [(job.ask, job.ids) for job in jobs if explores(job.ask)]
         self._prompts = {ask.group: ids for ask, ids in asks if isinstance(ask, Generate)}
         if asks:
             self._taps.open()
 
     def enter(self, first: int, asks: Sequence[Generate]) -> None:
-        """Rows `first` ... join. Raises what `refusal` would say, BadRequest or SetupError."""
+        """Let rows from `first` on join. Raises BadRequest with what `refusal` returns, or SetupError."""
         end = first + len(asks)
         if end > len(self._numbers):
             more = np.full(end - len(self._numbers), -1)
@@ -119,10 +120,10 @@ class Exploring:
     def _begin(self, row: int, ask: Generate) -> None:
         if self._explorer is None:
             self._explorer = Explorer(head_of(cast(Cached, self._forward).model), max_groups=self._max_groups)
-        settings = settings_of(ask.sampling.explore)
+        settings = explore_settings(ask.sampling.explore)
         number = self._explorer.open(ask.group, settings, Key(0).fold(ask.group).seed())
         group = self._groups.get(ask.group)
-        warm = group is None and bool(getattr(settings, "warm_start", False))
+        warm = group is None and settings.reads_prompt
         if group is None:
             group = self._groups[ask.group] = self._by_number[number] = _Group(ask, number)
             self._lost.pop(ask.group, None)
@@ -135,9 +136,10 @@ class Exploring:
             self._explorer.warm(number, *self._taps.prompt(self._prompts[ask.group]))
 
     def end(self, rows: Sequence[int], count: Ints, done: list[Done]) -> list[Done]:
-        """Rows that have ended: their completions. A group's last one tells of it, and is an error if it went wrong."""
-        # Of rows that end at once the highest sample is the last, wherever in the batch it stands.
-        for place, row in sorted(enumerate(rows), key=lambda each: int(self._samples[each[1]])):
+        """Return the completions of rows that have ended. A group's last one carries its report, and is an error if the
+        group went wrong."""
+        # Of rows that end at once the highest draw counts as the last, wherever it is in the batch.
+        for index, row in sorted(enumerate(rows), key=lambda pair: int(self._samples[pair[1]])):
             if (group := self._leave(row, count)) is None:
                 continue
             group.ended += 1
@@ -146,20 +148,22 @@ class Exploring:
                 report = self._explorer.close(group.number, group.drawn)
                 self.reports.append(report)
                 self._drop(group)
-                last = failed(EngineError(report.problem)) if report.problem else done[place].completion
-                done[place] = done[place]._replace(completion=last._replace(explored=told(report, group.size)))
+                last = failed(EngineError(report.problem)) if report.problem else done[index].completion
+                done[index] = done[index]._replace(
+                    completion=last._replace(explored=exploration_summary(report, group.size))
+                )
         self._tidy()
         return done
 
     def lose(self, rows: Collection[int], count: Ints) -> None:
-        """Rows that leave before their end, and take their groups with them. Rows that have ended are passed over."""
+        """Remove rows before their end, and lose their groups. Rows that have ended are skipped."""
         for row in rows:
             if row < len(self._numbers) and (group := self._leave(row, count)) is not None:
                 group.lost = True
         self._tidy()
 
     def move(self, holes: Sequence[int], movers: Sequence[int]) -> None:
-        """Rows take the places of others that have left."""
+        """Move rows into the gaps of others that have left."""
         for column in (self._numbers, self._samples):
             column[holes] = column[movers]
         self._numbers[movers] = -1
@@ -177,7 +181,7 @@ class Exploring:
         return group
 
     def _tidy(self) -> None:
-        """Groups that were lost go when their last row has gone, and of those that are idle the oldest."""
+        """Forget lost groups without rows, and the oldest idle groups beyond the limit."""
         idle = [group for group in self._groups.values() if not group.in_flight]
         whole = [group for group in idle if not group.lost]
         for group in [*(group for group in idle if group.lost), *whole[: max(0, len(whole) - IDLE)]]:
@@ -208,8 +212,8 @@ class Exploring:
         pick: Tensor | None,
         banned: Tensor | None,
         exponents: Tensor | None,
-    ) -> Drawn:
-        """A token for each row of `part`, by advice where it explores (see sample.draw)."""
+    ) -> TokenDraws:
+        """Draw a token for each row of `part`, by advice where it explores (see sample.draw)."""
         numbers = self._numbers[part].copy()
         if self._explorer is None or not bool((numbers >= 0).any()):
             return draw(logits, filters, uniforms, pick, banned, exponents)
@@ -218,10 +222,11 @@ class Exploring:
         if pick is not None:
             deep, shallow = deep[pick], None if shallow is None else shallow[pick]
 
-        def advise(lines: Tensor, law: Tensor) -> list[Advice]:
-            filtered = filters.ranked or filters.cut
-            heat = filters.temperature
-            return explorer.advise(Step(numbers, samples, position, heat, lines, law, deep, shallow, filtered))
+        def advise(lines: Tensor, log_probs: Tensor) -> list[Advice]:
+            filtered, temperature = filters.filtered, filters.temperature
+            return explorer.advise(
+                EngineStep(numbers, samples, position, temperature, lines, log_probs, deep, shallow, filtered)
+            )
 
         try:
             drawn = draw(logits, filters, uniforms, pick, banned, exponents, advise)

@@ -1,8 +1,9 @@
-"""The forward pass: token ids of many rows in, logits of their next tokens out. Knows no law, no ask and no seed.
+"""The forward pass: token ids of many rows in, logits of their next tokens out. Knows no distribution, ask or seed.
 
-Two ways with one face. `Cached` reuses keys and values through the public forward of `transformers` (`position_ids`, a
-4D mask, a cache). `Recomputed` runs every row from its first token at every step: slow, but right for any causal model.
-check.py holds the first against a plain pass when a model is loaded, and falls back on the second.
+Two implementations of one protocol. `Cached` reuses keys and values through the public forward of `transformers`
+(`position_ids`, a 4D mask, a cache). `Recomputed` runs every row from its first token at every step: slow, but right
+for any causal model. choose.py compares the first with a plain pass when a model is loaded, and falls back on the
+second.
 """
 
 from __future__ import annotations
@@ -13,37 +14,38 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from samplewise.core.numerics import Ints
+
 from .cache import Saved, Slots
 
-Ints = NDArray[np.int64]
 BATCHED = "samplewise_batched"  # the name that our attention is registered under
 
 
 class Forward(Protocol):
-    """Rows 0 ... R-1, each a sequence of tokens."""
+    """A forward pass over rows 0 ... R-1, each a sequence of tokens."""
 
-    reuses: bool  # whether `save` and `load` do something
+    reuses: bool  # whether `save` and `load` have an effect
     num_forwarded: int  # tokens that went through the model, padding not counted
 
     @property
     def bytes_per_token(self) -> int:
-        """Of a row, while it runs."""
+        """Memory of a running row for each of its tokens."""
         ...
 
     def reserve(self, num_rows: int, num_tokens: int, live: int) -> None: ...
 
     def extend(self, first: int, held: Sequence[int], new: Sequence[Sequence[int]], keep: int = 1) -> Tensor:
-        """Row `first + i` holds `held[i]` tokens and gets `new[i]`. Logits (N, keep, V) after the last `keep`."""
+        """Append `new[i]` to row `first + i`, which holds `held[i]` tokens. Return logits (N, keep, V) after the last
+        `keep` tokens."""
         ...
 
     def decode(self, first: int, held: Ints, tokens: Tensor) -> Tensor:
-        """The same for one token a row, `tokens` (N,): logits (N, V)."""
+        """Append one token a row, `tokens` (N,). Return logits (N, V)."""
         ...
 
     def copy(self, to: Tensor, source: Tensor, length: int) -> None: ...
@@ -56,8 +58,10 @@ class Forward(Protocol):
 
 
 class Masks:
-    """What a model takes as `attention_mask`, from the positions of queries (N, Q): an additive mask (N, 1, Q, T), or
-    one for each kind of layer. A key at slot j is seen from position p if j <= p, and if its window reaches so far."""
+    """Make the `attention_mask` for queries at positions (N, Q): additive (N, 1, Q, T), or one for each kind of layer.
+
+    A key at slot j is visible from position p if j <= p and j is within the layer's window.
+    """
 
     def __init__(self, model: Any, by_kind: bool) -> None:
         config = model.config.get_text_config()
@@ -86,13 +90,19 @@ class Masks:
 
     def _mask(self, positions: Tensor, slots: Tensor, kind: str) -> Tensor:
         window, chunk = self.reach[kind]
-        at = positions[:, None, :, None]  # (N, 1, Q, 1)
-        seen = slots <= at
+        query = positions[:, None, :, None]  # (N, 1, Q, 1)
+        seen = slots <= query
         if window is not None:
-            seen &= slots > at - window
+            seen &= slots > query - window
         if chunk is not None:
-            seen &= slots // chunk == at // chunk
+            seen &= slots // chunk == query // chunk
         return torch.where(seen, 0.0, torch.finfo(self.dtype).min).to(self.dtype)
+
+
+def cache_argument(model: Any) -> str:
+    """Return the name of the argument in which forward takes a cache: `past_key_values` before transformers 5.24."""
+    parameters = inspect.signature(model.forward).parameters
+    return "past_key_values" if "past_key_values" in parameters else "cache"
 
 
 class Cached:
@@ -103,6 +113,7 @@ class Cached:
     def __init__(self, model: Any, masks: Masks) -> None:
         self.model, self.masks, self.slots = model, masks, Slots()
         self.device = model.device
+        self._cache_argument = cache_argument(model)
         self._narrow = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.num_forwarded = 0
 
@@ -111,21 +122,21 @@ class Cached:
         return self.slots.bytes_per_token
 
     def reserve(self, num_rows: int, num_tokens: int, live: int) -> None:
-        self.slots.reserve(num_rows, num_tokens + 1, live)  # one more: where `extend` puts what pads
+        self.slots.reserve(num_rows, num_tokens + 1, live)  # one more: `extend` writes padding there
 
     def extend(self, first: int, held: Sequence[int], new: Sequence[Sequence[int]], keep: int = 1) -> Tensor:
-        # Padded on the left, so that the last token of every row is in the last column. What pads is written to a slot
-        # behind every token, and no mask shows it.
+        # Padded on the left, so that the last token of every row is in the last column. Padding is written to a slot
+        # after every token, and no mask shows it.
         width = max(len(ids) for ids in new)
         end = max(h + len(ids) for h, ids in zip(held, new, strict=True))
         ids = np.zeros((len(new), width), dtype=np.int64)
-        at = np.full((len(new), width), -1, dtype=np.int64)
+        position = np.full((len(new), width), -1, dtype=np.int64)
         for i, (h, row) in enumerate(zip(held, new, strict=True)):
             ids[i, width - len(row) :] = row
-            at[i, width - len(row) :] = np.arange(h, h + len(row))
-        self.num_forwarded += int((at >= 0).sum())
-        tokens, positions = (torch.from_numpy(x).to(self.device) for x in (ids, at))
-        padded = bool((at < 0).any())
+            position[i, width - len(row) :] = np.arange(h, h + len(row))
+        self.num_forwarded += int((position >= 0).sum())
+        tokens, positions = (torch.from_numpy(x).to(self.device) for x in (ids, position))
+        padded = bool((position < 0).any())
         self.slots.aim(first, torch.where(positions < 0, end, positions), end + padded)
         return self._run(tokens, positions.clamp(min=0), self.masks(positions, end + padded), keep)
 
@@ -142,8 +153,8 @@ class Cached:
             input_ids=tokens,
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=self.slots,
             use_cache=True,
+            **{self._cache_argument: self.slots},
             **narrow,
         ).logits
         return logits[:, -keep:]
@@ -162,7 +173,7 @@ class Cached:
 
 
 class Recomputed:
-    """The forward pass without keys and values: all tokens of a row at every step."""
+    """The forward pass without cached keys and values: all tokens of a row at every step."""
 
     reuses = False
 
@@ -225,10 +236,10 @@ def batched_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one query a row as two batched products over the keys and values where they lie.
+    """Compute attention of one query a row as two batched products over the keys and values in place.
 
-    On a CPU the fused kernel of torch pays more for its set-up, per row and head, than for the work of a short row.
-    Anything but that plain case goes to the stock attention.
+    On a CPU the set-up of torch's fused kernel, per row and head, costs more than the work of a short row. Every other
+    case goes to the stock attention.
     """
     rows, num_heads, num_queries, width = query.shape
     shared = key.shape[1]
@@ -250,5 +261,6 @@ def batched_attention(
 
 
 def register_attention() -> None:
+    """Make `batched_attention` known to transformers under the name `BATCHED`."""
     AttentionInterface.register(BATCHED, batched_attention)
     AttentionMaskInterface.register(BATCHED, sdpa_mask)

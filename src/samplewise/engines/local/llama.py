@@ -1,14 +1,14 @@
 """A leaner forward pass for small models of the Llama family on a CPU, over the same `Slots`.
 
-A small model spends most of its time between the matrix products: in normalisations, rotations and residual sums that
-read and write every activation once more, each with a start-up of its own. Here, per layer, 20 operations do what 45 do
-in the modular code, with the same result but for rounding (check.py holds it against a plain pass at every load):
+A small model spends most of its time between the matrix products: in normalisations, rotations and residual sums, each
+of which reads and writes every activation again. Here 20 operations a layer do what 45 do in the modular code, with the
+same result up to rounding (choose.py compares it with a plain pass at every load):
 
 - the weights of a normalisation, and the scale of attention, are multiplied into the matrices that follow;
 - rows of the query and key matrices are reordered so that a rotation is one complex product, in place;
 - gate and up are one product, and a residual sum is part of the product that it adds to.
 
-The matrices are copies, so it is for models whose weights fit twice.
+The matrices are copies, so this is for models whose weights fit into memory twice.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .forward import Cached, Masks
 
 MAX_BYTES = 1 << 29  # of weights that are copied
-STATIC = ("default", "linear", "llama3", "yarn")  # rotations that depend on the position alone
+STATIC = ("default", "linear", "llama3", "yarn")  # rotations that depend on nothing but the position
 
 
 class _Layer(NamedTuple):
@@ -37,10 +37,11 @@ class _Layer(NamedTuple):
 
 
 def fits(model: Any) -> bool:
-    """Whether this pass is for a model: its kind, its size, its device."""
+    """Return whether this pass suits a model: its kind, size and device."""
     config = model.config
     return (
         type(model).__name__ == "LlamaForCausalLM"
+        and type(model.model.layers[0].mlp.up_proj) is nn.Linear  # neither packed nor of 8-bit weights
         and model.device.type == "cpu"
         and model.dtype == torch.float32
         and config.hidden_act == "silu"
@@ -52,7 +53,7 @@ def fits(model: Any) -> bool:
 
 
 class Lean(Cached):
-    """The forward pass of `Cached`, by its own code."""
+    """The forward pass of `Cached`, in its own code."""
 
     def __init__(self, model: Any, masks: Masks) -> None:
         super().__init__(model, masks)
@@ -106,13 +107,13 @@ class Lean(Cached):
             gate, up = (self._scaled(x) @ layer.gate_up).chunk(2, dim=1)
             x.addmm_(F.silu(gate, inplace=True).mul_(up), layer.down)
             if self.tapped and index == 0:
-                self.shallow = x.view(rows, num, -1)[:, -1].clone()  # what follows writes over it
+                self.shallow = x.view(rows, num, -1)[:, -1].clone()  # later layers write over it
         last = x.view(rows, num, -1)[:, num - min(keep, num) :]
         logits: Tensor = self.model.lm_head(self._inner.norm(last))
         return logits
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """(N * Q, H * D) from queries (N * Q, H * D) and keys and values (N, G, T, D)."""
+        """Return attention outputs (N * Q, H * D) of queries (N * Q, H * D), keys and values (N, G, T, D)."""
         rows = keys.shape[0]
         num = query.shape[0] // rows
         if num == 1:
@@ -128,15 +129,15 @@ class Lean(Cached):
         return out.transpose(1, 2).reshape(rows * num, -1)
 
     def _scaled(self, x: Tensor) -> Tensor:
-        """Rows (N, E) over the root of their mean square."""
+        """Divide rows (N, E) by the root of their mean square."""
         mean: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         return x * mean.add_(self._eps).rsqrt_()
 
     def _rotations(self, positions: Tensor) -> Tensor:
         most = int(positions.max()) + 1
         if most > len(self._turns):
-            at = torch.arange(max(64, 2 * most))[None]
-            cos, sin = self._inner.rotary_emb(torch.zeros(1), at)
+            positions_ahead = torch.arange(max(64, 2 * most))[None]
+            cos, sin = self._inner.rotary_emb(torch.zeros(1), positions_ahead)
             half = self._width // 2
             self._turns = torch.complex(cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())
         return self._turns[positions.flatten()][:, None]

@@ -1,72 +1,88 @@
-"""The law a token is drawn from, and the draw, for many rows at once: pure functions of tensors.
+"""The distribution a token is drawn from, and the draw, for many rows at once: pure functions of tensors.
 
-The law is that of engines/law.py, row by row, with every row's own sampling; a test holds the two against each other.
-Everything is float64, so that the sum over a vocabulary of 150,000 words does not eat the tail: `logq` is the
-log-probability of the draw to about 1e-15, given the logits. Cost: one softmax per row, and one sort for rows that cut
-by rank or by mass.
+The distribution is that of engines/distribution.py, row by row, each row with its own sampling; a test compares the
+two. Its precision is that of explore/softmax.py. Cost: a pass over the vocabulary for log-probabilities at temperature
+1, and a second one where rows have another temperature. Rows with a filter also sort their likeliest tokens. Every
+filter keeps the first tokens of that order, so the rest is sorted only where a filter keeps all that were.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from samplewise.core.types import Sampling
 from samplewise.explore.base import Advice
-from samplewise.types import Sampling
+from samplewise.explore.softmax import Softmax, pick_by_mass, row_parts
 
-# Logits and laws (N, V) of all rows to what to do with some of them.
+# Logits and log-probabilities (N, V) of all rows -> advice for some of them.
 Advise = Callable[[Tensor, Tensor], Sequence[Advice]]
 
-SCRATCH_BYTES = 1 << 28  # float64 laws held at once
-LAWS = 5  # of a row that are held together
+FIRST = 128  # tokens that are sorted at first, on a CPU
+MORE = 16  # times as many are sorted next
+SORT_BYTES = 32  # for each token that is sorted
 
 
 class Filters(NamedTuple):
-    """The sampling of N rows. The flags say what at least one row needs, so that the rest is skipped."""
+    """The sampling of N rows. The flags say what at least one row needs; the rest is skipped."""
 
     temperature: Tensor  # (N,) 0: greedy
     top_k: Tensor  # (N,) 0: off
     top_p: Tensor  # (N,)
     min_p: Tensor  # (N,)
-    tempered: bool = True
-    greedy: bool = True
-    ranked: bool = True  # top-k or top-p
-    cut: bool = True  # min-p
+    tempered: bool = True  # the mass of all tokens at a temperature that is not 1
+    filtered: bool = True  # top-k, top-p, min-p or greedy
 
     @classmethod
     def of(cls, kinds: Iterable[Sampling], temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Filters:
-        """The columns, and what at least one of `kinds` needs."""
+        """Set the flags by what at least one of `kinds` needs."""
         some = list(kinds)
         return cls(
             temperature,
             top_k,
             top_p,
             min_p,
-            tempered=any(kind.temperature != 1 for kind in some),
-            greedy=any(kind.temperature == 0 for kind in some),
-            ranked=any(kind.top_k > 0 or kind.top_p < 1 for kind in some),
-            cut=any(kind.min_p > 0 for kind in some),
+            # Top-k and min-p need no mass but that of the tokens they keep.
+            tempered=any(kind.temperature not in (0, 1) and (kind.top_p < 1 or not _filters(kind)) for kind in some),
+            filtered=any(map(_filters, some)),
         )
 
-    def rows(self, part: slice) -> Filters:
+    def rows(self, index: Tensor) -> Filters:
         return self._replace(
-            temperature=self.temperature[part],
-            top_k=self.top_k[part],
-            top_p=self.top_p[part],
-            min_p=self.min_p[part],
+            temperature=self.temperature[index],
+            top_k=self.top_k[index],
+            top_p=self.top_p[index],
+            min_p=self.min_p[index],
         )
 
+    @property
+    def divisor(self) -> Tensor:
+        return torch.where(self.greedy, 1.0, self.temperature)
 
-class Drawn(NamedTuple):
+    @property
+    def greedy(self) -> Tensor:
+        return self.temperature == 0
+
+    @property
+    def active(self) -> Tensor:
+        """The rows (N,) that do not draw from the whole vocabulary."""
+        return self.greedy | (self.top_k > 0) | (self.top_p < 1) | (self.min_p > 0)
+
+
+def _filters(kind: Sampling) -> bool:
+    return kind.temperature == 0 or kind.top_k > 0 or kind.top_p < 1 or kind.min_p > 0
+
+
+class TokenDraws(NamedTuple):
     tokens: Tensor  # (N,) int64
     logp: Tensor  # (N,) float64, under the model at temperature 1
-    logq: Tensor  # (N,) float64, under the law drawn from, before any ban
+    logq: Tensor  # (N,) float64, under the distribution drawn from, before any ban
     stuck: Tensor  # (N,) bool: nothing was left to draw
-    marks: Tensor  # (N, 1 + E) float64: certainty, and log Z at each exponent; (N, 0) where they are not wanted
+    statistics: Tensor  # (N, 1 + E) float64: certainty, and log Z at each exponent; (N, 0) where they are not wanted
 
 
 def draw(
@@ -77,97 +93,139 @@ def draw(
     banned: Tensor | None = None,
     exponents: Tensor | None = None,
     advise: Advise | None = None,
-) -> Drawn:
-    """One token for each of N rows.
+) -> TokenDraws:
+    """Draw one token for each of N rows.
 
-    `logits` (M, V); row n reads line `pick[n]`, or line n. `uniforms` (N,) in [0, 1). `banned` (N,) is a token that is
-    not drawn, or -1; it leaves `logq` as it was (engines/toy.py). `exponents` (N, E): what `marks` are wanted at, for
-    the price of another pass over the vocabulary each. `advise` is asked once, about all rows, as those that explore
-    must not be looked at in parts: the others draw as they would without it.
+    `logits` (M, V); row n reads `logits[pick[n]]`, or `logits[n]`. `uniforms` (N,) in [0, 1). `banned` (N,) is a token
+    that is not drawn, or -1; it leaves `logq` as it was (engines/toy.py). `statistics` are wanted at `exponents`
+    (N, E), each of which costs another pass over the vocabulary. `advise` is called once, about all rows. Rows without
+    advice draw as they would without it.
     """
-    num = len(uniforms)
-    size = num if advise else max(1, SCRATCH_BYTES // (8 * LAWS * logits.shape[-1]))
-    parts = []
-    for start in range(0, num, size):
-        part = slice(start, min(num, start + size))
-        lines = logits[part] if pick is None else logits.index_select(0, pick[part])
-        logp = log_probs(lines)
-        law = log_law(logp, filters.rows(part))
-        given: list[Advice] = []
-        for advice in advise(lines, law) if advise else ():
-            if advice.law is None:
-                given.append(advice)
-            else:  # not in place: the law may be the very tensor that holds the log-probabilities
-                law = law.index_copy(0, advice.rows, advice.law)
-        allowed = law if banned is None else _without(law, banned[part])
-        tokens, stuck = draw_tokens(allowed, uniforms[part])
-        logq = law.gather(1, tokens[:, None])[:, 0]
-        for advice in given:
-            assert advice.tokens is not None
-            assert advice.logq is not None
-            tokens = tokens.index_copy(0, advice.rows, advice.tokens)
-            logq = logq.index_copy(0, advice.rows, advice.logq)
-        index = tokens[:, None]
-        noted = logp.new_zeros(len(logp), 0) if exponents is None else marks(logp, exponents[part])
-        parts.append(Drawn(tokens, logp.gather(1, index)[:, 0], logq, stuck, noted))
-    return parts[0] if len(parts) == 1 else Drawn(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    plain = Softmax(logits, pick)
+    tempered = Softmax(logits, pick, filters.divisor, plain.peak) if filters.tempered else plain
+    log_probs = tempered.dense() if advise else None
+    tokens, stuck = _drawn(tempered, uniforms, banned)
+    logq = tempered.log_probs(tokens[:, None])[:, 0]
+    for rows, ids, kept in _kept(tempered, filters) if filters.filtered else ():
+        active = filters.active[rows]
+        picked, none = _drawn_of(ids, kept, uniforms[rows], None if banned is None else banned[rows])
+        tokens[rows] = torch.where(active, ids.gather(1, picked)[:, 0], tokens[rows])
+        logq[rows] = torch.where(active, kept.gather(1, picked)[:, 0], logq[rows])
+        stuck[rows] = torch.where(active, none, stuck[rows])
+        if log_probs is not None:
+            cut = log_probs.new_full((len(rows), plain.vocab), -math.inf).scatter_(1, ids, kept.to(log_probs.dtype))
+            log_probs[rows] = torch.where(active[:, None], cut, log_probs[rows])
+    if advise and log_probs is not None:
+        for advice in advise(plain.lines(slice(0, len(plain))), log_probs):
+            rows = advice.rows
+            if advice.log_probs is not None:
+                guided = Softmax(advice.log_probs)
+                tokens[rows], stuck[rows] = _drawn(guided, uniforms[rows], None if banned is None else banned[rows])
+                logq[rows] = guided.log_probs(tokens[rows][:, None])[:, 0]
+            else:
+                assert advice.tokens is not None
+                assert advice.logq is not None
+                tokens[rows], logq[rows] = advice.tokens, advice.logq
+    statistics = logq.new_zeros(len(plain), 0) if exponents is None else token_statistics(plain, exponents)
+    return TokenDraws(tokens, plain.log_probs(tokens[:, None])[:, 0], logq, stuck, statistics)
 
 
-def marks(logp: Tensor, exponents: Tensor) -> Tensor:
-    """Certainty and log Z (N, 1 + E), as in engines/law.py, of log-probabilities (N, V) and exponents (N, E)."""
-    columns = [-logp.mean(-1) - math.log(logp.shape[-1])]
-    columns += [torch.logsumexp(logp * exponents[:, i : i + 1], dim=-1) for i in range(exponents.shape[1])]
+def token_statistics(plain: Softmax, exponents: Tensor) -> Tensor:
+    """Return certainty and log Z (N, 1 + E) at exponents (N, E): as in distribution.py."""
+    log_total = plain.total.log()
+    mean = torch.cat([plain.lines(part).double().mean(-1) for part in plain.parts()])
+    columns = [log_total + plain.peak[:, 0].double() - mean - math.log(plain.vocab)]
+    for exponent in exponents.unbind(1):
+        power = Softmax(plain.logits, plain.pick, 1 / exponent, plain.peak)
+        columns.append(power.total.log() - exponent * log_total)
     return torch.stack(columns, dim=1)
 
 
-def log_probs(logits: Tensor) -> Tensor:
-    """Log-probabilities (..., V) at temperature 1, float64, nats."""
-    return torch.log_softmax(logits, dim=-1, dtype=torch.float64)
+def _drawn(softmax: Softmax, uniforms: Tensor, banned: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return a token (N,) for each row, and where (N,) there is none."""
+    if banned is None:
+        return softmax.draw(uniforms)[0], ~(softmax.total > 0)
+    tokens, stuck = [], []
+    for part in softmax.parts():  # with peaks of their own: a ban may leave nothing but unlikely tokens
+        divisor = None if softmax.divisor is None else softmax.divisor[part, 0]
+        allowed = Softmax(_without(softmax.lines(part), banned[part]), None, divisor)
+        tokens.append(allowed.draw(uniforms[part])[0])
+        stuck.append(~(allowed.total > 0))
+    return torch.cat(tokens), torch.cat(stuck)
 
 
-def log_law(logp: Tensor, filters: Filters) -> Tensor:
-    """Log-probabilities (N, V) that tokens are drawn from; -inf where they are cut."""
-    law = logp
-    if filters.tempered:
-        heat = torch.where(filters.temperature > 0, filters.temperature, 1.0)
-        law = torch.log_softmax(logp / heat[:, None], dim=-1)
-    if filters.ranked or filters.cut:
-        keep = torch.isfinite(law)
-        if filters.cut:
-            keep &= law >= law.amax(-1, keepdim=True) + filters.min_p.log()[:, None]
-        if filters.ranked:
-            rows = ((filters.top_k > 0) | (filters.top_p < 1)).nonzero()[:, 0]
-            keep[rows] &= _ranked(law[rows], filters.top_k[rows], filters.top_p[rows])
-        law = torch.log_softmax(law.masked_fill(~keep, -math.inf), dim=-1)
-    if filters.greedy:
-        best = torch.full_like(law, -math.inf).scatter_(1, logp.argmax(-1, keepdim=True), 0.0)
-        law = torch.where((filters.temperature == 0)[:, None], best, law)
-    return law
+def _drawn_of(ids: Tensor, log_probs: Tensor, uniforms: Tensor, banned: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return which column (n, 1) of tokens (n, C) each row draws, and where (n,) there is none."""
+    order = ids.argsort(-1)
+    mass = log_probs.exp()
+    if banned is not None:
+        mass = mass.masked_fill(ids == banned[:, None], 0.0)
+    mass = mass.gather(1, order)
+    return order.gather(1, pick_by_mass(mass, uniforms)[0][:, None]), ~(mass.sum(-1) > 0)
 
 
-def draw_tokens(law: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens (N,) that `uniforms` pick by the inverse of each distribution function; true where none can be."""
-    upto = law.exp().cumsum_(-1)
-    total = upto[:, -1:]
-    # Below the total, so that the search cannot run past the last token that has mass.
-    goal = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(upto, goal, right=True)[:, 0]
-    return tokens.clamp_(max=law.shape[-1] - 1), ~(total[:, 0] > 0)
+def _kept(softmax: Softmax, filters: Filters) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield rows (n,), their likeliest tokens (n, C), and the log-probabilities (n, C) float64 that these are drawn
+    with: -inf where a filter cuts. Each row that has a filter is in one part.
+
+    On a CPU, few tokens are sorted at first. Elsewhere all are, and for all rows: who needs it the device alone knows.
+    """
+    device, vocab = softmax.logits.device, softmax.vocab
+    is_host = _on_host(device)
+    rows = torch.arange(len(softmax), device=device)
+    rows, size = (rows[filters.active], min(FIRST, vocab)) if is_host else (rows, vocab)
+    while len(rows):
+        later = []
+        for part in row_parts(len(rows), 4 * vocab + SORT_BYTES * size, device):
+            some = rows[part]
+            mine = filters.rows(some)
+            values, ids = _likeliest(softmax.lines(some), size)
+            log_mass = (values.double() - softmax.peak[some].double()) / mine.divisor[:, None]
+            passes = _passes(log_mass, mine, softmax.total[some])
+            if size < vocab:
+                # Tokens as likely as the last one here may be missing, and of these the lowest ids come first.
+                whole = passes[:, 0] & ~(passes & (values == values[:, -1:])).any(-1)
+                later.append(some[~whole])
+                some, ids, log_mass, passes = (column[whole] for column in (some, ids, log_mass, passes))
+            if is_host:
+                widest = int(passes.sum(-1).max()) if len(some) else 0
+                ids, log_mass, passes = (column[:, : max(1, widest)] for column in (ids, log_mass, passes))
+            yield some, ids, torch.log_softmax(log_mass.masked_fill(~passes, -math.inf), dim=-1)
+        if size == vocab:
+            return
+        rows, size = torch.cat(later), min(vocab, MORE * size)
 
 
-def _ranked(law: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Where (N, V) top-k and top-p keep a token; each looks at the law before any cut."""
-    ordered, order = law.sort(dim=-1, descending=True, stable=True)  # ties to the lowest id
-    mass = ordered.exp()
+def _on_host(device: torch.device) -> bool:
+    """Return whether the values of a tensor can be looked at without waiting."""
+    return device.type == "cpu"
+
+
+def _likeliest(lines: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the `size` largest logits (n, C) and their tokens, in descending order, ties by the lowest id. Which of
+    those that tie with the last are among them is open."""
+    if size == lines.shape[1]:
+        return lines.sort(dim=-1, descending=True, stable=True)
+    values, ids = lines.topk(size, dim=-1, sorted=False)
+    ids, order = ids.sort(dim=-1)
+    values, order = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    return values, ids.gather(1, order)
+
+
+def _passes(log_mass: Tensor, filters: Filters, total: Tensor) -> Tensor:
+    """Return which tokens (n, C), in descending order, all filters keep: the first of them. Each filter looks at the
+    unfiltered distribution, whose mass is `total` (n,)."""
+    mass = log_mass.exp()
     before = mass.cumsum(-1) - mass  # of the likelier tokens: the token that crosses top_p is kept
-    ranks = torch.arange(law.shape[-1], device=law.device)
-    keep = ranks < torch.where(top_k > 0, top_k, law.shape[-1])[:, None]
-    keep &= before < torch.where(top_p < 1, top_p, math.inf)[:, None]
-    return torch.zeros_like(keep).scatter_(1, order, keep)
+    rank = torch.arange(log_mass.shape[1], device=log_mass.device)
+    passes = log_mass > -math.inf
+    passes &= rank < torch.where(filters.top_k > 0, filters.top_k, len(rank)).masked_fill(filters.greedy, 1)[:, None]
+    passes &= before < torch.where(filters.top_p < 1, filters.top_p * total, math.inf)[:, None]
+    passes &= log_mass >= filters.min_p.log()[:, None]
+    return passes
 
 
-def _without(law: Tensor, banned: Tensor) -> Tensor:
-    some = banned >= 0
+def _without(logits: Tensor, banned: Tensor) -> Tensor:
     index = banned.clamp(min=0)[:, None]
-    kept = law.gather(1, index).masked_fill(some[:, None], -math.inf)
-    return law.scatter(1, index, kept)
+    kept = logits.gather(1, index).masked_fill((banned >= 0)[:, None], -math.inf)
+    return logits.scatter(1, index, kept)

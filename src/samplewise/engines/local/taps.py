@@ -1,39 +1,40 @@
-"""Taps: what a forward pass has in its hands on the way to the logits, for those who explore.
+"""Taps: the states of a forward pass on the way to the logits, for exploring.
 
 The deep state is what enters the head, so the head of it is the logits; the shallow state is what leaves the first
-block. Both of the last position of each row. Hooks hang only while somebody listens, so who does not explore pays
-nothing; the lean pass for small models has no modules to hang a hook on and keeps the shallow state itself.
+block. Both are of the last position of each row. Hooks are in place only while somebody listens, so plain draws cost
+nothing more. The lean pass for small models has no modules to hook and keeps the shallow state itself.
 
-A prompt's own states, at all of its positions, cost one more pass over the prompt: the model's plain one, by itself,
-whatever the engine's pass is, so they hang on nothing but the prompt.
+The states of a prompt, at all of its positions, cost one more pass over the prompt: the model's plain pass, whatever
+the engine uses, so they depend on nothing but the prompt.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from samplewise.errors import SetupError
+from samplewise.core.errors import SetupError
 from samplewise.explore.base import Head
 
 from .forward import Cached, Forward
 from .llama import Lean
 
-PROBE = 4  # tokens that are run once to see whether the taps hang where they should
+PROBE = 4  # tokens that are run once to check the taps
 
 
 class States(NamedTuple):
-    """Of all positions of a prompt, (T, d) each."""
+    """The states at all positions of a prompt, (T, d) each."""
 
     deep: Tensor
     shallow: Tensor
 
 
 class Taps:
-    """Listens to a forward pass. `deep` and `shallow` (N, d) are of the last one."""
+    """Listen to a forward pass. `deep` and `shallow` (N, d) are of the last one."""
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
@@ -63,16 +64,16 @@ class Taps:
             self._forward.tapped, self._forward.shallow = False, self.deep
 
     def prompt(self, ids: Sequence[int]) -> States:
-        """The states of a prompt, by a pass of its own. What was tapped last, and the cache, stay as they are."""
-        forward, kept = cast(Cached, self._forward), (self.deep, self._shallow)
-        model, found = forward.model, {}
+        """Compute the states of a prompt in a pass of its own. The cache and the last taps stay as they are."""
+        forward, tapped = cast(Cached, self._forward), (self.deep, self._shallow)
+        model, states = forward.model, {}
 
         def at_head(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            found["deep"] = args[0][0]
-            return args[0][:, -1:], *args[1:]  # logits of one position are enough: nobody reads them
+            states["deep"] = args[0][0]
+            return args[0][:, -1:], *args[1:]  # logits of one position are enough: they are not read
 
         def at_first(module: Any, args: Any, output: Any) -> None:
-            found["shallow"] = _states(output)[0]
+            states["shallow"] = _states(output)[0]
 
         hooks = [
             model.get_output_embeddings().register_forward_pre_hook(at_head),
@@ -83,9 +84,9 @@ class Taps:
         finally:
             for hook in hooks:
                 hook.remove()
-            self.deep, self._shallow = kept
+            self.deep, self._shallow = tapped
         forward.num_forwarded += len(ids)
-        return States(found["deep"], found["shallow"])
+        return States(states["deep"], states["shallow"])
 
     def _at_head(self, module: Any, args: tuple[Tensor, ...]) -> None:
         self.deep = args[0][:, -1]
@@ -95,19 +96,19 @@ class Taps:
 
 
 def _states(output: Any) -> Tensor:
-    """What leaves a block (N, T, d): a tuple's first before transformers 5."""
+    """Return what leaves a block (N, T, d): before transformers 5 it is the first of a tuple."""
     return output if isinstance(output, Tensor) else cast(Tensor, output[0])
 
 
 def first_block(model: Any) -> Any:
-    """The first of the model's blocks: of the list that has as many as the config says, else of the longest list."""
+    """Return the model's first block: of the module list as long as the config says, else of the longest list."""
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
     wanted = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     return next((blocks for blocks in lists if len(blocks) == wanted), max(lists, key=len))[0]
 
 
 def head_of(model: Any) -> Head:
-    """The model's head, with what its config says is done to the logits. `Head.check` tells whether that is all."""
+    """Return the model's head, with what its config does to the logits. `Head.check` tests whether that is all."""
     linear, config = model.get_output_embeddings(), model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0)
     if divided := getattr(config, "logits_scaling", None):
@@ -118,18 +119,18 @@ def head_of(model: Any) -> Head:
 
 
 def can_explore(forward: Forward) -> bool:
-    """Whether this pass gives what exploring needs: tried once, on a few tokens."""
+    """Return whether this pass gives what exploring needs: tried once, on a few tokens."""
     if not isinstance(forward, Cached):
         return False
     taps, num = Taps(forward), forward.num_forwarded
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings(action="ignore"):  # a warning is no failure
             taps.open()
             forward.reserve(1, PROBE, 0)
             logits = forward.extend(0, [0], [list(range(PROBE))])[:, 0]
             head_of(forward.model).check(taps.deep, logits)
             return taps.shallow.shape == taps.deep.shape
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError, SetupError):  # a model of another make
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError, SetupError):  # an unusual model
         return False
     finally:
         taps.close()

@@ -1,28 +1,33 @@
-"""One step of a Markov chain over complete responses that leaves p(x)^alpha exp(lambda L) as it is: pure, and exact.
+"""One step of a Markov chain over complete responses that leaves p(x)^alpha exp(lambda L) invariant: pure, and exact.
 
-With x the record, m a cut, q the law of the proposal, and x' a redraw of everything from m to a stop token or the
-horizon (arXiv 2510.14901, with its defects removed: the proposal's length is never that of the current record, both
-sums run to their records' own ends, and a cut law that looks at the record is corrected for):
+With x the response, m a cut, q the proposal distribution, and x' a redraw of everything from m to a stop token or the
+horizon (arXiv 2510.14901, with its defects removed: the proposal's length does not depend on the current one, both sums
+run to their own ends, and the two responses' cut probabilities are in the ratio):
 
     log r = sum_{t>=m} g_t(x') - sum_{t>=m} g_t(x) + lambda (L' - L) + log S(x) - log S(x')
     g_t = alpha log p_t - log q_t        S: sum of the cut weights, see cuts.py
 
     mh     accept x' if log u <= log r
-    mtm    K redraws of weights w_j = r_j, W their sum: choose j by weight, accept if u <= W / (W - w_j + 1)
-    isir   K redraws: move to j with odds w_j, stay with odds 1
+    mtm    K proposals of weights w_j = r_j, W their sum: choose j by weight, accept if u <= W / (W - w_j + 1)
+    isir   K proposals: move to j with probability proportional to w_j, stay in proportion to 1
 
-Three things save tokens and change no law:
+Three things save tokens and change no distribution:
 
-* Early rejection. u comes first. Where 1 <= 1 / temperature <= alpha no token adds to log r, so a proposal whose sum
-  has fallen below log u (plus what the other terms could still bring) is rejected whatever would follow: a floor.
-  For `isir` the same by a race: noise e is drawn first, the largest log w + e wins, and a redraw that has fallen
-  behind the record's own noise cannot win.
-* The jump. The redraw and the record part at the first place d where a coin of odds q(x_d) fails; up to there the
-  redraw is the record, at no cost, and at d it is drawn from q without x_d. Terms before d cancel, and where
-  g is the same for every token, at temperature 1 / alpha, so does the term at d: it is left out, not subtracted.
-* Steps that change nothing (a cut behind the end; no coin fails) ask for nothing.
+* Early rejection. u is drawn first. Where 1 <= 1 / temperature <= alpha no token adds to log r, so a proposal whose sum
+  has fallen below log u (plus the most that the other terms can still add) is rejected whatever follows: a
+  `RejectionBound`. For `isir` the same by a race: Gumbel noise e is drawn first, the largest log w + e wins, and a
+  proposal that has fallen behind the current response's own noise cannot win.
+* The jump. The proposal and the response part at the first position d where a Bernoulli draw of probability q(x_d)
+  fails. Up to d the proposal equals the response, at no cost; at d it is drawn from q without x_d. Terms before d
+  cancel, and where g is the same for every token, at temperature 1 / alpha, so does the term at d: it is left out.
+* Steps that change nothing (no Bernoulli draw fails) send no request.
 
-Places are counted from 0. The cost of a step is at most K (T - d) tokens.
+The space is that of the complete responses: those that ended with a stop token within the horizon, and those of exactly
+T tokens that did not end, which the horizon cut. Both are states, each with its own probability, the product of its
+tokens'. Padding a response that ended up to T tokens would add factors of 1. So the target is p^alpha of the model that
+stops at T tokens: where the horizon cuts many responses, that is another distribution than the model's without one.
+
+Positions count from 0. The cost of a step is at most K (T - d) tokens.
 """
 
 from __future__ import annotations
@@ -31,214 +36,263 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
-from samplewise.samplers.power.cuts import Cuts, draw_cut, own_weights
-from samplewise.samplers.power.dice import Dice
-from samplewise.samplers.power.record import WANT, Record, falls, gains, part_of, spliced
-from samplewise.types import Completion, Floor, Generate, Message, Sampling
+from samplewise.core.numerics import ratio_cannot_rise
+from samplewise.core.types import Completion, Generate, Message, RejectionBound, Sampling
+from samplewise.samplers.infos import Outcome
+from samplewise.samplers.power.cuts import CutKind, cut_weights
+from samplewise.samplers.power.random_choices import RandomChoices
+from samplewise.samplers.power.requests import logz_exponents
+from samplewise.samplers.power.response import (
+    WANT,
+    DrawnResponse,
+    continuation_of,
+    log_ratio_terms,
+    splice,
+)
 
 Move = Literal["mh", "mtm", "isir"]
 MOVES: tuple[Move, ...] = get_args(Move)
-Outcome = Literal["behind", "same", "accepted", "rejected", "aborted", "failed"]
 
 
 class Kernel(NamedTuple):
-    """What a step depends on, the record apart. `sampling` is the proposal's; with several `temperatures` one is drawn
-    for each step by `mix`, and only its law counts in that step."""
+    """What a step depends on, apart from the response.
+
+    `sampling` is the proposal's. With several `temperatures` each step draws one by `mix`, and only the proposal at
+    that temperature counts in the step.
+    """
 
     alpha: float
     horizon: int  # T, tokens
-    cuts: Cuts
+    cuts: CutKind
     sampling: Sampling
     temperatures: tuple[float, ...]  # (E,)
-    mix: tuple[float, ...]  # (E,) odds
+    mix: tuple[float, ...]  # (E,) probabilities
     length_preference: float = 0.0  # lambda, nats per token
     move: Move = "mh"
     tries: int = 1  # K
     jump: bool = True
     early: bool = True
 
-    def drawn_at(self, row: int) -> Sampling:
-        return self.sampling._replace(temperature=self.temperatures[row])
+    def sampling_at(self, temperature_index: int) -> Sampling:
+        """Return the proposal's sampling at one of the temperatures."""
+        return self.sampling._replace(temperature=self.temperatures[temperature_index])
 
-    def cancels(self, row: int) -> bool:
-        """Whether g is the same for every token at a place."""
-        return math.isclose(self.alpha * self.temperatures[row], 1.0, rel_tol=1e-12)
+    def terms_cancel(self, temperature_index: int) -> bool:
+        """Return whether g is the same for every token at a position."""
+        return math.isclose(self.alpha * self.temperatures[temperature_index], 1.0, rel_tol=1e-12)
 
 
-class Planned(NamedTuple):
-    """A step under way: where each try parts from the record, -1 where it never does."""
+class MoveProposal(NamedTuple):
+    """A step whose requests are in flight. `positions` say where each try departs from the response; -1: nowhere."""
 
     cut: int
-    row: int  # of the temperatures
-    places: tuple[int, ...]  # (K,)
+    temperature_index: int
+    positions: tuple[int, ...]  # (K,)
     log_u: float
-    noise: tuple[float, ...]  # (K + 1,) of the record and the tries, for `isir`
+    noise: tuple[float, ...]  # (K + 1,) of the response and the tries, for `isir`
 
     @property
     def num_asks(self) -> int:
-        return sum(place >= 0 for place in self.places)
+        """Return how many requests the step sends."""
+        return sum(position >= 0 for position in self.positions)
 
 
-class Moved(NamedTuple):
-    """What became of a step. `at` is where the try that counted parted from the record, -1: nowhere."""
+class MoveResult(NamedTuple):
+    """The response after a step, and how the step went."""
 
-    record: Record
+    response: DrawnResponse
     outcome: Outcome
-    at: int
+    position: int  # where the try that counted departed from the response before; -1: nowhere
     log_ratio: float | None  # None: not known, or not needed
     tokens: int  # drawn in this step
-    saved: int = 0  # tokens that need not be drawn, as far as that is known: what the jump kept of the record
+    saved: int = 0  # tokens that the jump reused instead of drawing them
 
 
-def plan(kernel: Kernel, record: Record, dice: Dice) -> Planned:
-    """Draw all of a step's randomness that comes before its asks."""
-    row = dice.choose(kernel.mix) if len(kernel.temperatures) > 1 else 0
-    if not record.tokens:  # a prompt that leaves no room
-        return Planned(0, row, (-1,) * kernel.tries, 0.0, ())
-    cut = draw_cut(kernel.cuts, dice, kernel.horizon, _weights(kernel, record, row))
-    if cut >= len(record.tokens):
-        return Planned(cut, row, (-1,) * kernel.tries, 0.0, ())
-    log_u = dice.log_uniform() if kernel.move == "mh" and kernel.alpha < math.inf else 0.0
-    noise = dice.gumbels(kernel.tries + 1) if kernel.move == "isir" else ()
-    places = tuple(parting(record.logq[row], cut, dice) if kernel.jump else cut for _ in range(kernel.tries))
-    return Planned(cut, row, places, log_u, noise)
+def propose_move(kernel: Kernel, current: DrawnResponse, choices: RandomChoices) -> MoveProposal:
+    """Draw all randomness of a step that comes before its requests."""
+    temperature_index = choices.choose(kernel.mix) if len(kernel.temperatures) > 1 else 0
+    nowhere = (-1,) * kernel.tries
+    if not current.tokens:  # the prompt leaves no room
+        return MoveProposal(0, temperature_index, nowhere, 0.0, ())
+    cut = draw_cut(kernel, current, temperature_index, choices)
+    log_u = choices.log_uniform() if kernel.move == "mh" and kernel.alpha < math.inf else 0.0
+    noise = choices.gumbels(kernel.tries + 1) if kernel.move == "isir" else ()
+    logq = current.logq[temperature_index]
+    positions = tuple(first_difference(logq, cut, choices) if kernel.jump else cut for _ in range(kernel.tries))
+    return MoveProposal(cut, temperature_index, positions, log_u, noise)
 
 
-def parting(logq: Sequence[float], cut: int, dice: Dice) -> int:
-    """The first place from `cut` at which a redraw is not the record, -1 for none."""
-    return next((place for place in range(cut, len(logq)) if not dice.happens(math.exp(logq[place]))), -1)
+def draw_cut(kernel: Kernel, current: DrawnResponse, temperature_index: int, choices: RandomChoices) -> int:
+    """Draw one of the response's own positions."""
+    return choices.choose(response_cut_weights(kernel, current, temperature_index))
 
 
-def asks(
-    kernel: Kernel, record: Record, planned: Planned, messages: tuple[Message, ...], seeds: Sequence[int], group: str
+def first_difference(logq: Sequence[float], cut: int, choices: RandomChoices) -> int:
+    """Draw the first position from `cut` on at which a proposal differs from the response; -1 if it never does."""
+    positions = range(cut, len(logq))
+    return next((position for position in positions if not choices.happens(math.exp(logq[position]))), -1)
+
+
+def move_asks(
+    kernel: Kernel,
+    current: DrawnResponse,
+    proposal: MoveProposal,
+    messages: tuple[Message, ...],
+    seeds: Sequence[int],
+    group: str,
 ) -> tuple[Generate, ...]:
-    """The requests of a step, one for each try that parts from the record."""
-    wanted = (*WANT, "logz") if len(kernel.temperatures) > 1 else WANT
-    made = []
-    for number, place in enumerate(planned.places):
-        if place >= 0:
-            ask = Generate(
-                messages=messages,
-                prefix=record.tokens[:place],
-                sampling=kernel.drawn_at(planned.row),
-                max_tokens=kernel.horizon - place,
-                seed=seeds[number],
-                want=(*wanted, "whole"),  # the text of the whole response, prefix included
-                group=group,
-                floor=_floor(kernel, record, planned, number),
-                forbid_first=record.tokens[place] if kernel.jump else None,
-                exponents=tuple(1.0 / tau for tau in kernel.temperatures) if len(kernel.temperatures) > 1 else (),
-            )
-            made.append(ask)
-    return tuple(made)
+    """Return the requests of a step, one for each try that departs from the response."""
+    exponents = logz_exponents(kernel.temperatures)
+    wanted = (*WANT, "logz") if exponents else WANT
+    return tuple(
+        Generate(
+            messages=messages,
+            prefix=current.tokens[:position],
+            sampling=kernel.sampling_at(proposal.temperature_index),
+            max_tokens=kernel.horizon - position,
+            seed=seeds[index],
+            want=(*wanted, "whole"),  # the text of the whole response, prefix included
+            group=group,
+            reject_below=_rejection_bound(kernel, current, proposal, index),
+            forbid_first=current.tokens[position] if kernel.jump else None,
+            exponents=exponents,
+        )
+        for index, position in enumerate(proposal.positions)
+        if position >= 0
+    )
 
 
-def decide(kernel: Kernel, record: Record, planned: Planned, completions: Sequence[Completion], dice: Dice) -> Moved:
-    """The record after a step, given the completions of its asks.
+def decide_move(
+    kernel: Kernel,
+    current: DrawnResponse,
+    proposal: MoveProposal,
+    completions: Sequence[Completion],
+    choices: RandomChoices,
+) -> MoveResult:
+    """Accept or reject: return the response after a step, given the completions of its requests.
 
-    A step with a failed ask leaves the record as it is. So long as what fails does not depend on what would have been
-    drawn, and only on the prefix if on anything, the law is untouched: the step back asks with the same prefix.
+    A step with a failed request leaves the response as it is. The target stays invariant so long as failures do not
+    depend on what would have been drawn, at most on the prefix: the reverse step sends the same prefix.
     """
-    if planned.cut >= len(record.tokens):
-        return Moved(record, "behind", -1, None, 0)
+    if not current.tokens:
+        return MoveResult(current, "behind", -1, None, 0)
     tokens = sum(completion.usage.completion_tokens for completion in completions)
-    kept = sum((len(record.tokens) if place < 0 else place) - planned.cut for place in planned.places)
+    length = len(current.tokens)
+    saved = sum((length if position < 0 else position) - proposal.cut for position in proposal.positions)
     if not completions:
-        return Moved(record, "same", -1, None, 0, kept)
-    proposals: list[Record | None] = []  # (K,) None: given up
+        return MoveResult(current, "same", -1, None, 0, saved)
+    proposed: list[DrawnResponse | None] = []  # (K,) None: rejected early
     log_weights: list[float] = []  # (K,)
-    waiting = iter(completions)
-    for place in planned.places:
-        if place < 0:
-            proposals.append(record)
+    arrivals = iter(completions)
+    for position in proposal.positions:
+        if position < 0:
+            proposed.append(current)
             log_weights.append(0.0)
             continue
-        completion = next(waiting)
-        part = part_of(completion, kernel.temperatures)
-        if part is None:
-            return Moved(record, "failed", place, None, tokens, kept)
-        if completion.finish == "floor":
-            proposals.append(None)
+        completion = next(arrivals)
+        continuation = continuation_of(completion, kernel.temperatures)
+        if continuation is None:
+            return MoveResult(current, "failed", position, None, tokens, saved)
+        if completion.finish == "rejected":
+            proposed.append(None)
             log_weights.append(-math.inf)
         else:
-            proposals.append(spliced(record, place, completion, part, kernel.horizon - place))
-            log_weights.append(log_ratio(kernel, record, proposals[-1], place, planned.row))
-    chosen = _chosen(kernel, planned, log_weights, dice)
+            response = splice(current, position, completion, continuation, kernel.horizon - position)
+            proposed.append(response)
+            log_weights.append(log_ratio(kernel, current, response, position, proposal.temperature_index))
+    chosen = _choose_try(kernel, proposal, log_weights, choices)
     if chosen is None:
         ratio = max(log_weights)
-        given_up = all(proposal is None for proposal in proposals)
-        outcome: Outcome = "aborted" if given_up else "rejected"
-        return Moved(record, outcome, planned.places[0], ratio if ratio > -math.inf else None, tokens, kept)
-    moved = proposals[chosen]
-    assert moved is not None, "a redraw that was given up cannot be chosen"
-    outcome = "same" if planned.places[chosen] < 0 else "accepted"
-    return Moved(moved, outcome, planned.places[chosen], log_weights[chosen], tokens, kept)
+        outcome: Outcome = "aborted" if all(response is None for response in proposed) else "rejected"
+        known_ratio = ratio if ratio > -math.inf else None
+        return MoveResult(current, outcome, proposal.positions[0], known_ratio, tokens, saved)
+    accepted = proposed[chosen]
+    assert accepted is not None, "a proposal that was rejected early cannot be chosen"
+    outcome = "same" if proposal.positions[chosen] < 0 else "accepted"
+    return MoveResult(accepted, outcome, proposal.positions[chosen], log_weights[chosen], tokens, saved)
 
 
-def log_ratio(kernel: Kernel, record: Record, proposal: Record | None, place: int, row: int) -> float:
-    """log r (nats) of a proposal that parts from the record at `place`, by the law of temperature `row`."""
-    assert proposal is not None
-    new = gains(proposal.logp, proposal.logq[row], kernel.alpha)
-    old = gains(record.logp, record.logq[row], kernel.alpha)
-    start = place + 1 if kernel.cancels(row) else place
-    longer = len(proposal.tokens) - len(record.tokens)
+def log_ratio(
+    kernel: Kernel, current: DrawnResponse, proposed: DrawnResponse, position: int, temperature_index: int
+) -> float:
+    """Return log r (nats) of a proposal that departs from the response at `position`, at one of the temperatures."""
+    new = log_ratio_terms(proposed.logp, proposed.logq[temperature_index], kernel.alpha)
+    old = log_ratio_terms(current.logp, current.logq[temperature_index], kernel.alpha)
+    start = position + 1 if kernel.terms_cancel(temperature_index) else position
+    longer = len(proposed.tokens) - len(current.tokens)
     total = math.fsum(new[start:]) - math.fsum(old[start:]) + kernel.length_preference * longer
-    if kernel.cuts.fixed:
-        return total
-    sums = [math.fsum(_weights(kernel, each, row)) for each in (record, proposal)]
-    return total + math.log(sums[0] / sums[1])
+    return total + cut_correction(kernel, current, proposed, temperature_index)
 
 
-def _chosen(kernel: Kernel, planned: Planned, log_weights: Sequence[float], dice: Dice) -> int | None:
-    """The try that becomes the record; None: the record stays."""
+def cut_correction(kernel: Kernel, current: DrawnResponse, proposed: DrawnResponse, temperature_index: int) -> float:
+    """Return the log ratio (nats) of the probabilities of one cut: of the proposal's, for the step back, to the
+    response's. 0 where the chain climbs: an optimizer owes no balance."""
+    if kernel.alpha == math.inf:
+        return 0.0
+    sums = [math.fsum(response_cut_weights(kernel, response, temperature_index)) for response in (current, proposed)]
+    return math.log(sums[0] / sums[1])
+
+
+def _choose_try(
+    kernel: Kernel, proposal: MoveProposal, log_weights: Sequence[float], choices: RandomChoices
+) -> int | None:
+    """Return the index of the try that becomes the response; None: the response stays."""
     if kernel.move == "mh":
-        return 0 if log_weights[0] > -math.inf and planned.log_u <= log_weights[0] else None
+        return 0 if log_weights[0] > -math.inf and proposal.log_u <= log_weights[0] else None
     if kernel.move == "isir":
-        winner = dice.winner((0.0, *log_weights), planned.noise)
+        winner = choices.winner((0.0, *log_weights), proposal.noise)
         return winner - 1 if winner else None
     top = max(log_weights)
-    chosen = dice.choose([math.exp(each - top) for each in log_weights])
-    others = [each for number, each in enumerate(log_weights) if number != chosen]
-    back = log_sum((*others, 0.0))  # the tries that the step back would have: the others, and the record
-    return chosen if dice.log_uniform() <= log_sum(log_weights) - back else None
+    chosen = choices.choose([math.exp(log_weight - top) for log_weight in log_weights])
+    others = [log_weight for index, log_weight in enumerate(log_weights) if index != chosen]
+    reverse = log_sum_exp((*others, 0.0))  # the tries of the reverse step: the others, and the current response
+    return chosen if choices.log_uniform() <= log_sum_exp(log_weights) - reverse else None
 
 
-def _floor(kernel: Kernel, record: Record, planned: Planned, number: int) -> Floor | None:
-    """Where try `number` has lost, as the sum of alpha log p - log q that it would have to be below."""
-    if not kernel.early or kernel.move == "mtm" or not falls(kernel.alpha, kernel.drawn_at(planned.row)):
+def _rejection_bound(
+    kernel: Kernel, current: DrawnResponse, proposal: MoveProposal, index: int
+) -> RejectionBound | None:
+    """Return the sum of alpha log p - log q below which a try has lost; None where it could still rise."""
+    sampling = kernel.sampling_at(proposal.temperature_index)
+    if not kernel.early or kernel.move == "mtm" or not ratio_cannot_rise(kernel.alpha, sampling.temperature):
         return None
-    place, length = planned.places[number], len(record.tokens)
-    old = math.fsum(gains(record.logp[place:], record.logq[planned.row][place:], kernel.alpha))
+    position, length = proposal.positions[index], len(current.tokens)
+    logq = current.logq[proposal.temperature_index]
+    old = math.fsum(log_ratio_terms(current.logp[position:], logq[position:], kernel.alpha))
     shift = kernel.length_preference
-    still = shift * ((kernel.horizon if shift > 0 else place + 1) - length)  # the most that the length can bring
-    if not kernel.cuts.fixed:  # the proposal has the weights of the places up to here, and may have more
-        weights = _weights(kernel, record, planned.row)
-        still += math.log(math.fsum(weights) / math.fsum(weights[: place + 1]))
-    needed = planned.noise[0] - planned.noise[number + 1] if kernel.move == "isir" else planned.log_u
-    return Floor(kernel.alpha, needed + (old - still))
+    most = shift * ((kernel.horizon if shift > 0 else position + 1) - length)  # that the length can still add
+    # The proposal has the cut weights of the positions up to here, and may have more.
+    weights = response_cut_weights(kernel, current, proposal.temperature_index)
+    most += math.log(math.fsum(weights) / math.fsum(weights[: position + 1]))
+    needed = proposal.noise[0] - proposal.noise[index + 1] if kernel.move == "isir" else proposal.log_u
+    return RejectionBound(kernel.alpha, needed + (old - most))
 
 
-def _weights(kernel: Kernel, record: Record, row: int) -> list[float]:
-    if kernel.cuts.fixed:
-        return []
-    # An entropy is read off a gain only where the gain does not depend on the token.
-    cuts = kernel.cuts if kernel.cancels(row) else kernel.cuts._replace(kind="own")
-    return own_weights(cuts, gains(record.logp, record.logq[row], kernel.alpha), kernel.alpha)
+def response_cut_weights(kernel: Kernel, response: DrawnResponse, temperature_index: int) -> list[float]:
+    """Return the weights (L,) of the response's cut positions."""
+    # A term gives the entropy only where it does not depend on the token.
+    entropies_known = kernel.alpha > 1.0 and kernel.terms_cancel(temperature_index)
+    cuts = "uniform" if kernel.cuts == "entropy" and not entropies_known else kernel.cuts
+    terms = log_ratio_terms(response.logp, response.logq[temperature_index], kernel.alpha)
+    return cut_weights(cuts, terms, kernel.alpha)
 
 
-def log_sum(values: Sequence[float]) -> float:
-    """log of the sum of exponentials; -inf for nothing."""
+def log_sum_exp(values: Sequence[float]) -> float:
+    """Return the log of the sum of exponentials; -inf for no values."""
     top = max(values, default=-math.inf)
     return top if top == -math.inf else top + math.log(math.fsum(math.exp(value - top) for value in values))
 
 
-def expected_tokens(kernel: Kernel, record: Record, masses: Sequence[float]) -> float:
-    """Tokens that a step from this record draws on average if a redraw is as long as the record. `masses` (>= L,) are
-    the odds of the cuts. O(L)."""
-    logq, length = record.logq[0], len(record.tokens)
-    after, total = 0.0, 0.0  # expected tokens of a redraw from `place` on
-    for place in reversed(range(length)):
-        stay = math.exp(logq[place]) if kernel.jump else 0.0
-        after = stay * after + (1.0 - stay) * (length - place)
-        total += masses[place] * after
-    return kernel.tries * total
+def expected_tokens(kernel: Kernel, response: DrawnResponse) -> float:
+    """Return how many tokens a step from this response draws on average if a proposal is as long as the response. O(L).
+
+    Early rejection is not in it.
+    """
+    logq, length = response.logq[0], len(response.tokens)
+    weights = response_cut_weights(kernel, response, 0)
+    after, total = 0.0, 0.0  # `after`: expected tokens of a proposal from this position on
+    for position in reversed(range(length)):
+        stay = math.exp(logq[position]) if kernel.jump else 0.0
+        after = stay * after + (1.0 - stay) * (length - position)
+        total += weights[position] * after
+    return kernel.tries * total / math.fsum(weights) if weights else 0.0

@@ -1,43 +1,40 @@
-"""A ladder of powers: chains at several alphas whose neighbours may change places.
+"""A ladder of powers: chains at several alphas whose neighbors may swap responses (replica exchange).
 
 The rungs a_1 < ... < a_K share one horizon and one set of reachable responses. A round is one step of every rung by its
-own kernel, all requests together, then a sweep over the pairs of neighbours from the lowest up:
+own kernel, all requests together, then a sweep over the pairs of neighbors from the lowest up:
 
-    change places with odds min(1, exp((a_{k+1} - a_k) (log p(x_k) - log p(x_{k+1}))))        no request
+    swap with probability min(1, exp((a_{k+1} - a_k) (log p(x_k) - log p(x_{k+1}))))        no request
 
-The joint law, the product of the rungs' p^{a_k} exp(lambda L), is left as it is by either. The rungs are fixed before
-the run; tune them (swap rates of .15 to .6) on other questions. Cost: K starts, and at most K requests a round.
+Either leaves the joint distribution invariant, the product of the rungs' p^{a_k} exp(lambda L), each over the complete
+responses of `kernel`: those that ended, and those that the horizon cut. The rungs are fixed
+before the run; tune them (swap rates of .15 to .6) on other questions. Cost: K starts, and at most K requests a round.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from samplewise.keys import Key
-from samplewise.samplers.base import Sampler, Step, Variant, deal
-from samplewise.samplers.power.chains import told
-from samplewise.samplers.power.cuts import Cuts
-from samplewise.samplers.power.dice import Dice, KeyDice, Roll
-from samplewise.samplers.power.kernel import Kernel, Planned, asks, decide, plan
-from samplewise.samplers.power.record import Record, candidate_of
-from samplewise.samplers.power.settings import CHAINS_NEED, number, proposal, started, whole
-from samplewise.samplers.repeat import count
-from samplewise.types import Capability, Completion, Generate, Json, Pool
-
-
-class TemperingState(NamedTuple):
-    """`records`, `planned` and `walkers` are by ladder, then by rung, the lowest power first."""
-
-    variants: tuple[Variant, ...]
-    records: tuple[Record | None, ...] = ()
-    planned: tuple[Planned | None, ...] = ()
-    walkers: tuple[int, ...] = ()  # which start a rung's record has come from, to see round trips
-    near: int = 0
-    round: int = -2  # before the starts, then -1 while they are drawn
-    num_failed: int = 0
+from samplewise.core.checks import check_count, check_number
+from samplewise.core.keys import Key
+from samplewise.core.types import Capability, Completion, Generate, Json, Pool, Sampling
+from samplewise.samplers.base import Sampler, Step, Variant, deal, sampler_of
+from samplewise.samplers.infos import MoveInfo, SwapInfo, to_json
+from samplewise.samplers.power.chains import move_info
+from samplewise.samplers.power.kernel import Kernel, MoveProposal, decide_move, move_asks, propose_move
+from samplewise.samplers.power.random_choices import KeyChoices, MakeChoices, RandomChoices
+from samplewise.samplers.power.requests import (
+    CHAINS_NEED,
+    logz_exponents,
+    proposal_sampling,
+    start_response,
+    whole_response_ask,
+)
+from samplewise.samplers.power.response import DrawnResponse, response_candidate
 
 
 def tempering(
@@ -54,199 +51,272 @@ def tempering(
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> Sampler[TemperingState]:
-    """Replica exchange over p(x)^alpha: chains at rising `alphas` that change places, `rounds` times.
+    """Sample p(x)^alpha by replica exchange: chains at rising `alphas` that swap responses, for `rounds` rounds.
 
-    Each rung proposes at temperature 1 / alpha of its own, or all at one `temperature`, which top_k, top_p and min_p
-    need. The last record of the highest power of each ladder is a candidate; keep="all" adds the other rungs.
+    Each rung proposes at its own temperature 1 / alpha, or all at one `temperature`, which top_k, top_p and min_p need.
+    The last response of each ladder's highest power is a candidate; keep="all" adds the other rungs.
     """
-    return _tempering(
-        alphas,
-        rounds,
-        ladders,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        length_preference=length_preference,
-        cuts=cuts,
-        keep=keep,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-    )
-
-
-def _tempering(
-    alphas: tuple[float, ...],
-    rounds: int,
-    ladders: int,
-    *,
-    temperature: float | None = None,
-    max_tokens: int = 512,
-    length_preference: float = 0.0,
-    cuts: Literal["uniform", "recent"] = "uniform",
-    keep: Literal["coldest", "all"] = "coldest",
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    roll: Roll = KeyDice,
-) -> Sampler[TemperingState]:
-    """`tempering`, with other dice where the proofs want them."""
-    rungs = tuple(number("alpha", alpha, 1.0) for alpha in alphas)
-    if len(rungs) < 2 or any(low >= high for low, high in pairwise(rungs)):
-        raise ValueError(f"a ladder has two or more powers, each above the one before, got {alphas}")
-    for name, value in (("rounds", rounds), ("ladders", ladders), ("max_tokens", max_tokens)):
-        count(name, value)
-    if cuts not in ("uniform", "recent"):
-        raise ValueError(f'cuts must be "uniform" or "recent", got {cuts!r}')
-    if keep not in ("coldest", "all"):
-        raise ValueError(f'keep must be "coldest" or "all", got {keep!r}')
-    shared = proposal(rungs[0], temperature, top_k, top_p, min_p)
-    if temperature is None and (top_k, top_p, min_p) != (0, 1.0, 0.0):
-        raise ValueError("top_k, top_p and min_p need one temperature for all rungs: give temperature=")
-    taus = (shared.temperature,) if temperature is not None else tuple(1.0 / alpha for alpha in rungs)
-    kernels = tuple(
-        Kernel(
-            alpha=alpha,
-            horizon=max_tokens,
-            cuts=Cuts(cuts, 0),
-            sampling=shared,
-            temperatures=taus,
-            mix=tuple(float(rung == min(row, len(taus) - 1)) for rung in range(len(taus))),
-            length_preference=number("length_preference", length_preference, -math.inf),
+    return ladder_sampler(
+        LadderSettings(
+            alphas=alphas,
+            rounds=rounds,
+            ladders=ladders,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            length_preference=length_preference,
+            cuts=cuts,
+            keep=keep,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
         )
-        for row, alpha in enumerate(rungs)
     )
-    powers = tuple(1.0 / tau for tau in taus) if len(taus) > 1 else ()
-    size = len(rungs)
 
-    def arm_of(state: TemperingState, place: int) -> Variant:
-        # An arm's own temperature is left out: it would cut a ladder's rungs apart.
-        return deal(state.variants, place // size)._replace(sampling={})
 
-    def starts(key: Key, state: TemperingState) -> tuple[Generate, ...]:
+@dataclass(frozen=True, kw_only=True)
+class LadderSettings:
+    """The arguments of `tempering`, checked: ValueError if one is out of range. The proofs replace `make_choices`."""
+
+    alphas: tuple[float, ...]
+    rounds: int
+    ladders: int = 1
+    temperature: float | None = None
+    max_tokens: int = 512
+    length_preference: float = 0.0
+    cuts: Literal["uniform", "recent"] = "uniform"
+    keep: Literal["coldest", "all"] = "coldest"
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    make_choices: MakeChoices = KeyChoices
+
+    def __post_init__(self) -> None:
+        alphas = [check_number("alpha", alpha, 1.0) for alpha in self.alphas]
+        if len(alphas) < 2 or any(low >= high for low, high in pairwise(alphas)):
+            raise ValueError(f"a ladder has two or more powers, each above the one before, got {self.alphas}")
+        for name in ("rounds", "ladders", "max_tokens"):
+            check_count(name, getattr(self, name))
+        if self.cuts not in ("uniform", "recent"):
+            raise ValueError(f'cuts must be "uniform" or "recent", got {self.cuts!r}')
+        if self.keep not in ("coldest", "all"):
+            raise ValueError(f'keep must be "coldest" or "all", got {self.keep!r}')
+        if self.temperature is None and self.shared_sampling[1:] != Sampling()[1:]:
+            raise ValueError("top_k, top_p and min_p need one temperature for all rungs: give temperature=")
+        check_number("length_preference", self.length_preference)
+
+    @property
+    def num_rungs(self) -> int:
+        return len(self.alphas)
+
+    @property
+    def num_chains(self) -> int:
+        return self.ladders * self.num_rungs
+
+    @functools.cached_property
+    def shared_sampling(self) -> Sampling:
+        return proposal_sampling(self.alphas[0], self.temperature, self.top_k, self.top_p, self.min_p)
+
+    @functools.cached_property
+    def temperatures(self) -> tuple[float, ...]:
+        """Return the temperature of each rung, or the one of all (E,)."""
+        if self.temperature is not None:
+            return (self.shared_sampling.temperature,)
+        return tuple(1.0 / float(alpha) for alpha in self.alphas)
+
+    @functools.cached_property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Return the kernel of each rung (K,)."""
         return tuple(
-            whole(
-                key.fold("start", place % size),
-                arm_of(state, place),
-                kernels[place % size].drawn_at(min(place % size, len(taus) - 1)),
-                max_tokens,
-                place // size,
-                powers,
-            )._replace(draw=place)
-            for place in range(ladders * size)
+            Kernel(
+                alpha=float(alpha),
+                horizon=self.max_tokens,
+                cuts=self.cuts,
+                sampling=self.shared_sampling,
+                temperatures=self.temperatures,
+                mix=tuple(float(e == self.temperature_index(rung)) for e in range(len(self.temperatures))),
+                length_preference=float(self.length_preference),
+            )
+            for rung, alpha in enumerate(self.alphas)
         )
 
-    def begun(state: TemperingState, completions: Sequence[Completion]) -> TemperingState:
-        """A rung whose start failed begins where another of its ladder does: any start will do."""
-        drawn = [started(completion, taus, max_tokens) for completion in completions]
-        records: list[Record | None] = []
-        for ladder in range(ladders):
-            own = drawn[ladder * size : (ladder + 1) * size]
-            spare = next((record for record in own if record is not None), None)
-            records += [spare if record is None else record for record in own]
-        near = max((len(record.tokens) for record in records if record is not None), default=0)
-        places = range(ladders * size)
-        return state._replace(records=tuple(records), walkers=tuple(places), planned=(None,) * len(places), near=near)
+    def temperature_index(self, rung: int) -> int:
+        """Return which of the temperatures a rung proposes at."""
+        return min(rung, len(self.temperatures) - 1)
 
-    def kernel_of(state: TemperingState, place: int) -> Kernel:
-        return kernels[place % size]._replace(cuts=Cuts(cuts, state.near))
 
-    def dice(key: Key, state: TemperingState, place: int, what: str) -> Dice:
-        return roll(key.fold("rung", place, state.round, what))
+class TemperingState(NamedTuple):
+    """Chains are in order of ladder, then rung, the lowest power first."""
 
-    def planned(key: Key, state: TemperingState) -> tuple[TemperingState, tuple[Generate, ...]]:
-        plans: list[Planned | None] = []
-        requests: list[Generate] = []
-        for place, record in enumerate(state.records):
-            if record is None:
-                plans.append(None)
-                continue
-            kernel, variant = kernel_of(state, place), arm_of(state, place)
-            made = plan(kernel, record, dice(key, state, place, "plan"))
-            seed = key.fold("rung", place, state.round, "draw").seed()
-            requests += asks(kernel, record, made, variant.messages, (seed,), variant.group)
-            plans.append(made)
-        return state._replace(planned=tuple(plans)), tuple(requests)
+    variants: tuple[Variant, ...]
+    responses: tuple[DrawnResponse | None, ...] = ()
+    proposals: tuple[MoveProposal | None, ...] = ()
+    walkers: tuple[int, ...] = ()  # which start each rung's response came from, to count round trips
+    round: int = -2  # before the starts, then -1 while they are drawn
+    num_failed: int = 0
 
-    def decided(
-        key: Key, state: TemperingState, completions: Sequence[Completion]
-    ) -> tuple[TemperingState, list[Json]]:
-        waiting = iter(completions)
-        records = list(state.records)
-        moves: list[Json] = []
-        for place, (record, made) in enumerate(zip(state.records, state.planned, strict=True)):
-            if record is None or made is None:
-                continue
-            answers = [next(waiting) for _ in range(made.num_asks)]
-            moved = decide(kernel_of(state, place), record, made, answers, dice(key, state, place, "decide"))
-            records[place] = moved.record
-            moves.append({"chain": place, "stage": 0, "step": state.round, **told(made, moved)})
-        return state._replace(records=tuple(records), planned=(None,) * len(records)), moves
 
-    def exchanged(key: Key, state: TemperingState) -> tuple[TemperingState, list[Json]]:
-        records, walkers = list(state.records), list(state.walkers)
-        swaps: list[Json] = []
-        for ladder in range(ladders):
-            for rung in range(size - 1):
-                low = ladder * size + rung
-                one, other = records[low], records[low + 1]
-                if one is None or other is None:
-                    continue
-                log_odds = swap_log_odds(rungs[rung], rungs[rung + 1], one, other)
-                swapped = dice(key, state, low, "swap").log_uniform() <= log_odds
-                if swapped:
-                    records[low], records[low + 1] = other, one
-                    walkers[low], walkers[low + 1] = walkers[low + 1], walkers[low]
-                swaps.append({"ladder": ladder, "rung": rung, "round": state.round, "swapped": swapped})
-        return state._replace(records=tuple(records), walkers=tuple(walkers)), swaps
+def ladder_sampler(settings: LadderSettings) -> Sampler[TemperingState]:
+    """Return the sampler of these settings."""
+    needs = CHAINS_NEED | ({Capability.LOGZ} if len(settings.temperatures) > 1 else set())
+    return sampler_of(settings, "tempering", needs, _init, _step, _pool)
 
-    def step(key: Key, state: TemperingState, completions: Sequence[Completion]) -> tuple[TemperingState, Step]:
-        key = key.fold("tempering")
-        failed = sum(completion.finish == "error" for completion in completions)
-        state = state._replace(num_failed=state.num_failed + failed)
-        if state.round == -2:
-            return state._replace(round=-1), Step(starts(key, state), {"alphas": list(rungs)})
-        moves: list[Json] = []
-        swaps: list[Json] = []
-        if state.round == -1:
-            state = begun(state, completions)._replace(round=0)
-        elif any(made is not None for made in state.planned):
-            state, moves, swaps = turned(key, state, completions)
-        requests: tuple[Generate, ...] = ()
-        while state.round < rounds and any(record is not None for record in state.records):
-            state, requests = planned(key, state)
-            if requests:
-                break
-            state, more, changed = turned(key, state, ())
-            moves, swaps = moves + more, swaps + changed
-        return state, Step(requests, {"moves": moves, "swaps": swaps, "walkers": list(state.walkers)})
 
-    def turned(
-        key: Key, state: TemperingState, completions: Sequence[Completion]
-    ) -> tuple[TemperingState, list[Json], list[Json]]:
-        """The end of a round."""
-        state, moves = decided(key, state, completions)
-        state, swaps = exchanged(key, state)
-        return state._replace(round=state.round + 1), moves, swaps
+def _init(settings: LadderSettings, variants: tuple[Variant, ...]) -> TemperingState:
+    return TemperingState(variants)
 
-    def pool(state: TemperingState) -> Pool:
-        shown = [
-            ladder * size + rung
-            for ladder in range(len(state.records) // size)
-            for rung in (reversed(range(size)) if keep == "all" else (size - 1,))
-        ]
-        made = [(state.records[place], arm_of(state, place).arm) for place in shown]
-        candidates = tuple(candidate_of(record, arm) for record, arm in made if record is not None)
-        return Pool(candidates, state.num_failed)
 
-    return Sampler(
-        name="tempering",
-        needs=CHAINS_NEED | ({Capability.LOGZ} if powers else set()),
-        init=lambda variants: TemperingState(variants),
-        step=step,
-        pool=pool,
+def _pool(settings: LadderSettings, state: TemperingState) -> Pool:
+    top = settings.num_rungs - 1
+    rungs = range(top, -1, -1) if settings.keep == "all" else (top,)
+    ladders = range(len(state.responses) // settings.num_rungs)
+    chains = [ladder * settings.num_rungs + rung for ladder in ladders for rung in rungs]
+    candidates = tuple(
+        response_candidate(response, _variant(settings, state, chain).arm)
+        for chain in chains
+        if (response := state.responses[chain]) is not None
+    )
+    return Pool(candidates, state.num_failed)
+
+
+def _step(
+    settings: LadderSettings, key: Key, state: TemperingState, completions: Sequence[Completion]
+) -> tuple[TemperingState, Step]:
+    key = key.fold("tempering")
+    failed = sum(completion.finish == "error" for completion in completions)
+    state = state._replace(num_failed=state.num_failed + failed)
+    if state.round == -2:
+        alphas = [float(alpha) for alpha in settings.alphas]
+        return state._replace(round=-1), Step(_start_asks(settings, key, state), {"alphas": alphas})
+    moves: list[MoveInfo] = []
+    swaps: list[SwapInfo] = []
+    if state.round == -1:
+        state = _begin(settings, state, completions)
+    elif any(proposal is not None for proposal in state.proposals):
+        state = _end_round(settings, key, state, completions, moves, swaps)
+    asks: tuple[Generate, ...] = ()
+    while state.round < settings.rounds and any(response is not None for response in state.responses):
+        state, asks = _propose(settings, key, state)
+        if asks:
+            break
+        state = _end_round(settings, key, state, (), moves, swaps)
+    info: Json = {
+        "moves": [to_json(move) for move in moves],
+        "swaps": [to_json(swap) for swap in swaps],
+        "walkers": list(state.walkers),
+    }
+    return state, Step(asks, info)
+
+
+def _variant(settings: LadderSettings, state: TemperingState, chain: int) -> Variant:
+    # An arm's own temperature is left out: rungs of one ladder must reach the same responses.
+    return deal(state.variants, chain // settings.num_rungs)._replace(sampling={})
+
+
+def _start_asks(settings: LadderSettings, key: Key, state: TemperingState) -> tuple[Generate, ...]:
+    exponents = logz_exponents(settings.temperatures)
+    asks = []
+    for chain in range(settings.num_chains):
+        ladder, rung = divmod(chain, settings.num_rungs)
+        sampling = settings.kernels[rung].sampling_at(settings.temperature_index(rung))
+        variant = _variant(settings, state, chain)
+        ask = whole_response_ask(key.fold("start", rung), variant, sampling, settings.max_tokens, ladder, exponents)
+        asks.append(ask._replace(draw=chain))
+    return tuple(asks)
+
+
+def _begin(settings: LadderSettings, state: TemperingState, completions: Sequence[Completion]) -> TemperingState:
+    """Begin the chains. A rung whose start failed begins where another of its ladder does: any start will do."""
+    starts = [start_response(completion, settings.temperatures, settings.max_tokens) for completion in completions]
+    responses: list[DrawnResponse | None] = []
+    for ladder in range(settings.ladders):
+        of_ladder = starts[ladder * settings.num_rungs : (ladder + 1) * settings.num_rungs]
+        spare = next((start for start in of_ladder if start is not None), None)
+        responses += [spare if start is None else start for start in of_ladder]
+    return state._replace(
+        responses=tuple(responses),
+        proposals=(None,) * settings.num_chains,
+        walkers=tuple(range(settings.num_chains)),
+        round=0,
     )
 
 
-def swap_log_odds(low: float, high: float, at_low: Record, at_high: Record) -> float:
-    """log of the odds (nats, above 0 for sure) that the records of two neighbours change places."""
-    return (high - low) * (math.fsum(at_low.logp) - math.fsum(at_high.logp))
+def _kernel(settings: LadderSettings, chain: int) -> Kernel:
+    return settings.kernels[chain % settings.num_rungs]
+
+
+def _choices(
+    settings: LadderSettings, key: Key, state: TemperingState, chain: int, purpose: Literal["plan", "decide", "swap"]
+) -> RandomChoices:
+    return settings.make_choices(key.fold("rung", chain, state.round, purpose))
+
+
+def _propose(settings: LadderSettings, key: Key, state: TemperingState) -> tuple[TemperingState, tuple[Generate, ...]]:
+    """Propose a move for every rung of every ladder."""
+    proposals: list[MoveProposal | None] = []
+    asks: list[Generate] = []
+    for chain, response in enumerate(state.responses):
+        if response is None:
+            proposals.append(None)
+            continue
+        kernel, variant = _kernel(settings, chain), _variant(settings, state, chain)
+        proposal = propose_move(kernel, response, _choices(settings, key, state, chain, "plan"))
+        seed = key.fold("rung", chain, state.round, "draw").seed()
+        asks += move_asks(kernel, response, proposal, variant.messages, (seed,), variant.group)
+        proposals.append(proposal)
+    return state._replace(proposals=tuple(proposals)), tuple(asks)
+
+
+def _end_round(
+    settings: LadderSettings,
+    key: Key,
+    state: TemperingState,
+    completions: Sequence[Completion],
+    moves: list[MoveInfo],
+    swaps: list[SwapInfo],
+) -> TemperingState:
+    """Decide on every proposal, then swap neighbors; note both."""
+    state = _decide(settings, key, state, completions, moves)
+    state = _swap(settings, key, state, swaps)
+    return state._replace(round=state.round + 1)
+
+
+def _decide(
+    settings: LadderSettings,
+    key: Key,
+    state: TemperingState,
+    completions: Sequence[Completion],
+    moves: list[MoveInfo],
+) -> TemperingState:
+    arrivals = iter(completions)
+    responses = list(state.responses)
+    for chain, (response, proposal) in enumerate(zip(state.responses, state.proposals, strict=True)):
+        if response is None or proposal is None:
+            continue
+        answers = [next(arrivals) for _ in range(proposal.num_asks)]
+        choices = _choices(settings, key, state, chain, "decide")
+        result = decide_move(_kernel(settings, chain), response, proposal, answers, choices)
+        responses[chain] = result.response
+        moves.append(move_info(chain, 0, state.round, proposal, result))
+    return state._replace(responses=tuple(responses), proposals=(None,) * len(responses))
+
+
+def _swap(settings: LadderSettings, key: Key, state: TemperingState, swaps: list[SwapInfo]) -> TemperingState:
+    responses, walkers = list(state.responses), list(state.walkers)
+    for ladder in range(settings.ladders):
+        for rung, (alpha, alpha_above) in enumerate(pairwise(map(float, settings.alphas))):
+            low = ladder * settings.num_rungs + rung
+            lower, upper = responses[low], responses[low + 1]
+            if lower is None or upper is None:
+                continue
+            log_probability = swap_log_probability(alpha, alpha_above, lower, upper)
+            swapped = _choices(settings, key, state, low, "swap").log_uniform() <= log_probability
+            if swapped:
+                responses[low], responses[low + 1] = upper, lower
+                walkers[low], walkers[low + 1] = walkers[low + 1], walkers[low]
+            swaps.append(SwapInfo(ladder, rung, state.round, swapped))
+    return state._replace(responses=tuple(responses), walkers=tuple(walkers))
+
+
+def swap_log_probability(alpha: float, alpha_above: float, lower: DrawnResponse, upper: DrawnResponse) -> float:
+    """Return the log of the probability (nats, certain from 0 on) that neighbors swap their responses."""
+    return (alpha_above - alpha) * (math.fsum(lower.logp) - math.fsum(upper.logp))

@@ -1,5 +1,6 @@
-"""What thinkers are asked, and how their texts are handed to the solver. {question} and the other places are filled by
-`samplewise.vary.thinker.filled`; a question's own braces stay as they are.
+"""The texts of requests to helpers, and of what the solver reads from their replies.
+
+`samplewise.vary.helpers.fill_template` fills {question} and the other fields. A question's own braces stay as they are.
 """
 
 from __future__ import annotations

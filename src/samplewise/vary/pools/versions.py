@@ -1,8 +1,8 @@
-"""Which wording an arm's id stands for: the version of its family's texts, 1 where the id says nothing.
+"""The version of an arm's texts, which its id states; an id without a version means version 1.
 
-Draws of an old wording and of a new one must not be pooled, so a change of words is another arm: raise the family's
-number here, and its ids become `idea.single~2/1` or `role~2/maths/03`. A test keeps a digest of every family's words
-and fails where words changed and the number did not. A text that is added at the end of a pool changes no other.
+Draws of an old wording and of a new one must not be pooled, so a change of texts is another arm: raise the family's
+number here, and its ids become `idea.single~2/1` or `role~2/maths/03`. A test keeps a digest of every family's texts
+and fails if texts changed and the number did not. A text added at the end of a pool changes no other.
 """
 
 from __future__ import annotations
@@ -28,6 +28,6 @@ VERSIONS: Mapping[str, int] = {
 
 
 def versioned(family: str) -> str:
-    """The family as ids have it: "idea.single" at version 1, "idea.single~2" at version 2."""
+    """Return the family as ids have it: "idea.single" at version 1, "idea.single~2" at version 2."""
     version = VERSIONS[family.partition(".")[0]]
     return family if version == 1 else f"{family}~{version}"

@@ -1,15 +1,15 @@
-"""The symbolic step, in a process of its own: reads one request a line, writes one reply a line, both JSON.
+"""The symbolic step, in a separate process: reads one request per line, writes one reply per line, both JSON.
 
-    {"do": "equal", "left": latex, "right": latex}   ->  {"equal": true | false | null}    null: not to be decided
-    {"do": "key", "left": latex}                     ->  {"key": latex | null}             null: not to be parsed
+    {"do": "equal", "left": latex, "right": latex}   ->  {"equal": true | false | null}    null: not decidable
+    {"do": "key", "left": latex}                     ->  {"key": latex | null}             null: cannot be parsed
 
-This is the only file that imports `sympy` and `math_verify`. It is started by path and imports nothing of ours. Text is
-parsed by the LaTeX grammar alone; the library's other parser, which evaluates Python, is never reached. All the same
-the process is meant to be lost: its memory is capped, the kernel ends it when a request has taken too much processor
-time (also when nobody waits for it any more), and it cannot write files. POSIX only.
+This is the only file that imports `sympy` and `math_verify`. It is started by path and imports nothing of samplewise.
+Text is parsed by the LaTeX grammar alone; the library's other parser, which evaluates Python, is never reached. Still,
+the process is expendable: its memory is capped, the kernel ends it when a request has used too much processor time
+(even if nobody waits for it any more), and it cannot write files. POSIX only.
 
-Exactness: an expression is equal to another if the library says so in both directions. A decimal is the rational number
-that it writes down and nothing near it: 3.141593 is not pi.
+Exactness: two expressions are equal if the library says so in both directions. A decimal is the rational number that it
+writes down and nothing near it: 3.141593 is not pi.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import sys
 from typing import Any
 
 DIGITS = 30  # significant digits by which a constant is recognised as rational
+MAX_DIGITS = 500  # to which two constants are worked out to find a digit of their distance
 RATIONALS = 5040  # whose multiples are tried as such
 
 
 def limit(memory_bytes: int) -> None:
-    """Caps that hold from here on."""
+    """Set the caps of this process."""
     with contextlib.suppress(ValueError, OSError):  # a lower cap is set already
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -35,7 +36,7 @@ def limit(memory_bytes: int) -> None:
 
 
 def limit_processor(seconds: float) -> None:
-    """Ends this process, by SIGPROF, when it has computed for so long from now on, in whatever library it is."""
+    """End this process by SIGPROF after `seconds` of processor time from now, even inside a library call."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
@@ -54,54 +55,65 @@ class Algebra:
         self.key(r"\frac{\sin x}{1+\sqrt{2}}")
 
     def parse(self, text: str) -> Any:
-        """A sympy object with exact numbers; None where the text is no mathematics."""
-        found = self.library.parse(
+        """Return a sympy object with exact numbers; None if the text is no mathematics."""
+        candidates = self.library.parse(
             f"${text}$",
             extraction_config=self._extraction,
             fallback_mode="no_fallback",
             extraction_mode="first_match",
             parsing_timeout=None,
         )
-        if not found or isinstance(found[0], str):
+        if not candidates or isinstance(candidates[0], str):
             return None
-        parsed = found[0]
+        parsed = candidates[0]
         return parsed.xreplace({number: self.sympy.Rational(str(number)) for number in parsed.atoms(self.sympy.Float)})
 
     def equal(self, left: str, right: str) -> bool | None:
-        ours, theirs = self.parse(left), self.parse(right)
-        if ours is None or theirs is None:
-            return False if (ours is None) != (theirs is None) else None  # of two unreadable ones nobody knows
+        """Return whether two expressions are equal; None if that cannot be decided."""
+        first, second = self.parse(left), self.parse(right)
+        if first is None or second is None:
+            return False if (first is None) != (second is None) else None  # two unreadable ones: unknown
         # The library takes the first for the reference and is not symmetric: either order must say yes.
-        orders = ((ours, theirs), (theirs, ours))
+        orders = ((first, second), (second, first))
         if all(self.library.verify(gold, target, timeout_seconds=None) for gold, target in orders):
-            return True
-        equations = isinstance(ours, self.sympy.Eq) and isinstance(theirs, self.sympy.Eq)  # it does not scale these
-        return equations and self._written(ours) == self._written(theirs)
+            return not self._numbers_differ(first, second)
+        equations = isinstance(first, self.sympy.Eq) and isinstance(second, self.sympy.Eq)  # it does not scale these
+        return equations and self._written(first) == self._written(second)
+
+    def _numbers_differ(self, first: Any, second: Any) -> bool:
+        """Return whether two constants are apart, however little: the library rounds to six digits after the point."""
+        if not (isinstance(first, self.sympy.Expr) and isinstance(second, self.sympy.Expr)):
+            return False
+        if first.free_symbols or second.free_symbols:
+            return False
+        distance = abs(first - second).evalf(DIGITS, maxn=MAX_DIGITS)
+        # a result of precision 1 is noise: not one digit of the distance could be found
+        return bool(distance.is_Float and distance != 0 and distance._prec > 1)
 
     def key(self, text: str) -> str | None:
-        """Equal expressions give equal keys as far as rewriting into a standard form goes; a key's key is itself."""
-        found = self.parse(text)
-        if found is None:
+        """Return a standard form: equal expressions give equal keys as far as rewriting goes; a key is its own key."""
+        parsed = self.parse(text)
+        if parsed is None:
             return None
-        key = self._written(found)
-        again = self.parse(key)
-        return key if again is not None and self._written(again) == key else None
+        key = self._written(parsed)
+        reparsed = self.parse(key)
+        return key if reparsed is not None and self._written(reparsed) == key else None
 
-    def _written(self, found: Any) -> str:
-        return str(self.sympy.latex(self._standard(found), ln_notation=True))
+    def _written(self, parsed: Any) -> str:
+        return str(self.sympy.latex(self._standard(parsed), ln_notation=True))
 
-    def _standard(self, found: Any) -> Any:
+    def _standard(self, parsed: Any) -> Any:
         sympy = self.sympy
-        if isinstance(found, sympy.core.relational.Relational):
-            if not isinstance(found, sympy.Eq):
-                return found
-            difference = self._standard(found.lhs - found.rhs)
+        if isinstance(parsed, sympy.core.relational.Relational):
+            if not isinstance(parsed, sympy.Eq):
+                return parsed
+            difference = self._standard(parsed.lhs - parsed.rhs)
             numerator = sympy.fraction(sympy.together(difference))[0]
             _, primitive = sympy.expand(numerator).as_content_primitive()
             return sympy.Eq(-primitive if primitive.could_extract_minus_sign() else primitive, 0, evaluate=False)
-        if not isinstance(found, sympy.Expr):
-            return found
-        exact = found.doit()
+        if not isinstance(parsed, sympy.Expr):
+            return parsed
+        exact = parsed.doit()
         if exact.free_symbols:
             special = (sympy.functions.elementary.trigonometric.TrigonometricFunction, sympy.exp, sympy.log)
             simple = self._inverses(sympy.simplify(exact)) if exact.has(*special) else exact
@@ -110,15 +122,15 @@ class Algebra:
         standard = sympy.expand(sympy.radsimp(sympy.sqrtdenest(plain)))
         return self._rational(standard) or standard
 
-    def _inverses(self, found: Any) -> Any:
-        """With one function of each pair that are each other's inverse."""
+    def _inverses(self, expression: Any) -> Any:
+        """Rewrite to one function of each pair of reciprocals."""
         pairs = ((self.sympy.cot, self.sympy.tan), (self.sympy.sec, self.sympy.cos), (self.sympy.csc, self.sympy.sin))
         for inverse, function in pairs:
-            found = found.replace(inverse, lambda x, function=function: 1 / function(x))
-        return found
+            expression = expression.replace(inverse, lambda x, function=function: 1 / function(x))
+        return expression
 
     def _rational(self, constant: Any) -> Any:
-        """The rational number that a constant is, None where it is none with a small denominator."""
+        """Return the rational number that a constant is, None if it is none with a small denominator."""
         sympy = self.sympy
         value = constant.evalf(DIGITS)
         if not value.is_Float or constant.is_Rational:
@@ -129,8 +141,8 @@ class Algebra:
         return nearest if sympy.simplify(constant - nearest) == 0 else None
 
 
-def reply(algebra: Algebra, request: dict[str, Any]) -> dict[str, Any]:
-    """The answer to one request. What the libraries stumble over is not to be decided."""
+def answer_request(algebra: Algebra, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the reply to one request. If the libraries raise, it is not decidable."""
     try:
         if request["do"] == "key":
             return {"key": algebra.key(request["left"])}
@@ -141,24 +153,24 @@ def reply(algebra: Algebra, request: dict[str, Any]) -> dict[str, Any]:
         return {"equal": None, "key": None, "error": type(error).__name__}
 
 
-def main(memory_bytes: int, seconds: float) -> None:
+def serve_requests(memory_bytes: int, seconds: float) -> None:
     """Answer requests until there are no more."""
 
-    def say(what: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(what) + "\n")
+    def send(reply: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
 
     limit(memory_bytes)
     try:
         algebra = Algebra()
     except ImportError as error:
-        say({"missing": error.name})
+        send({"missing": error.name})
         return
-    say({"ready": True})
+    send({"ready": True})
     for line in sys.stdin:
         limit_processor(seconds)
-        say(reply(algebra, json.loads(line)))
+        send(answer_request(algebra, json.loads(line)))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))
+    serve_requests(int(sys.argv[1]), float(sys.argv[2]))

@@ -1,10 +1,10 @@
 r"""One spelling for a mathematical answer: text in, LaTeX of few forms out. Strings only; nothing is computed.
 
-Gone are dollar signs, boxes, `\left`, thin spaces, emphasis, a full stop at the end, degrees, units behind a number
-and thousands separators; unicode signs and the spellings of programs (`sqrt(2)`, `**`, `pi`) become LaTeX. What a sign
-means is not looked at here: see `samplewise.verify.maths.forms`.
+Removes dollar signs, boxes, `\left`, thin spaces, emphasis, a full stop at the end, degrees, units after a number and
+thousands separators. Unicode signs and the spellings of programs (`sqrt(2)`, `**`, `pi`) become LaTeX. The meaning of
+signs is not looked at here: see `samplewise.verify.maths.forms`.
 
-Percent signs follow a policy. "unit": `50\%` is 50, as the MATH data sets mean it, whose references leave the sign out.
+Percent signs follow a policy. "unit": `50\%` is 50, as in the MATH data sets, whose references leave the sign out.
 "value": `50\%` is 0.5.
 """
 
@@ -46,17 +46,18 @@ _JOINING = re.compile(r"\\text\{\s*(?:and|or)\s*\}|(?<![\w\\])(?:and|or)(?!\w)",
 _THOUSANDS = re.compile(r"(?<![\w.,])([0-9]{1,3})((?:,[0-9]{3})+)(?![0-9,])")
 _POWERS = r"(?:\s*\^\s*(?:\{[23]\}|[23]))?$"
 _SCALES = r"(?:hundred|thousand|million|billion|trillion|dozen|squared|cubed|factorial|choose|percent)"  # no units
-_KNOWN = (
+_UNITS = (
     r"(?:cm|mm|km|kg|ml|ft|in|mi|hr|lb|oz|mph|degrees|radians"
     r"|(?:square |cubic |sq\.? )?(?:feet|foot|inch|inches|miles?|met(?:er|re)s?|units?))(?![a-zA-Z])"
 )
 _UNIT_TEXT = re.compile(rf"(?<=[0-9}}\]i)])\s*\\text\{{(?!\s*{_SCALES})[^{{}}]*\}}{_POWERS}")
-_UNIT_KNOWN = re.compile(rf"(?<=[}})])\s*{_KNOWN}{_POWERS}")
+_BARE_UNIT = re.compile(rf"(?<=[}})])\s*{_UNITS}{_POWERS}")
 _UNIT_WORDS = re.compile(
     r"(?P<number>(?:^|(?<=[\s=]))[-+]?(?:[0-9][0-9.,]*|\\frac\{-?[0-9]+\}\{[0-9]+\}|[0-9]+/[0-9]+))\s*"
     rf"(?!(?:sqrt|pi|cdot|log|sin|cos|tan|exp|mod|cup|and|or|{_SCALES})\b)"
-    rf"(?:(?<=\s)[a-zA-Z]{{3,}}|{_KNOWN})(?![a-zA-Z])(?:[\s./-]+[a-zA-Z]+)*\.?{_POWERS}"
+    rf"(?:(?<=\s)[a-zA-Z]{{3,}}|{_UNITS})(?![a-zA-Z])(?:[\s./-]+[a-zA-Z]+)*\.?{_POWERS}"
 )
+_OVER = re.compile("(?:[0-9]\u0305)+|[0-9]\u0307|\\\\(?:overline|bar|dot) ?(?:\\{ ?[0-9]+ ?\\}|[0-9])")
 _ROW = "\ue000"  # stands for the two backslashes between the rows of a matrix
 # 2(9) is a product, which the library would take for the mixed number 2 + 9; but not after an index: log_2(8)
 _TIMES = re.compile(r"(?:(?<=[0-9)}])(?<!_[0-9])(?<!_\{[0-9]\})(?<!_\{[0-9]{2}\})|(?<=\\pi)) ?(?=\([^()]*[0-9])")
@@ -64,7 +65,7 @@ _COMMAND = re.compile(r"(\\[a-zA-Z]+) ?(?=[^a-zA-Z]|$)")
 
 
 def normalise(text: str, percent: Percent = "unit") -> str:
-    """The normal spelling; empty where nothing is left. Doing it twice changes nothing more."""
+    """Return the normal spelling; "" if nothing is left. Applying it twice changes nothing more."""
     if len(text) > MAX_ANSWER:
         return " ".join(text.split())
     for _ in range(4):  # a box in dollar signs with emphasis inside has three layers
@@ -76,6 +77,7 @@ def normalise(text: str, percent: Percent = "unit") -> str:
 
 def _once(text: str, percent: Percent) -> str:
     text = _unwrapped(" ".join(text.translate(_SIGNS).split())).replace("\\\\", _ROW)
+    text = _OVER.sub(_repeated, text)
     text = text.replace(r"\$", "").replace("$", "").replace("{,}", ",").replace(r"\%", "%")
     text = re.sub(r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))", "", re.sub(r",\s*\\!\s*", ",", text))
     text = re.sub(r"\\[!,;:>]|\\(?:quad|qquad|thinspace)(?![a-zA-Z])|~|\\ (?=\S)", " ", text)
@@ -83,17 +85,23 @@ def _once(text: str, percent: Percent) -> str:
     text = re.sub(r"\\([lg])eq(?:slant)?(?![a-zA-Z])", r"\\\1e ", _TEXT.sub(r"\\text{\1}", _DEGREES.sub("", text)))
     text = re.sub(r"\\(?:times|ast)(?![a-zA-Z])", r"\\cdot ", text)
     text = _JOINING.sub(",", text)
-    text = _THOUSANDS.sub(lambda found: found[1] + found[2].replace(",", ""), text) if text[:1] not in "([{\\" else text
+    text = _THOUSANDS.sub(lambda match: match[1] + match[2].replace(",", ""), text) if text[:1] not in "([{\\" else text
     text = re.sub(r"\s*(?:\\text\{\s*percent\s*\}|(?<=[0-9]) percent)$", "%", text.strip())
-    text = _UNIT_WORDS.sub(r"\g<number>", _UNIT_KNOWN.sub("", _UNIT_TEXT.sub("", text))).strip()
+    text = _UNIT_WORDS.sub(r"\g<number>", _BARE_UNIT.sub("", _UNIT_TEXT.sub("", text))).strip()
     text = _programmed(text)
     text = _percented(text, percent)
     text = re.sub(r",(?:\s*,)+", ",", text)
     return _spaced(text).replace(_ROW, "\\\\").strip(" ;,").removesuffix(".").rstrip()
 
 
+def _repeated(match: re.Match[str]) -> str:
+    r"""Return the digits under a line as `\overline{...}`, one under a dot as `\dot{.}`."""
+    digits = re.sub("[^0-9]", "", match[0])
+    return rf"\dot{{{digits}}}" if "\u0307" in match[0] or "dot" in match[0] else rf"\overline{{{digits}}}"
+
+
 def _unwrapped(text: str) -> str:
-    """Without the dollar signs, brackets of displayed maths, boxes and emphasis that enclose all of it."""
+    """Remove the dollar signs, brackets of displayed maths, boxes and emphasis that enclose the whole text."""
     text = text.strip(" *`")  # half an emphasis, too: the other half was before "answer:"
     for begin, end in _WRAPPED:
         inner = text[len(begin) : len(text) - len(end)]
@@ -106,18 +114,18 @@ def _unwrapped(text: str) -> str:
 
 
 def closing(text: str, start: int) -> int | None:
-    """Where the brace or bracket at `start` is closed; None where it is not."""
+    """Return where the brace or bracket at `start` is closed, or None."""
     opened, closed = text[start], {"{": "}", "(": ")", "[": "]"}[text[start]]
     depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] == opened) - (text[place] == closed)
+    for index in range(start, len(text)):
+        depth += (text[index] == opened) - (text[index] == closed)
         if depth == 0:
-            return place
+            return index
     return None
 
 
 def _programmed(text: str) -> str:
-    """The spellings of programs in LaTeX, and the short forms of LaTeX in full."""
+    """Turn the spellings of programs into LaTeX, and the short forms of LaTeX into full ones."""
     text = text.replace("**", "^")
     text = re.sub(r"(?<!\\)\*", r"\\cdot ", text)
     text = _TIMES.sub(r"\\cdot ", text)
@@ -134,17 +142,17 @@ def _programmed(text: str) -> str:
 
 
 def _braced(text: str, before: str) -> str:
-    """`before(...)` as `before{...}`."""
-    place = 0
+    """Turn `before(...)` into `before{...}`."""
+    index = 0
     for _ in range(16):
-        place = text.find(before, place)
-        if place < 0:
+        index = text.find(before, index)
+        if index < 0:
             break
-        start = place + len(before)
+        start = index + len(before)
         start += len(text) - start - len(text[start:].lstrip())
         if text[start : start + 1] == "(" and (end := closing(text, start)) is not None:
             text = f"{text[:start]}{{{text[start + 1 : end]}}}{text[end + 1 :]}"
-        place += len(before)
+        index += len(before)
     return text
 
 
@@ -156,13 +164,13 @@ def _percented(text: str, percent: Percent) -> str:
 
 
 def _spaced(text: str) -> str:
-    """White space only where it parts two words, or a command and a letter."""
+    """Keep white space only where it separates two words, or a command and a letter."""
     text = " ".join(text.split())
-    text = re.sub(r"(?<![0-9a-zA-Z]) | (?![0-9a-zA-Z])", lambda found: _kept(text, found.start()), text)
+    text = re.sub(r"(?<![0-9a-zA-Z]) | (?![0-9a-zA-Z])", lambda match: _kept(text, match.start()), text)
     text = re.sub(r"(?<=[0-9]) (?=[a-z](?![a-zA-Z]))|(?<=[0-9]) (?=\\)", "", text)
     return re.sub(r", ?", ", ", _COMMAND.sub(r"\1", text))  # with a space: 1, 200 is no thousand
 
 
-def _kept(text: str, place: int) -> str:
-    command = re.search(r"\\[a-zA-Z]+$", text[:place])
-    return " " if command and text[place + 1 : place + 2].isalpha() else ""
+def _kept(text: str, index: int) -> str:
+    command = re.search(r"\\[a-zA-Z]+$", text[:index])
+    return " " if command and text[index + 1 : index + 2].isalpha() else ""

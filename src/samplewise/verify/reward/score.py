@@ -1,7 +1,7 @@
 """Scoring: questions and responses become rows of token ids, rows become batches, and batches become scores.
 
-A score follows from its question and its response alone. Rows are padded on the right, and padding is masked, so in
-float32 the company of a row moves its score by rounding only, less than 1e-5; in half precision by about 1e-2.
+A score depends on its question and its response alone. Rows are padded on the right, and padding is masked, so in
+float32 the other rows of a batch move a score by rounding only, less than 1e-5; in half precision by about 1e-2.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from samplewise.types import Candidate, Message, Question, Score
-
-from .model import load
+from samplewise.core.types import Candidate, Message, Question, Score
+from samplewise.models.loading import load_reward_model
 
 if TYPE_CHECKING:
-    from . import Aggregate
+    from .server_replies import Aggregate
 
-MAX_KNOWN = 65_536  # scores that are kept
+MAX_CACHED = 65_536  # scores
 MAX_TOKENS = 8_192  # of one batch, padding included
 SPREAD = 1.3  # the longest row of a batch by its shortest: above it padding costs more than another batch
 
@@ -34,67 +33,70 @@ _AGGREGATES: Mapping[str, Callable[[Sequence[float]], float]] = {
 }
 
 
-class Row(NamedTuple):
-    """What the model reads. `types` are segment ids, None where its tokenizer makes none; `places` are the tokens that
-    score a step, none for an outcome model."""
+class ScoringRow(NamedTuple):
+    """What the model reads.
+
+    `types` are segment ids, None if its tokenizer makes none. `positions` are the tokens that score a step, none for an
+    outcome model.
+    """
 
     ids: tuple[int, ...]
     types: tuple[int, ...] | None = None
-    places: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
 
 
 class Reward:
     """A verifier that asks a reward model in this process. Made by `reward(...)`; any thread may call it.
 
-    Scores are kept, so a response that comes again costs nothing. `score_all` scores many in a few batches and is
-    several times faster than one call for each.
+    Scores are cached, so a repeated response costs nothing. `score_all` scores many in a few batches and is several
+    times faster than one call for each.
     """
 
     def __init__(self, source: str, *, aggregate: Aggregate, separator: str, device: str | None) -> None:
-        self.checkpoint = load(source, device)
+        self.checkpoint = load_reward_model(source, device)
         self.name = f"reward({self.checkpoint.name})"
         self._aggregate, self._separator = _AGGREGATES[aggregate], separator
         self._lock = threading.Lock()
-        self._known: OrderedDict[Item, Score] = OrderedDict()
+        self._cache: OrderedDict[Item, Score] = OrderedDict()
 
     def __call__(self, question: Question, candidate: Candidate) -> Score:
         return self._scores([(question.messages, candidate.text)])[0]
 
     def score_all(self, pairs: Sequence[tuple[Question, Candidate]]) -> list[float]:
-        """The value of every pair, in order: what a call for each would give, up to rounding."""
+        """Return the value of every pair, in order: what a call for each would give, up to rounding."""
         return [score.value for score in self._scores([(q.messages, candidate.text) for q, candidate in pairs])]
 
     def tokens_of(self, question: Question, candidate: Candidate) -> int:
-        """Prompt tokens of the reward model that scoring this takes: L_q + L_s. 0 where it is not scored at all."""
+        """Return the prompt tokens of the reward model that scoring this takes: L_q + L_s. 0 if it is not scored."""
         with self._lock:
             row = self._rows([(question.messages, candidate.text)])[0]
-        return len(row.ids) if isinstance(row, Row) else 0
+        return len(row.ids) if isinstance(row, ScoringRow) else 0
 
     def forget(self) -> None:
-        """Drops the scores that are kept."""
+        """Drop the cached scores."""
         with self._lock:
-            self._known.clear()
+            self._cache.clear()
 
     def _scores(self, items: Sequence[Item]) -> list[Score]:
         with self._lock, torch.inference_mode():
-            found = {item: self._known[item] for item in items if item in self._known}
-            new = [item for item in dict.fromkeys(items) if item not in found]
+            scores_by_item = {item: self._cache[item] for item in items if item in self._cache}
+            new = [item for item in dict.fromkeys(items) if item not in scores_by_item]
             rows = dict(zip(new, self._rows(new), strict=True))
             fresh = {item: row for item, row in rows.items() if isinstance(row, Score)}
-            ready = sorted(((item, row) for item, row in rows.items() if isinstance(row, Row)), key=_length)
+            ready = sorted(((item, row) for item, row in rows.items() if isinstance(row, ScoringRow)), key=_length)
             for part in slices([len(row.ids) for _, row in ready], alone=self.checkpoint.pad is None):
                 scores = self._score([row for _, row in ready[part]])
                 fresh.update(zip([item for item, _ in ready[part]], scores, strict=True))
-            self._known.update(fresh)
-            while len(self._known) > MAX_KNOWN:
-                self._known.popitem(last=False)
-        found.update(fresh)
-        return [found[item] for item in items]
+            self._cache.update(fresh)
+            while len(self._cache) > MAX_CACHED:
+                self._cache.popitem(last=False)
+        scores_by_item.update(fresh)
+        return [scores_by_item[item] for item in items]
 
     # ------------------------------------------------------------------------------------------------- text to rows
 
-    def _rows(self, items: Sequence[Item]) -> list[Row | Score]:
-        """What the model reads for each item, or why there is nothing to score."""
+    def _rows(self, items: Sequence[Item]) -> list[ScoringRow | Score]:
+        """Return what the model reads for each item, or why there is nothing to score."""
         if self.checkpoint.kind == "process":
             return [self._checked(self._steps(*item)) for item in items]
         if not self.checkpoint.tokenizer.chat_template:
@@ -102,9 +104,9 @@ class Reward:
         written = [self._written(_chat(*item)) for item in items]
         texts = [text for text in written if isinstance(text, str)]
         rows = iter(self._ids(texts))
-        return [self._checked(Row(next(rows)) if isinstance(text, str) else text) for text in written]
+        return [self._checked(ScoringRow(next(rows)) if isinstance(text, str) else text) for text in written]
 
-    def _checked(self, row: Row | Score) -> Row | Score:
+    def _checked(self, row: ScoringRow | Score) -> ScoringRow | Score:
         limit = self.checkpoint.max_context
         if isinstance(row, Score):
             return row
@@ -115,30 +117,32 @@ class Reward:
         return row
 
     def _written(self, chat: list[dict[str, str]], **settings: bool) -> str | Score:
-        """A chat as the template writes it."""
+        """Return a chat as the template writes it, or why the template refuses it."""
         try:
             return str(self.checkpoint.tokenizer.apply_chat_template(chat, tokenize=False, **settings))
         except Exception as error:  # a template is a program of its author's
             return Score(math.nan, f"the reward model's chat template refuses the messages: {error}")
 
     def _ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of texts, in one call: a call of a tokenizer costs as much as the work itself."""
+        """Return token ids of texts, in one call: a call of a tokenizer costs as much as the work itself."""
         if not texts:
             return []
         return [tuple(ids) for ids in self.checkpoint.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
-    def _plain(self, messages: tuple[Message, ...], text: str) -> Row:
-        """Question and response without a template: as a pair of texts where the tokenizer has a separator for pairs,
-        else as lines."""
+    def _plain(self, messages: tuple[Message, ...], text: str) -> ScoringRow:
+        """Return question and response without a template.
+
+        A pair of texts if the tokenizer has a separator for pairs, otherwise lines.
+        """
         tokenizer, asked = self.checkpoint.tokenizer, "\n".join(m.content for m in messages)
         if tokenizer.sep_token_id is None:
-            return Row(tuple(tokenizer(f"{asked}\n{text}")["input_ids"]))
-        made = tokenizer(asked, text)
-        types = made.get("token_type_ids")
-        return Row(tuple(made["input_ids"]), None if types is None else tuple(types))
+            return ScoringRow(tuple(tokenizer(f"{asked}\n{text}")["input_ids"]))
+        encoded = tokenizer(asked, text)
+        types = encoded.get("token_type_ids")
+        return ScoringRow(tuple(encoded["input_ids"]), None if types is None else tuple(types))
 
-    def _steps(self, messages: tuple[Message, ...], text: str) -> Row | Score:
-        """Question and response, with a separator behind every step."""
+    def _steps(self, messages: tuple[Message, ...], text: str) -> ScoringRow | Score:
+        """Return question and response, with a separator after every step."""
         tokenizer, steps = self.checkpoint.tokenizer, [s for s in text.split(self._separator) if s.strip()]
         if not steps:
             return Score(math.nan, "the response has no steps")
@@ -153,16 +157,16 @@ class Reward:
         prompt, between, *parts = self._ids([asked, self._separator, *steps])
         if not between:
             return Score(math.nan, f"the reward model has no token for the separator {self._separator!r}")
-        ids, places = first + prompt, []
+        ids, positions = first + prompt, []
         for part in parts:
             ids += part + between
-            places.append(len(ids) - 1)
-        return Row(ids, None, tuple(places))
+            positions.append(len(ids) - 1)
+        return ScoringRow(ids, None, tuple(positions))
 
     # ------------------------------------------------------------------------------------------------ rows to scores
 
-    def _score(self, rows: Sequence[Row]) -> list[Score]:
-        """One pass of the model over rows (B) of about one length."""
+    def _score(self, rows: Sequence[ScoringRow]) -> list[Score]:
+        """Run the model once over rows (B) of about one length."""
         width, pad = len(rows[-1].ids), self.checkpoint.pad or 0
         device = self.checkpoint.model.device
         inputs: dict[str, Any] = {
@@ -178,19 +182,19 @@ class Reward:
             values = (torch.sigmoid(logits) if self.checkpoint.calibrated else logits)[:, 0].tolist()
         else:
             steps = torch.softmax(logits, dim=-1)[..., 1] if logits.shape[-1] == 2 else torch.sigmoid(logits)[..., 0]
-            values = [self._together(steps[i, list(row.places)].tolist()) for i, row in enumerate(rows)]
+            values = [self._together(steps[i, list(row.positions)].tolist()) for i, row in enumerate(rows)]
         return [Score(value, "" if math.isfinite(value) else "the model gave no number") for value in values]
 
     def _together(self, scores: list[float]) -> float:
         return math.nan if any(map(math.isnan, scores)) else float(self._aggregate(scores))
 
 
-def _length(ready: tuple[Item, Row]) -> int:
+def _length(ready: tuple[Item, ScoringRow]) -> int:
     return len(ready[1].ids)
 
 
 def _chat(messages: tuple[Message, ...], response: str | None = None) -> list[dict[str, str]]:
-    """The messages as templates want them, with the response; one that was begun for the model goes on."""
+    """Return the messages as templates want them, with the response; a response begun in the messages is continued."""
     chat = [{"role": m.role, "content": m.content} for m in messages]
     if response is not None and chat and chat[-1]["role"] == "assistant":
         chat[-1]["content"] += response
@@ -200,7 +204,7 @@ def _chat(messages: tuple[Message, ...], response: str | None = None) -> list[di
 
 
 def slices(lengths: Sequence[int], alone: bool = False) -> Iterator[slice]:
-    """Rows of these lengths, ascending, in batches of about one length; or each `alone`."""
+    """Yield batches of rows of about one length, lengths ascending; or each row `alone`."""
     start = 0
     for end, length in enumerate(lengths):
         full = length * (end + 1 - start) > MAX_TOKENS or length > SPREAD * lengths[start]

@@ -1,7 +1,8 @@
-"""Many programs at a time: a sandbox is a few threads, each with a worker of its own that it starts when it needs one.
+"""Run many programs at a time: a sandbox is a few threads, each with its own worker, started when needed.
 
-A worker that is lost is replaced. The program that it was running is tried once more on a new one: lost again, it is
-the program's doing, and its verdict; where no new worker can be started, the verdict is "broken", which is no verdict.
+A lost worker is replaced, and the program that it was running is run once more on a new one. If that one is lost too,
+the program is the cause, and its verdict is "crashed". If no new worker can be started, the verdict is "broken", and
+nothing is known about the program.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
-from samplewise.errors import SetupError
-from samplewise.verify.sandbox.check import check
+from samplewise.core.errors import SetupError
+from samplewise.verify.sandbox.check import check_isolation
 from samplewise.verify.sandbox.isolation import chosen, command
-from samplewise.verify.sandbox.words import USUAL, Isolation, Limits, Program, Verdict
+from samplewise.verify.sandbox.programs import USUAL, Isolation, Limits, Program, ProgramVerdict
 from samplewise.verify.sandbox.worker import Worker, WorkerLost
 
 LOOK_AHEAD = 4  # programs handed to a worker's thread before it has time for them
@@ -26,19 +27,19 @@ class Numbered(NamedTuple):
     """The verdict of the program at `position`."""
 
     position: int
-    verdict: Verdict
+    verdict: ProgramVerdict
 
 
 class Sandbox:
-    """Runs programs, several at a time; from any thread. Close it, or use it as a context manager."""
+    """Runs programs, several at a time, from any thread. Close it, or use it as a context manager."""
 
     def __init__(self, num_workers: int | None = None, isolation: Isolation | None = None) -> None:
-        """`num_workers` None: one per core. Raises SetupError where the isolation that is asked for is not here."""
+        """Start no worker yet. `num_workers` None: one per core. SetupError if the requested isolation is missing."""
         if num_workers is not None and num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {num_workers}")
         self.isolation: Isolation = isolation or chosen()
         self.num_workers = num_workers or _cores()
-        command(self.isolation, 0)  # says at once that bubblewrap is missing
+        command(self.isolation, 0, "/tmp")  # says at once that bubblewrap is missing
         self._own = threading.local()
         self._workers: set[Worker] = set()
         self._lock = threading.Lock()
@@ -51,26 +52,26 @@ class Sandbox:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def run(self, program: Program, limits: Limits = USUAL) -> Verdict:
-        """The verdict of one program. Raises SetupError where the sandbox cannot be started at all."""
+    def run(self, program: Program, limits: Limits = USUAL) -> ProgramVerdict:
+        """Return the verdict of one program. SetupError if the sandbox cannot be started at all."""
         return self._submit(program, limits).result()
 
     def run_all(self, programs: Iterable[Program], limits: Limits = USUAL) -> Iterator[Numbered]:
-        """The verdicts in the order in which they come. Takes from `programs` as it goes; few are held at a time."""
-        waiting: dict[Future[Verdict], int] = {}
+        """Yield the verdicts in order of completion. Takes from `programs` as it goes; few are in flight at a time."""
+        waiting: dict[Future[ProgramVerdict], int] = {}
         try:
             for position, program in enumerate(programs):
                 waiting[self._submit(program, limits)] = position
                 while len(waiting) >= self.num_workers * LOOK_AHEAD:
-                    yield from _done(waiting)
+                    yield from _finished(waiting)
             while waiting:
-                yield from _done(waiting)
+                yield from _finished(waiting)
         finally:
             for future in waiting:
                 future.cancel()
 
     def close(self) -> None:
-        """End every worker. What is still waiting is cancelled."""
+        """End every worker. Waiting programs are cancelled."""
         with self._lock:
             self._closed = True
             workers = list(self._workers)
@@ -83,11 +84,11 @@ class Sandbox:
 
     # --- in a thread of the sandbox -----------------------------------------------------------------------------------
 
-    def _submit(self, program: Program, limits: Limits) -> Future[Verdict]:
+    def _submit(self, program: Program, limits: Limits) -> Future[ProgramVerdict]:
         limits.check()
         return self._threads.submit(self._run, program, limits)
 
-    def _run(self, program: Program, limits: Limits) -> Verdict:
+    def _run(self, program: Program, limits: Limits) -> ProgramVerdict:
         lost = ""
         for _ in range(2):
             try:
@@ -95,7 +96,7 @@ class Sandbox:
             except SetupError as error:
                 if not self._has_worked:
                     raise
-                return Verdict("broken", reason=f"the sandbox cannot be started again: {error}")
+                return ProgramVerdict("broken", reason=f"the sandbox cannot be started again: {error}")
             try:
                 verdict = worker.run(program, limits)
             except WorkerLost as error:
@@ -106,8 +107,8 @@ class Sandbox:
                 self._give_up(worker)
             return verdict
         if self._closed:
-            return Verdict("broken", reason="the sandbox was closed")
-        return Verdict("crashed", reason=f"{lost}, twice", isolation=self.isolation)
+            return ProgramVerdict("broken", reason="the sandbox was closed")
+        return ProgramVerdict("crashed", reason=f"{lost}, twice", isolation=self.isolation)
 
     def _worker(self) -> Worker | None:
         worker: Worker | None = getattr(self._own, "worker", None)
@@ -117,7 +118,7 @@ class Sandbox:
         worker = Worker(self.isolation)
         try:
             if self.isolation == "bubblewrap":
-                check(worker)
+                check_isolation(worker)
             with self._lock:
                 if self._closed:
                     raise SetupError("the sandbox is closed")
@@ -136,9 +137,9 @@ class Sandbox:
         worker.close()
 
 
-def _done(waiting: dict[Future[Verdict], int]) -> Iterator[Numbered]:
-    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-    for future in done:
+def _finished(waiting: dict[Future[ProgramVerdict], int]) -> Iterator[Numbered]:
+    finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    for future in finished:
         yield Numbered(waiting.pop(future), future.result())
 
 
@@ -150,8 +151,8 @@ _shared: dict[tuple[int, Isolation], Sandbox] = {}
 _shared_lock = threading.Lock()
 
 
-def shared() -> Sandbox:
-    """The sandbox of this process, made when it is first asked for and closed at its end. A fork gets its own."""
+def shared_sandbox() -> Sandbox:
+    """Return the sandbox of this process, made on first use and closed at exit. A fork gets its own."""
     with _shared_lock:
         key = (os.getpid(), chosen())
         if key not in _shared:

@@ -1,1 +1,1 @@
-"""What runs inside the sandbox. Imports the standard library alone: nothing else is visible there."""
+"""Code that runs inside the sandbox. It imports the standard library alone: nothing else is visible there."""

@@ -1,8 +1,8 @@
-"""Plain values as JSON and back, so that a test can be in another process than the program that it tests.
+"""Plain values as JSON and back, so that a test can run in another process than the program that it tests.
 
 Only data crosses: numbers, texts, bytes, None, lists, tuples, sets, dicts, deques, exact fractions and decimals,
-ranges, and names of built-in types. What a subclass adds to them is left behind, its `__eq__` first of all; an iterator
-becomes an iterator over the items that it gave, and a match of a regular expression `True`. Anything else, such as an
+ranges, and names of built-in types. What a subclass adds, such as its `__eq__`, is dropped. An iterator becomes an
+iterator over its items, and a match of a regular expression `True`. Anything else, such as an
 object of the program's own class, is `Uncarried`.
 
     1 "a" None True -> themselves       every other value -> [tag, content]
@@ -29,7 +29,7 @@ _SEQUENCES: tuple[tuple[str, type], ...] = (
     ("frozenset", frozenset),
     ("deque", collections.deque),
 )
-_ITERATORS: tuple[type, ...] = (Iterator, type({}.keys()), type({}.values()), type({}.items()))
+ITERATORS: tuple[type, ...] = (Iterator, type({}.keys()), type({}.values()), type({}.items()))
 _MAKE: dict[str, type] = dict(_SEQUENCES)
 BUILT_IN_TYPES: dict[str, type] = {name: t for name, t in vars(builtins).items() if isinstance(t, type)}
 _NAME_OF = {t: name for name, t in BUILT_IN_TYPES.items() if not issubclass(t, BaseException)} | {NoneType: "NoneType"}
@@ -39,8 +39,8 @@ class Uncarried(Exception):
     """A value that is not plain data."""
 
 
-def pack(value: object) -> Any:
-    """What json.dumps can write. Raises Uncarried."""
+def pack_value(value: object) -> Any:
+    """Return what json.dumps can write. Raises Uncarried."""
     try:
         return _pack(value)
     except RecursionError:
@@ -77,24 +77,25 @@ def _pack(value: Any) -> Any:
         return ["type", _NAME_OF[value]]
     if kind is re.Match:
         return True  # tests ask whether there is one
-    if isinstance(value, _ITERATORS):
-        many: Any = value
-        items = list(itertools.islice(many, MAX_ITEMS + 1))
+    if isinstance(value, ITERATORS):
+        iterator: Any = value
+        items = list(itertools.islice(iterator, MAX_ITEMS + 1))
         if len(items) > MAX_ITEMS:
             raise Uncarried(f"an iterator of more than {MAX_ITEMS:,} items")
         return ["iterator", [_pack(item) for item in items]]
     raise Uncarried(f"a value of type {kind.__name__}, which is not plain data")
 
 
-def unpack(data: Any) -> Any:
-    """The value again. Raises ValueError, TypeError or another plain exception on what `pack` never gives."""
+def unpack_value(data: Any) -> Any:
+    """Return the value again. Raises ValueError, TypeError or another plain exception on what `pack_value` never
+    returns."""
     if not isinstance(data, list):
         if isinstance(data, float | dict):
             raise ValueError("not a packed value")
         return data
     tag, content = data
     if tag in _MAKE:
-        return _MAKE[tag]([unpack(item) for item in content])
+        return _MAKE[tag]([unpack_value(item) for item in content])
     match tag:
         case "int":
             return int(content, 16)
@@ -107,7 +108,7 @@ def unpack(data: Any) -> Any:
         case "bytearray":
             return bytearray.fromhex(content)
         case "dict":
-            return {unpack(k): unpack(v) for k, v in content}
+            return {unpack_value(k): unpack_value(v) for k, v in content}
         case "Fraction":
             return fractions.Fraction(*(int(part, 16) for part in content))
         case "Decimal":
@@ -117,21 +118,21 @@ def unpack(data: Any) -> Any:
         case "type":
             return NoneType if content == "NoneType" else BUILT_IN_TYPES[content]
         case "iterator":
-            return iter([unpack(item) for item in content])
+            return iter([unpack_value(item) for item in content])
     raise ValueError(f"not a packed value: {str(tag)[:40]!r}")
 
 
 def update(old: Any, new: Any) -> None:
-    """Give a container that was handed over the content that the other side has made of it."""
+    """Update a container that was passed as an argument to the content it has after the call on the other side."""
     if type(old) is not type(new):
         return
     if isinstance(old, list):
         if len(old) == len(new):  # keep the inner containers, which the test may hold as well
-            for place, item in enumerate(new):
-                if isinstance(item, list | dict | set) and type(old[place]) is type(item):
-                    update(old[place], item)
+            for index, item in enumerate(new):
+                if isinstance(item, list | dict | set) and type(old[index]) is type(item):
+                    update(old[index], item)
                 else:
-                    old[place] = item
+                    old[index] = item
         else:
             old[:] = new
     elif isinstance(old, dict | set):
@@ -141,5 +142,5 @@ def update(old: Any, new: Any) -> None:
         old.clear()
         old.extend(new)
     elif isinstance(old, tuple):
-        for mine, theirs in zip(old, new, strict=False):
-            update(mine, theirs)
+        for original, updated in zip(old, new, strict=False):
+            update(original, updated)

@@ -1,19 +1,22 @@
-"""The process that the programs are forked from: pid 1 of its own process name space, which no program can signal.
+"""The process that the programs are forked from: pid 1 of its own process namespace, which no program can signal.
 
-It reads one request after the other from a socket, forks the processes of the program (child.py), watches their
-time, their memory, their output and their files, and when the first of them that matters has ended kills everything
-else in the name space, empties /tmp and answers. Both directions carry a length (4 bytes) and JSON; the programs hold
-neither end. A fork costs a few milliseconds, an interpreter start twenty.
+A program can read all the memory that it was forked with, and what a process has once read stays somewhere in its
+memory. So this process reads no text. A request is numbers and open files. What they hold (the program, its input, its
+tests with their secret) is read after the fork, by the one process that needs it, which ends with the request. What
+the program writes, and the verdict of its tests, go through pipes to the host; nothing is read here.
 
-    request  {"id", "source", "stdin", "tests", "together", "entry_point", "imports", "nonce", "limits": {...}}
-    reply    {"id", "ended": exit | signal | timeout | memory | output | disk, "code", "verdict", "stdout", "stderr",
-              "seconds", "changed"}
+This process forks the processes of a program (child.py) and watches their time, memory and files. When the deciding
+process has ended, it kills everything else in the namespace, empties /tmp and answers. The programs hold neither end of
+its socket. A fork costs a few milliseconds, an interpreter start twenty.
 
-"verdict" is what came over the pipe of the tests: the nonce, or a reason. It is for the host to compare. "changed"
-says that a program has tampered with this process from outside (its limits, its priority), whose next programs would
-suffer: the host replaces the worker.
+    request  a byte (request.py), the numbers of `Request`, and the files of `Files` with the byte
+    reply    a length (4 bytes) and JSON:
+             {"id", "ended": exit | signal | timeout | memory | disk | stopped, "code", "seconds", "changed"}
 
-Usage: python -m inside.zygote bubblewrap UID | none UID
+"changed" says that a program has tampered with this process from outside (its limits, its priority). The next programs
+would suffer, so the host replaces the worker.
+
+Usage: python -m inside.zygote bubblewrap|none UID FOLDER
 """
 
 from __future__ import annotations
@@ -29,12 +32,12 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import child, jail
+from .request import APART, BROKEN, LAYOUT, SCRIPT, START, STOP, Files, Request
 
 TICK_S = 0.01  # between two looks at the memory of a program
 CONTROL_IN, CONTROL_OUT = 0, 1
@@ -44,9 +47,10 @@ PAGE = resource.getpagesize()
 
 
 class Zygote:
-    """What it knows of its own place, and how it runs a request."""
+    """The state of the process, and how it runs a request."""
 
-    def __init__(self, isolation: str, uid: int) -> None:
+    def __init__(self, isolation: str, uid: int, folder: Path) -> None:
+        self.folder = folder
         self.isolated = isolation == "bubblewrap"
         self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY) if sys.platform == "linux" else -1
         self.own_mounts = False
@@ -56,11 +60,14 @@ class Zygote:
             if not jail.can_filter():
                 raise SystemExit("the sandbox knows the system calls of x86_64 and aarch64 alone")
             self.own_mounts = jail.enter(uid)
-            self.folder = Path("/tmp")
-        else:
-            self.folder = Path(tempfile.mkdtemp(prefix="samplewise-"))
-            if sys.platform == "linux":
-                jail.adopt_orphans()
+        elif sys.platform == "linux":
+            jail.adopt_orphans()
+            jail.hide_memory()
+        self._null = os.open(os.devnull, os.O_RDWR)
+        # the most that the kernel keeps for a program in one open file: what was sent and nobody has received
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self._per_file = ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self._mounted: tuple[int, int] | None = None
         self._untouched: os.stat_result | None = None
         self._state = self._own_state()
@@ -68,7 +75,7 @@ class Zygote:
     # --- the folder ---------------------------------------------------------------------------------------------------
 
     def _fresh_folder(self, disk: int, files: int) -> None:
-        """An empty folder of the right size for the next program."""
+        """Provide an empty folder of the right size for the next program."""
         if not self.own_mounts:
             for path in self.folder.iterdir():
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -85,34 +92,37 @@ class Zygote:
     def _disk_full(self, disk: int, files: int) -> bool:
         if not self.isolated or self.own_mounts:  # the mount has its size
             return False
-        found = os.statvfs(self.folder)
-        used = (found.f_blocks - found.f_bfree) * found.f_frsize
-        return used > disk or found.f_files - found.f_ffree > files + 2
+        stats = os.statvfs(self.folder)
+        used = (stats.f_blocks - stats.f_bfree) * stats.f_frsize
+        return used > disk or stats.f_files - stats.f_ffree > files + 2
 
     # --- the processes ------------------------------------------------------------------------------------------------
 
-    def _memory(self) -> int:
-        """Bytes of memory that the programs' processes hold: resident, less what they share with this process."""
+    def _memory(self, open_files: int) -> int:
+        """Return bytes of memory that the programs' processes hold: resident or swapped out, less what they share with
+        this process, and the most that the kernel can hold for their open files."""
         if self._proc < 0 or not self.isolated:
             return 0
         names = [name for name in os.listdir(self._proc) if name.isdigit() and name != "1"]  # noqa: PTH208
-        return sum(max(0, self._pages(name) - self._resident) for name in names) * PAGE
+        own = sum(max(0, self._held(name) - self._resident) for name in names)
+        return own + len(names) * open_files * self._per_file
 
-    def _pages(self, process: str) -> int:
-        """Resident pages of a process, 0 where there is none."""
+    def _held(self, process: str) -> int:
+        """Return the bytes that a process holds, resident or swapped out; 0 if there is none."""
         try:
-            file = os.open(f"{process}/statm", os.O_RDONLY, dir_fd=self._proc)
+            file = os.open(f"{process}/status", os.O_RDONLY, dir_fd=self._proc)
         except OSError:
             return 0
         try:
-            return int(os.read(file, 200).split()[1])
+            lines = os.read(file, 1 << 14).split(b"\n")
+            return sum(int(line.split()[1]) << 10 for line in lines if line.startswith((b"VmRSS:", b"VmSwap:")))
         except (OSError, ValueError, IndexError):
             return 0
         finally:
             os.close(file)
 
-    def _kill_all(self, known: list[int]) -> None:
-        """Kill every process but this one, and reap them. Where pids are not our own, only descendants."""
+    def _kill_all(self, pids: list[int]) -> None:
+        """Kill every process but this one, and reap them. Without a pid namespace, only descendants."""
         if self.isolated:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)  # pid 1 of a name space reaches nothing outside it; checked at the start
@@ -121,7 +131,7 @@ class Zygote:
                     os.waitpid(-1, 0)
                 except ChildProcessError:
                     return
-        for pid in known:
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
         for _ in range(1000):
@@ -136,189 +146,128 @@ class Zygote:
             time.sleep(0.001)
 
     def _own_state(self) -> tuple[Any, ...]:
-        """What a program of the same user could change about this process from outside."""
+        """Return what a program of the same user could change about this process from outside."""
         kinds = sorted(value for name, value in vars(resource).items() if name.startswith("RLIMIT_"))
         limits = tuple(resource.getrlimit(kind) for kind in kinds)
         cores = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
         return limits, os.getpriority(os.PRIO_PROCESS, 0), cores
 
-    def _start(self, request: dict[str, Any], ends: dict[str, int]) -> tuple[list[int], int]:
-        """Fork the processes of a request. Gives their pids and that of the one whose end is the end."""
-        job = child.Job(request["source"], request["entry_point"], tuple(request["imports"]))
-        limits = request["limits"]
-        if not self._secret[0]:
-            pid = self._fork(lambda: child.run(job), ends, (), limits)
+    def _start(self, request: Request, files: Files) -> tuple[list[int], int]:
+        """Fork the processes of a request. Return their pids, and the pid of the one whose end decides."""
+        standard = (files.stdin, files.stdout, files.stderr)
+        if request.level != APART:
+            if request.level == SCRIPT:
+                pid = self._fork(lambda: child.run_alone(files.program), standard, (files.program,), request, files)
+            else:
+                kept = (files.program, files.tests, files.verdict)
+                pid = self._fork(lambda: child.together(*kept), standard, kept, request, files)
             return [pid], pid
-        if request["together"]:
-            kept = (ends["tests"], ends["verdict"])
-            pid = self._fork(lambda: child.together(job, *kept), ends, kept, limits)
-            return [pid], pid
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            program = self._fork(lambda: child.serve(job, theirs), ends, (theirs.fileno(),), limits)
-            kept = (ours.fileno(), ends["verdict"])
-            tests, nonce = self._secret  # known here from now on, when the program's process has been made
-            last = self._fork(lambda: child.test(job, tests, nonce, ours, ends["verdict"]), ends, kept, limits)
+        tests_end, program_end = socket.socketpair()
+        with tests_end, program_end:
+            program = self._fork(
+                lambda: child.serve(files.program, program_end),
+                standard,
+                (files.program, program_end.fileno()),
+                request,
+                files,
+            )
+            last = self._fork(
+                lambda: child.test(files.tests, tests_end, files.verdict),
+                (self._null,) * 3,  # a program could read what its tests print
+                (files.tests, tests_end.fileno(), files.verdict),
+                request,
+                files,
+            )
         return [program, last], last
 
-    def _fork(self, then: Any, ends: dict[str, int], kept: tuple[int, ...], limits: dict[str, int]) -> int:
-        """A child that holds standard input, output and error and the descriptors `kept`, and nothing else."""
+    def _fork(self, main: Any, standard: tuple[int, ...], kept: tuple[int, ...], request: Request, files: Files) -> int:
+        """Fork a child that has standard input, output and error and the descriptors `kept`, and nothing else."""
         pid = os.fork()
         if pid:
             return pid
+        ready = False
         try:
-            self._secret.clear()  # a program can look through what it has inherited
-            self._unfed = b""
-            for number, name in enumerate(("stdin", "stdout", "stderr")):
-                os.dup2(ends[name], number)
+            for number, file in enumerate(standard):
+                os.dup2(file, number)
             low = 3
-            for file in sorted(kept):
+            for file in sorted({*kept, files.verdict}):
                 os.closerange(low, file)
                 low = file + 1
             os.closerange(low, 4096)
             os.setpgid(0, 0) if not self.isolated else os.setsid()
             gc.enable()
-            jail.confine(limits, filtered=self.isolated)
-            then()
+            jail.confine(request, filtered=self.isolated)
+            ready = True
+            if files.verdict not in kept:
+                os.close(files.verdict)
+            main()
         except BaseException as error:
-            os.write(2, f"the sandbox could not start the program: {error}\n".encode())
+            where = 2 if ready else files.verdict
+            os.write(where, BROKEN + f"a program cannot be started: {error}\n".encode())
         finally:
             os._exit(120)
 
     # --- one request --------------------------------------------------------------------------------------------------
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        limits = request["limits"]
-        self._fresh_folder(limits["disk"], limits["files"])
-        self._resident = self._pages("self")
-        # held in this one place, so that it can be taken from the process of a program
-        self._secret: list[str] = [request.pop("tests"), request.pop("nonce")]
-        readers, ends = self._open(request)
+    def answer(self, request: Request, files: Files) -> dict[str, Any]:
+        """Run one request, and return the reply. Closes the files."""
         pids: list[int] = []
         started = time.monotonic()
         try:
-            pids, last = self._start(request, ends)
-            for file in ends.values():
-                os.close(file)
-            ends.clear()
-            ended, code, texts = self._watch(last, readers, request, started)
+            try:
+                self._fresh_folder(request.disk, request.files)
+                self._resident = self._held("self")
+                started = time.monotonic()
+                pids, last = self._start(request, files)
+            finally:
+                for file in files:
+                    if file >= 0:
+                        os.close(file)
+            ended, code = self._watch(last, request, started)
             if pids[0] != last and ended == "exit" and code:
-                ended, code = _end_of(pids[0], limits["cpu_s"]) or (ended, code)
+                ended, code = _end_of(pids[0], request.cpu_s) or (ended, code)
         finally:
-            for file in ends.values():
-                os.close(file)
             seconds = time.monotonic() - started
             self._kill_all(pids)
-            for _, file in readers.items():
-                os.close(file)
-        return {
-            "id": request["id"],
-            "ended": ended,
-            "code": code,
-            "seconds": seconds,
-            "changed": self._own_state() != self._state,
-            **{name: text.decode(errors="replace") for name, text in texts.items()},
-        }
+        changed = self._own_state() != self._state
+        return {"id": request.id, "ended": ended, "code": code, "seconds": seconds, "changed": changed}
 
-    def _open(self, request: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-        """The pipes of a program: our ends by name, and its ends."""
-        readers: dict[str, int] = {}
-        ends: dict[str, int] = {}
-        for name in ("stdout", "stderr", "verdict"):
-            readers[name], ends[name] = os.pipe()
-            os.set_blocking(readers[name], False)
-        stdin = request["stdin"].encode()
-        if stdin:
-            ends["stdin"] = os.memfd_create("stdin") if hasattr(os, "memfd_create") else _unnamed(self.folder)
-            while stdin:
-                stdin = stdin[os.write(ends["stdin"], stdin) :]
-            os.lseek(ends["stdin"], 0, os.SEEK_SET)
-        else:
-            ends["stdin"] = os.open(os.devnull, os.O_RDONLY)
-        self._unfed = b""
-        if request["together"] and self._secret[0]:
-            self._unfed = b"".join(child.blob(part.encode()) for part in self._secret)
-            ends["tests"], feed = os.pipe()
-            readers["feed"] = feed
-            os.set_blocking(feed, False)
-        return readers, ends
-
-    def _watch(
-        self, last: int, readers: dict[str, int], request: dict[str, Any], started: float
-    ) -> tuple[str, int, dict[str, bytes]]:
-        """Wait for the end of `last`, or end it. Gives how it ended, with what code, and what was written."""
-        limits = request["limits"]
-        texts = {"stdout": b"", "stderr": b"", "verdict": b""}
-        caps = {"stdout": limits["output"], "stderr": limits["output"], "verdict": 4096}
-        names = {file: name for name, file in readers.items()}
+    def _watch(self, last: int, request: Request, started: float) -> tuple[str, int]:
+        """Wait until `last` ends, or end it. Return how it ended, and with what code."""
         poll = select.poll()
-        for file, name in names.items():
-            poll.register(file, select.POLLOUT if name == "feed" else select.POLLIN)
-        poll.register(CONTROL_IN, 0)  # hung up: nobody waits for the answer any more
+        poll.register(CONTROL_IN, select.POLLIN)
         end = os.pidfd_open(last) if hasattr(os, "pidfd_open") else -1
         if end >= 0:
-            readers["end"] = end
             poll.register(end, select.POLLIN)
-        tick, next_look = TICK_S, started + TICK_S
-        while True:
-            now = time.monotonic()
-            if now - started >= limits["wall"]:
-                return "timeout", 0, texts
-            if now >= next_look:
-                if self._memory() > limits["memory"]:
-                    return "memory", 0, texts
-                if self._disk_full(limits["disk"], limits["files"]):
-                    return "disk", 0, texts
-                tick = min(tick * NEXT_TICK, MAX_TICK_S)
-                next_look = time.monotonic() + tick
-            wait_s = min(started + limits["wall"] - now, next_look - now)
-            for file, event in poll.poll(max(0.0, wait_s * 1000)):
-                if file == CONTROL_IN:
-                    raise SystemExit(0)
-                if file == end:
-                    continue
-                name = names[file]
-                if name == "feed":
-                    if event & select.POLLERR or not self._feed(file):
-                        poll.unregister(file)
-                        os.close(readers.pop("feed"))
-                    continue
-                data = _read(file)
-                if data is None:
-                    continue
-                if not data:
-                    poll.unregister(file)
-                texts[name] += data
-                if len(texts[name]) > caps[name]:
-                    texts[name] = texts[name][: caps[name]]
-                    return "output", 0, texts
-            pid, status, usage = os.wait4(last, os.WNOHANG)
-            if pid:
-                break
-        for name in texts:  # what was written last
-            while data := _read(readers[name]):
-                texts[name] = (texts[name] + data)[: caps[name]]
-                if len(texts[name]) == caps[name]:
-                    break
-        return *_how(status, usage, limits["cpu_s"]), texts
-
-    def _feed(self, file: int) -> bool:
-        """Hand over more of tests and nonce. False: all is handed over."""
-        with contextlib.suppress(BlockingIOError):
-            self._unfed = self._unfed[os.write(file, self._unfed) :]
-        return bool(self._unfed)
-
-
-def _read(file: int) -> bytes | None:
-    """What is there to be read: nothing at the end, None where there is nothing yet."""
-    try:
-        return os.read(file, 1 << 16)
-    except BlockingIOError:
-        return None
+        try:
+            tick, next_look, deadline = TICK_S, started + TICK_S, started + request.wall_us / 1e6
+            while True:
+                now = time.monotonic()
+                if now >= deadline:
+                    return "timeout", 0
+                if now >= next_look:
+                    if self._memory(request.open_files) > request.memory:
+                        return "memory", 0
+                    if self._disk_full(request.disk, request.files):
+                        return "disk", 0
+                    tick = min(tick * NEXT_TICK, MAX_TICK_S)
+                    next_look = time.monotonic() + tick
+                wait_s = min(deadline - now, next_look - now)
+                for file, _ in poll.poll(max(0.0, wait_s * 1000)):
+                    if file == CONTROL_IN:
+                        if os.read(CONTROL_IN, 1) != STOP:
+                            raise SystemExit(0)  # nobody waits for the answer any more
+                        return "stopped", 0
+                pid, status, usage = os.wait4(last, os.WNOHANG)
+                if pid:
+                    return _how(status, usage, request.cpu_s)
+        finally:
+            if end >= 0:
+                os.close(end)
 
 
 def _how(status: int, usage: resource.struct_rusage, cpu_s: int) -> tuple[str, int]:
-    """How a process has ended, and its exit status or signal."""
+    """Return how a process has ended, and its exit status or signal."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return "exit", code
@@ -327,7 +276,7 @@ def _how(status: int, usage: resource.struct_rusage, cpu_s: int) -> tuple[str, i
 
 
 def _end_of(program: int, cpu_s: int) -> tuple[str, int] | None:
-    """How the program ended whose tests have failed: killed, or None where it is not what has failed."""
+    """Return how the program whose tests failed was killed, or None if it was not."""
     for _ in range(20):  # its line is closed a moment before its end can be asked for
         pid, status, usage = os.wait4(program, os.WNOHANG)
         if pid:
@@ -338,27 +287,28 @@ def _end_of(program: int, cpu_s: int) -> tuple[str, int] | None:
 
 
 def _children() -> list[int]:
-    """This process's children, where /proc tells."""
+    """Return this process's children, if /proc tells."""
     try:
         return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     except OSError:
         return []
 
 
-def _unnamed(folder: Path) -> int:
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.dup(file.fileno())
-
-
-def _exactly(num_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    while num_bytes:
-        part = os.read(CONTROL_IN, min(num_bytes, 1 << 20))
+def _next_request(control: socket.socket) -> tuple[Request, Files]:
+    """Wait for a request. The end of the stream ends this process."""
+    while True:
+        first, files, _, _ = socket.recv_fds(control, 1, len(Files._fields))
+        if not first:
+            raise SystemExit(0)
+        if first == START:
+            break  # a stop that came too late is nothing
+    data = b""
+    while len(data) < LAYOUT.size:
+        part = control.recv(LAYOUT.size - len(data))
         if not part:
             raise SystemExit(0)
-        parts.append(part)
-        num_bytes -= len(part)
-    return b"".join(parts)
+        data += part
+    return Request(*LAYOUT.unpack(data)), Files(*files)
 
 
 def _say(message: dict[str, Any]) -> None:
@@ -368,23 +318,24 @@ def _say(message: dict[str, Any]) -> None:
         data = data[os.write(CONTROL_OUT, data) :]
 
 
-def main(isolation: str, uid: int) -> NoReturn:
+def serve_programs(isolation: str, uid: int, folder: Path) -> NoReturn:
+    """Answer requests until the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # from inside, pid 1 gets only those signals that it handles
-    zygote = Zygote(isolation, uid)
+    control = socket.socket(fileno=os.dup(CONTROL_IN))
+    zygote = Zygote(isolation, uid, folder)
     child.preload()
     gc.collect()
     gc.freeze()  # a collection in a child must not copy every page of this process
     gc.disable()
     try:
         interfaces = [name for _, name in socket.if_nameindex()]
-        _say({"own_mounts": zygote.own_mounts, "interfaces": interfaces})
+        _say({"own_mounts": zygote.own_mounts, "interfaces": interfaces, "lacking": jail.lacking()})
         while True:
-            (size,) = struct.unpack(">I", _exactly(4))
-            _say(zygote.answer(json.loads(_exactly(size))))
+            _say(zygote.answer(*_next_request(control)))
     finally:
         if not zygote.isolated:
             shutil.rmtree(zygote.folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    serve_programs(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,41 @@
+"""Every command, and how an error ends the program."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from samplewise.core.errors import SamplewiseError
+
+from . import demo, doctor, draw, effect, export, parts, passk, plan, stored
+from .app import app, fail
+
+__all__ = ["demo", "doctor", "draw", "effect", "export", "parts", "passk", "plan", "run_command", "stored"]
+
+# as a person meets them
+ORDER = ["ask", "run", "compare", "select", "show", "passk", "recheck", "effect", "calibrate", "plan", "report"]
+ORDER += ["export", "doctor", "list", "demo"]
+app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))  # type: ignore[union-attr]
+
+# What the parser says of a wrong word. Its class has no name that holds for every release of typer; its children do.
+COMPLAINT: type[Exception] = typer.BadParameter.mro()[2]
+
+
+def run_command() -> NoReturn:
+    """Run the command that the arguments name. Samplewise's own errors become one line and an exit code."""
+    try:
+        code = typer.main.get_command(app).main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except SamplewiseError as error:
+        fail(str(error), error.exit_code)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except COMPLAINT as error:
+        fail(error.format_message(), 2)  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        fail("interrupted; what was paid for is kept, the same command goes on from there", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has what it wanted
+        sys.exit(0)

@@ -1,0 +1,1 @@
+"""The OpenAI protocol as servers really speak it: request bodies, replies, refused fields, fatal errors."""
