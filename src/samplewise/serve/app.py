@@ -7,113 +7,57 @@ in a stream, by newlines before a JSON body. If the client leaves, the handler i
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
+import logging
 import math
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol
-from urllib.parse import urlsplit
+from datetime import UTC, datetime
 
 from aiohttp import web
 
-from samplewise.core.errors import EngineError, SamplewiseError
-from samplewise.serve.jobs import AccessPolicy, Allowance, Job, Jobs
+from samplewise import __version__
+from samplewise.core.errors import SamplewiseError
+from samplewise.serve.jobs import Job, Jobs
+from samplewise.serve.keys import OPEN, KeyRing, Policy, token_of
+from samplewise.serve.limits import Busy, Gate
+from samplewise.serve.log import EventLog
+from samplewise.serve.metrics import CONTENT_TYPE, Metrics
 from samplewise.serve.names import list_models, model_json, split_name
-from samplewise.serve.replies import (
-    Answer,
-    error_headers,
-    error_json,
-    header_text,
-    headers_of,
-    progress_chunk,
-    reply_chunks,
-    reply_json,
-)
-from samplewise.serve.stream import EventStream, SlowJson, is_done
+from samplewise.serve.origin import cors_headers, foreign_origin
+from samplewise.serve.page import HEADERS, Board, ServedName, ShownAnswer, content_policy, render_page
+from samplewise.serve.replies import Answer, error_headers, error_json
+from samplewise.serve.stream import send_stream, send_whole
 from samplewise.serve.wire import Call, RequestError, Route, parse_body, parse_call, read_timeout_s
 
 MAX_BODY = 8 << 20  # bytes
 CANCEL_S = 0.7  # that a run has to end by itself when its client has left, before its task is cancelled
 LEAST_BEAT_S = 0.1  # between two signs of life, whatever the client's read time-out
 OPEN_AGAIN_S = 5.0  # between two tries to open an engine
-PROGRESS_S = 0.25
-MAX_RECENT = 50
-DRAIN_TICK_S = 0.05
-ACCEPTED_HEADERS = "Authorization, Content-Type, X-Samplewise-Recipe, X-ITS-Budget"
-EXPOSED_HEADERS = "X-Samplewise-Run, X-Samplewise-Recipe, X-Samplewise-Stop, X-Samplewise-Aside"
+CLIENT_LEFT = 499  # the status that such a request is counted under
+ROUTES = "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, /health, /ready, /metrics and /"
 
+LOGGER = logging.getLogger("samplewise.serve")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class KeyTable(Protocol):
-    """The keys of the clients."""
-
-    def policy_of(self, token: str | None) -> AccessPolicy | None: ...
-
-
-class Admission(Protocol):
-    """Who may run now. Entering raises an error with `status`, `retry_after_s` and the like where nobody may."""
-
-    def enter(self, policy: AccessPolicy) -> AbstractAsyncContextManager[Allowance | None]: ...
-
-
-class Counters(Protocol):
-    """What the server counts."""
-
-    def observe_request(self, recipe: str, model: str, code: int, seconds: float, first_byte_s: float) -> None: ...
-
-    def add_tokens(self, kind: str, num: int) -> None: ...
-
-    def set_in_flight(self, num: int) -> None: ...
-
-    def render(self) -> str: ...
-
-
-class Everybody(NamedTuple):
-    """The policy of everybody, where the server has no keys and listens on the loopback alone."""
-
-    name: str = "local"
-    recipes: str = "free"
-
-
-class Answered(NamedTuple):
-    """A request that was answered, for people who watch the server."""
-
-    time: float  # seconds since 1970
-    run: str
-    model: str
-    label: str  # the preset's name, "plain" or "custom"
-    recipe: str
-    answer: str | None
-    votes: dict[str, int]
-    draws: int
-    stop: str
-    tokens: int
-    seconds: float
-
-
 class Service:
-    """The handlers, and what they share."""
+    """The handlers, and what they share. `keys` is None where the server listens on the loopback alone."""
 
     def __init__(
         self,
         jobs: Jobs,
         *,
-        keys: KeyTable | None = None,
-        gate: Admission | None = None,
-        metrics: Counters | None = None,
-        cors: Collection[str] = (),
+        keys: KeyRing | None = None,
+        gate: Gate | None = None,
+        log: EventLog | None = None,
+        origins: Collection[str] = (),
+        hosts: Collection[str] = (),
     ) -> None:
-        self.jobs, self.keys, self.gate, self.metrics = jobs, keys, gate, metrics
-        self.live: set[Job] = set()
-        self.recent: deque[Answered] = deque(maxlen=MAX_RECENT)
-        self.is_draining = False
-        self.num_open = 0  # requests for completions that are not answered yet
+        self.jobs, self.keys = jobs, keys
+        self.gate = gate if gate is not None else Gate()
+        self.metrics, self.board = Metrics(), Board()
         self.opened: set[str] = set()  # names of the models whose engines are open
-        self._cors = frozenset(cors)
+        self._log, self._origins, self._hosts = log, frozenset(origins), frozenset(hosts)
         self._created = int(time.time())
         self._opening: asyncio.Task[None] | None = None
 
@@ -127,9 +71,11 @@ class Service:
         upstreams = self.jobs.upstreams
         while len(self.opened) < len(upstreams):
             for name, upstream in upstreams.items():
-                with contextlib.suppress(SamplewiseError):
+                try:
                     await upstream.engine.open()
                     self.opened.add(name)
+                except SamplewiseError as error:
+                    self._write("not_open", model=name, error=str(error))
             if len(self.opened) < len(upstreams):
                 await asyncio.sleep(OPEN_AGAIN_S)
 
@@ -140,39 +86,26 @@ class Service:
             await asyncio.gather(self._opening, return_exceptions=True)
         await self.jobs.close_engines()
 
-    async def drain(self, seconds: float) -> None:
-        """Refuse new requests from now on, and wait for running ones, at most so many seconds."""
-        self.is_draining = True
-        until = time.monotonic() + seconds
-        while self.num_open and time.monotonic() < until:
-            await asyncio.sleep(DRAIN_TICK_S)
+    async def drain(self, seconds: float) -> bool:
+        """Refuse new requests from now on, and wait for running ones, at most so long. Return whether all ended."""
+        self.gate.drain()
+        return await self.gate.drained(seconds)
 
     # --- who asks -----------------------------------------------------------------------------------------------------
 
-    def policy_of(self, request: web.Request) -> AccessPolicy:
+    def policy_of(self, request: web.Request) -> Policy:
         """Return what the sender of a request may do. Raises RequestError."""
-        if self.keys is None:
-            self._check_is_local(request)
-            return Everybody()
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        policy = self.keys.policy_of(token.strip() if scheme.lower() == "bearer" else None)
+        is_open = self.keys is None
+        if why := foreign_origin(request.headers, is_open=is_open, origins=self._origins, hosts=self._hosts):
+            raise RequestError(why, status=403, code="foreign_origin")
+        policy = OPEN if self.keys is None else self.keys.policy_of(token_of(request.headers))
         if policy is None:
-            raise RequestError(
-                "this key is not known; send Authorization: Bearer KEY", status=401, code="invalid_api_key"
-            )
+            message = "no such key; send Authorization: Bearer KEY"
+            raise RequestError(message, status=401, code="invalid_api_key")
         return policy
 
-    def _check_is_local(self, request: web.Request) -> None:
-        """Raise RequestError for what a page of another site may have sent by way of the user's browser."""
-        origin = request.headers.get("Origin")
-        if origin is not None and not self._allows(origin) and urlsplit(origin).netloc != request.host:
-            raise RequestError("requests from pages of another origin need --cors ORIGIN", status=403, code="origin")
-        if not is_local(request.host):
-            message = f"a server without keys answers to names of the loopback alone, not to {request.host!r}"
-            raise RequestError(message, status=403, code="host")
-
-    def _allows(self, origin: str) -> bool:
-        return "*" in self._cors or origin in self._cors
+    def _cors(self, request: web.Request) -> dict[str, str]:
+        return cors_headers(request.headers.get("Origin"), self._origins)
 
     # --- completions --------------------------------------------------------------------------------------------------
 
@@ -185,29 +118,29 @@ class Service:
         return await self._complete(request, "completions")
 
     async def _complete(self, request: web.Request, route: Route) -> web.StreamResponse:
-        started, code = time.monotonic(), 500
+        started, status, why = time.monotonic(), 500, "failed"
         job: Job | None = None
-        self.num_open += 1
+        policy: Policy | None = None
         try:
             policy = self.policy_of(request)
-            if self.is_draining:
-                raise shutting_down()
+            if self.gate.is_draining:
+                raise RequestError("the server is shutting down", status=503, code="shutting_down", retry_after_s=1.0)
             body = await read_body(request)
             call = parse_call(parse_body(body), route, request.headers)
             deadline = started + self._seconds(call, read_timeout_s(request.headers))
-            job = await self.jobs.start(call, body, policy, deadline)
+            choosing = [request.headers.get(name) for name in ("X-Samplewise-Recipe", "X-ITS-Budget")]
+            job = await self.jobs.start(call, body, policy, deadline, headers=choosing)
             response = await self._run(request, job)
-            code = response.status
+            status, why = response.status, ""
             return response
         except RequestError as error:
-            code = error.status
+            status, why = error.status, error.code or error.kind
             raise
         except (asyncio.CancelledError, ConnectionError):
-            code = 499  # the client has left
+            status, why = CLIENT_LEFT, "client_left"
             raise
         finally:
-            self.num_open -= 1
-            self._observe(job, code, time.monotonic() - started)
+            self._observe(route, policy, job, status, why, started)
 
     def _seconds(self, call: Call, read_s: float | None) -> float:
         """Return how long a run may draw: less than the client waits, where nothing keeps it waiting."""
@@ -221,39 +154,44 @@ class Service:
     async def _run(self, request: web.Request, job: Job) -> web.StreamResponse:
         """Run a job and send its answer. Where this ends early, so does the run."""
         task = asyncio.create_task(self._answer(job))
-        read_s = read_timeout_s(request.headers)
-        beat_s = self.jobs.settings.heartbeat_s
+        settings, read_s = self.jobs.settings, read_timeout_s(request.headers)
+        beat_s = settings.heartbeat_s
         beat_s = beat_s if read_s is None else max(LEAST_BEAT_S, min(beat_s, read_s / 2))
         try:
-            send = self._send_stream if job.call.stream else self._send_whole
-            response = await send(request, job, task, beat_s)
-            job.is_answered = response.status == 200
-            return response
+            if job.call.stream:
+                return await send_stream(request, job, task, self._cors(request), beat_s=beat_s)
+            return await send_whole(request, job, task, self._cors(request), quiet_s=settings.quiet_s, beat_s=beat_s)
         finally:
             await self._end(job, task)
 
     async def _answer(self, job: Job) -> Answer:
-        entered = contextlib.nullcontext(None) if self.gate is None else self.gate.enter(job.policy)
+        """Wait for a free slot, and run a job in it. Raises RequestError."""
+        self.metrics.set_queue(self.gate.num_queued + 1)
         try:
-            async with entered as allowance:
-                self.live.add(job)
-                self._count_live()
+            async with self.gate.enter(job.policy) as ticket:
                 job.admitted.set()
-                try:
-                    return await self.jobs.answer(job, allowance)
-                finally:
-                    self.live.discard(job)
-                    self._count_live()
-        except SamplewiseError as error:
-            if (status := getattr(error, "status", None)) is None or isinstance(error, EngineError):
-                raise
+                self._count_running()
+                self.board.begin(job.policy.name, job.run.id, job.call.model, datetime.now(UTC))
+                job.on_arrival = lambda num: self.board.progress(job.policy.name, job.run.id, num)
+                return await self.jobs.answer(job, ticket)
+        except Busy as busy:
             raise RequestError(
-                str(error),
-                status=status,
-                code=getattr(error, "code", None),
-                retry=getattr(error, "should_retry", None),
-                retry_after_s=getattr(error, "retry_after_s", None),
+                str(busy),
+                status=busy.status,
+                code=busy.code,
+                retry=busy.should_retry,
+                retry_after_s=busy.retry_after_s,
             ) from None
+        except RequestError:
+            raise
+        except Exception as raised:
+            raise self._failed(f"run {job.run.id}", raised) from None
+        finally:
+            self._count_running()
+
+    def _count_running(self) -> None:
+        self.metrics.set_in_flight(self.gate.in_flight)
+        self.metrics.set_queue(self.gate.num_queued)
 
     async def _end(self, job: Job, task: asyncio.Task[Answer]) -> None:
         """See a run to its end: one that nobody waits for any more is cancelled."""
@@ -267,78 +205,13 @@ class Service:
             task.exception()
         self.jobs.close(job)
 
-    async def _send_whole(
-        self, request: web.Request, job: Job, task: asyncio.Task[Answer], beat_s: float
-    ) -> web.StreamResponse:
-        if await is_done(task, self.jobs.settings.quiet_s):
-            answer = task.result()
-            headers = {**self._cors_headers(request), **headers_of(answer.evidence)}
-            response = web.json_response(reply_json(answer, job.call.route), headers=headers)
-            await response.prepare(request)
-            await response.write_eof()
-            return response
-        slow = await SlowJson.begin(request, self._early_headers(request, job))
-        await slow.wait(task, beat_s)
-        try:
-            body = reply_json(task.result(), job.call.route)
-        except RequestError as error:
-            body = error_json(error)
-        return await slow.end(body)
-
-    async def _send_stream(
-        self, request: web.Request, job: Job, task: asyncio.Task[Answer], beat_s: float
-    ) -> web.StreamResponse:
-        admitted = asyncio.ensure_future(job.admitted.wait())
-        try:
-            await asyncio.wait({task, admitted}, timeout=beat_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            admitted.cancel()
-        if task.done():
-            task.result()  # what is refused before a run begins keeps its status
-        stream = await EventStream.begin(request, self._early_headers(request, job))
-        call = job.call
-        is_begun = call.wishes.progress and call.route == "chat"
-        if is_begun:
-            await self._show_progress(stream, job, task, beat_s)
-        else:
-            await stream.wait(task, beat_s)
-        try:
-            answer = task.result()
-        except RequestError as error:
-            await stream.send(error_json(error))
-        else:
-            await stream.send_all(reply_chunks(answer, call.route, include_usage=call.include_usage, is_begun=is_begun))
-        return await stream.end()
-
-    async def _show_progress(self, stream: EventStream, job: Job, task: asyncio.Task[Answer], beat_s: float) -> None:
-        """Say how many draws have arrived, as reasoning, until the run is done."""
-        shown = -1
-        spoken = time.monotonic()
-        while not task.done():
-            if job.num_arrived != shown:
-                text = f"{job.num_arrived} draws\n" if job.num_arrived else f"{job.plan.recipe.line}\n"
-                await stream.send(progress_chunk(job.head(), text, is_first=shown < 0))
-                shown, spoken = job.num_arrived, time.monotonic()
-            elif time.monotonic() - spoken >= beat_s:
-                await stream.comment()
-                spoken = time.monotonic()
-            await is_done(task, min(PROGRESS_S, beat_s))
-        if shown < 0:
-            await stream.send(progress_chunk(job.head(), f"{job.plan.recipe.line}\n", is_first=True))
-
-    def _early_headers(self, request: web.Request, job: Job) -> dict[str, str]:
-        """Return the headers of a reply that begins before its run has ended."""
-        plan = job.plan
-        evidence = {"run": job.run.id, "recipe": plan.recipe.line, "aside": plan.aside}
-        return {**self._cors_headers(request), **headers_of(evidence)}
-
     # --- other routes -------------------------------------------------------------------------------------------------
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /v1/models."""
         self.policy_of(request)
         listed = list_models(self.jobs.upstreams, self.jobs.settings.presets, self._created)
-        return web.json_response(listed, headers=self._cors_headers(request))
+        return web.json_response(listed, headers=self._cors(request))
 
     async def model(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /v1/models/{id}."""
@@ -350,7 +223,7 @@ class Service:
         )
         if not is_known:
             raise RequestError(f"no model is called {name!r}", status=404, param="model", code="model_not_found")
-        return web.json_response(model_json(name, self._created), headers=self._cors_headers(request))
+        return web.json_response(model_json(name, self._created), headers=self._cors(request))
 
     async def health(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /health: the process is there."""
@@ -359,35 +232,56 @@ class Service:
     async def ready(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /ready: requests would be answered."""
         is_open = len(self.opened) == len(self.jobs.upstreams)
-        word = "draining" if self.is_draining else "ready" if is_open else "opening the engines"
+        word = "draining" if self.gate.is_draining else "ready" if is_open else "opening the engines"
         return web.json_response({"status": word}, status=200 if word == "ready" else 503)
 
     async def show_metrics(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /metrics."""
         self.policy_of(request)
-        if self.metrics is None:
-            raise RequestError("this server counts nothing", status=404)
-        return web.Response(text=self.metrics.render(), content_type="text/plain", charset="utf-8")
+        return web.Response(body=self.metrics.render().encode(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def page(self, request: web.Request) -> web.StreamResponse:
+        """Answer GET /: the page for the key that asks."""
+        try:
+            policy = self.policy_of(request)
+        except RequestError as error:
+            if error.status != 401:
+                raise
+            # a browser then asks for the key, as the password of any name
+            challenge = {"WWW-Authenticate": 'Basic realm="samplewise", charset="UTF-8"'}
+            return web.Response(text="give a key of the server as the password", status=401, headers=challenge)
+        names = [ServedName(name, "") for name in self.jobs.upstreams]
+        names += [
+            ServedName(f"{preset}@{name}", line)
+            for name in self.jobs.upstreams
+            for preset, line in self.jobs.settings.presets.items()
+        ]
+        html = render_page(
+            names,
+            self.board.activity(policy.name),
+            datetime.now(UTC),
+            engine=", ".join(upstream.engine.name for upstream in self.jobs.upstreams.values()),
+            version=__version__,
+            queued=self.gate.num_queued,
+        )
+        return web.Response(body=html.encode(), headers={**HEADERS, "Content-Security-Policy": content_policy()})
 
     async def preflight(self, request: web.Request) -> web.StreamResponse:
         """Answer OPTIONS: whether pages of another origin may ask."""
-        headers = self._cors_headers(request)
+        headers = self._cors(request)
         if not headers:
-            raise RequestError("requests from pages of another origin need --cors ORIGIN", status=403, code="origin")
-        allowed = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": ACCEPTED_HEADERS}
-        return web.Response(status=204, headers={**headers, **allowed, "Access-Control-Max-Age": "600"})
+            raise RequestError("pages of other origins need --cors ORIGIN", status=403, code="foreign_origin")
+        return web.Response(status=204, headers={**headers, "Access-Control-Max-Age": "600"})
 
-    def _cors_headers(self, request: web.Request) -> dict[str, str]:
-        origin = request.headers.get("Origin")
-        if origin is None or not self._allows(origin):
-            return {}
-        headers = {"Access-Control-Allow-Origin": header_text(origin), "Vary": "Origin"}
-        return {**headers, "Access-Control-Expose-Headers": EXPOSED_HEADERS}
+    async def no_route(self, request: web.Request) -> web.StreamResponse:
+        """Answer what is no route of the server."""
+        self.policy_of(request)
+        raise RequestError(f"no such route: {request.method} {request.path}; there are {ROUTES}", status=404)
 
     # --- errors and counts --------------------------------------------------------------------------------------------
 
     @web.middleware
-    async def as_json(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def errors_as_json(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer every error with OpenAI's JSON, and never with a traceback."""
         try:
             return await handler(request)
@@ -400,40 +294,78 @@ class Service:
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as raised:
-            request.app.logger.error("%s %s failed", request.method, request.path, exc_info=raised)
-            error = RequestError("the server failed; its log says why", status=500, retry=False)
-        headers = {**self._cors_headers(request), **error_headers(error)}
+            error = self._failed(f"{request.method} {request.path}", raised)
+        headers = {**self._cors(request), **error_headers(error)}
         return web.json_response(error_json(error), status=error.status, headers=headers)
 
-    def _count_live(self) -> None:
-        if self.metrics is not None:
-            self.metrics.set_in_flight(len(self.live))
+    def _failed(self, what: str, raised: Exception) -> RequestError:
+        """Log an error that nobody foresaw, and return what the client is told of it."""
+        LOGGER.error("%s failed", what, exc_info=raised)
+        self._write("failed", what=what, error=f"{type(raised).__name__}: {raised}")
+        return RequestError("the server failed; its log says why", status=500, code="internal_error", retry=False)
 
-    def _observe(self, job: Job | None, code: int, seconds: float) -> None:
-        """Count a request that has ended."""
-        label, model = ("", "") if job is None else (job.plan.label, job.plan.upstream.name)
-        if self.metrics is not None:
-            self.metrics.observe_request(label, model, code, seconds, seconds)
-        if job is None or job.result is None:
+    def _write(self, name: str, **fields: object) -> None:
+        if self._log is not None:
+            self._log.write(name, **fields)
+
+    def _observe(
+        self,
+        route: Route,
+        policy: Policy | None,
+        job: Job | None,
+        status: int,
+        why: str,
+        started: float,
+    ) -> None:
+        """Count a request that has ended, write it to the log, and show it on the page."""
+        seconds = time.monotonic() - started
+        key = "" if policy is None else policy.name
+        if job is None:
+            self.metrics.observe_request("", "", status, seconds)
+            self._write("request", key=key, route=route, code=status, why=why, seconds=round(seconds, 4))
             return
-        result = job.result
-        if self.metrics is not None:
-            self.metrics.add_tokens("prompt", result.paid.prompt_tokens)
-            self.metrics.add_tokens("completion", result.paid.completion_tokens)
-        self.recent.append(
-            Answered(
-                time.time(),
-                job.run.id,
-                job.plan.upstream.name,
-                label,
-                job.plan.recipe.line,
-                result.answer,
-                result.votes,
-                len(result.pool.candidates),
-                result.stop.reason,
-                result.paid.tokens,
-                seconds,
-            )
+        plan, result, metrics = job.plan, job.result, self.metrics
+        first_byte_s = job.first_byte - started
+        metrics.observe_request(plan.label, plan.upstream.name, status, seconds, first_byte_s)
+        metrics.add_tokens("prompt", job.paid.prompt_tokens)
+        metrics.add_tokens("completion", job.paid.completion_tokens)
+        metrics.add_tokens("reasoning", job.paid.reasoning_tokens)
+        shown = None
+        if result is not None:
+            metrics.observe_draws(len(result.pool.candidates))
+            metrics.add_saved(job.saved)
+            if job.is_answered:
+                shown = ShownAnswer(
+                    when=datetime.now(UTC),
+                    model=job.call.model,
+                    answer=result.answer or "",
+                    votes=result.votes,
+                    num_draws=len(result.pool.candidates),
+                    tokens=job.paid.tokens,
+                    saved=job.saved,
+                    stop=result.stop.reason,
+                )
+        if job.admitted.is_set():
+            self.board.end(key, job.run.id, shown)
+        self._write(
+            "request",
+            key=key,
+            route=route,
+            model=plan.upstream.name,
+            recipe=plan.label,
+            line=plan.recipe.line,
+            run=job.run.id,
+            resumed=job.run.is_resumed,
+            aside=plan.aside,
+            code=status,
+            why=why,
+            seconds=round(seconds, 4),
+            first_byte=round(first_byte_s, 4),
+            draws=None if result is None else len(result.pool.candidates),
+            stop=None if result is None else result.stop.reason,
+            tokens=job.paid.tokens,
+            usd=job.paid.usd,
+            saved=job.saved,
         )
 
 
@@ -443,17 +375,19 @@ SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 def make_app(
     jobs: Jobs,
     *,
-    keys: KeyTable | None = None,
-    gate: Admission | None = None,
-    metrics: Counters | None = None,
-    cors: Collection[str] = (),
+    keys: KeyRing | None = None,
+    gate: Gate | None = None,
+    log: EventLog | None = None,
+    origins: Collection[str] = (),
+    hosts: Collection[str] = (),
 ) -> web.Application:
     """Return the server as an application; serve it with `handler_cancellation=True`, or nobody who leaves is noticed.
 
-    Its engines are opened when it starts and closed when it ends. Without `keys` it answers to the loopback alone.
+    Its engines are opened when it starts and closed when it ends. Without `keys` it trusts whoever reaches it, and
+    must listen on the loopback alone. `origins` are those whose pages may ask, `hosts` names that it goes by.
     """
-    service = Service(jobs, keys=keys, gate=gate, metrics=metrics, cors=cors)
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[service.as_json])
+    service = Service(jobs, keys=keys, gate=gate, log=log, origins=origins, hosts=hosts)
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[service.errors_as_json])
     app[SERVICE] = service
     app.router.add_post("/v1/chat/completions", service.chat)
     app.router.add_post("/v1/completions", service.completions)
@@ -462,17 +396,12 @@ def make_app(
     app.router.add_get("/health", service.health)
     app.router.add_get("/ready", service.ready)
     app.router.add_get("/metrics", service.show_metrics)
+    app.router.add_get("/", service.page)
     app.router.add_route("OPTIONS", "/v1/{path:.*}", service.preflight)
-    app.router.add_route("*", "/{path:.*}", no_route)
+    app.router.add_route("*", "/{path:.*}", service.no_route)
     app.on_startup.append(service.open)
     app.on_cleanup.append(service.close)
     return app
-
-
-async def no_route(request: web.Request) -> web.StreamResponse:
-    """Answer what is no route of the server."""
-    served = "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, /health, /ready, /metrics"
-    raise RequestError(f"no such route: {request.method} {request.path}; there are {served}", status=404)
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -487,17 +416,3 @@ async def read_body(request: web.Request) -> bytes:
         raise RequestError(f"a body has at most {MAX_BODY >> 20} MB", status=413) from None
     except web.RequestPayloadError:
         raise RequestError("the body broke off") from None
-
-
-def is_local(host: str) -> bool:
-    """Return whether a Host header names the loopback."""
-    name = urlsplit(f"//{host}").hostname or ""
-    try:
-        return name == "localhost" or name.endswith(".localhost") or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def shutting_down() -> RequestError:
-    """Return what a request is answered while the server shuts down."""
-    return RequestError("the server is shutting down", status=503, code="shutting_down", retry_after_s=1.0)

@@ -17,6 +17,7 @@ from samplewise.loop.result import Result
 from samplewise.serve.wire import RequestError, Route
 
 WORDS_PER_CHUNK = 8
+MAX_ANSWER = 500  # characters of the answer as it was read
 WORDS = re.compile(rf"(?:\s*\S+){{1,{WORDS_PER_CHUNK}}}\s*|\s+")
 
 
@@ -129,14 +130,18 @@ def evidence_of(
     *,
     run: str,
     recipe: str,
+    usage: Usage,
+    paid: Usage,
     returned: frozenset[str] = frozenset(),
     verifier: str | None = None,
+    is_plain: bool = False,
     **more: Json,
 ) -> dict[str, Json]:
     """Return what a reply says of its run: recipe, draws, agreement or score, why it stopped, what it cost.
 
-    `agreement` is the share of all candidates that gave the chosen answer, None for a single one. Texts of candidates
-    and votes are given only if they are among `returned`. `more` are further fields; None leaves one out.
+    `agreement` is the share of all candidates that gave the chosen answer, None where nothing was chosen. `usage` is
+    the cost of all that the answer rests on, `paid` what this request caused. Texts of candidates and votes are given
+    only if they are among `returned`. `more` are further fields; None leaves one out.
     """
     whole = result.to_dict()
     num = len(result.pool.candidates)
@@ -146,11 +151,11 @@ def evidence_of(
         "recipe": recipe,
         "draws": num,
         "failed": result.pool.num_failed,
-        "answer": result.answer,
-        "agreement": result.votes.get(result.answer or "", 0) / num if num > 1 else None,
+        "answer": None if is_plain or result.answer is None else result.answer[:MAX_ANSWER],
+        "agreement": None if is_plain or num < 2 else result.votes.get(result.answer or "", 0) / num,
         "stop": whole["stop"],
-        "spent": _cost(result.bill.total),
-        "paid": _cost(result.paid),
+        "spent": _cost(usage),
+        "paid": _cost(paid),
     }
     if result.num_unanswered:
         evidence["unanswered"] = result.num_unanswered
