@@ -19,7 +19,7 @@ from samplewise.core.types import Candidate, Pool, Question, Selection, Stop, Us
 from samplewise.loop.result import Result
 from samplewise.serve.app import make_app
 from samplewise.serve.jobs import Jobs, ServeSettings
-from samplewise.serve.keys import KeyRing, Policy, digest_of
+from samplewise.serve.keys import KeyRing, Policy, key_digest
 from samplewise.serve.limits import DayBooks, Gate
 from samplewise.serve.log import EventLog
 from samplewise.serve.upstreams import make_upstream
@@ -27,9 +27,9 @@ from samplewise.serve.watch import EndedRequest, Watch, saved_tokens
 
 KEYS = KeyRing(
     {
-        digest_of("alice's"): Policy("alice", "free"),
-        digest_of("bob's"): Policy("bob", tokens_per_request=200, tokens_per_day=1000, requests_per_minute=3),
-        digest_of("narrow"): Policy("narrow", concurrency=1),
+        key_digest("alice's"): Policy("alice", "free"),
+        key_digest("bob's"): Policy("bob", tokens_per_request=200, tokens_per_day=1000, requests_per_minute=3),
+        key_digest("narrow"): Policy("narrow", concurrency=1),
     }
 )
 QUESTION = {"messages": [{"role": "user", "content": "PROMPT-WORDS say something"}], "max_tokens": 4}
@@ -211,7 +211,7 @@ def test_limits_reach_the_client_as_errors_that_it_understands() -> None:
 
 
 def test_a_request_ends_within_its_tokens_and_the_day_ends_at_its_limit(tmp_path: Path) -> None:
-    keys = KeyRing({digest_of("k"): Policy("k", tokens_per_request=60, tokens_per_day=100)})
+    keys = KeyRing({key_digest("k"): Policy("k", tokens_per_request=60, tokens_per_day=100)})
 
     async def go(asked: Asked) -> None:
         total = 0

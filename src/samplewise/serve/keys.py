@@ -116,7 +116,7 @@ class KeyRing:
         Every digest is compared in constant time, and a match ends nothing early, so that the time tells nothing about
         which key was right, or nearly right.
         """
-        digest = digest_of(token or "").encode()
+        digest = key_digest(token or "").encode()
         matched = None
         for stored, policy in self._policies:
             if secrets.compare_digest(stored, digest):
@@ -124,7 +124,7 @@ class KeyRing:
         return matched if token else None
 
 
-def digest_of(token: str) -> str:
+def key_digest(token: str) -> str:
     """Return the SHA-256 digest of a key in hexadecimal."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -137,7 +137,7 @@ def new_key(name: str) -> tuple[str, str]:
     if not NAME.fullmatch(name):
         raise UsageError(f"the name of a key has 1 to 64 letters, digits, - and _, got {name!r}")
     token = PREFIX + secrets.token_urlsafe(32)
-    return token, f'[key.{name}]\nsha256 = "{digest_of(token)}"\nrecipes = "presets"\n'
+    return token, f'[key.{name}]\nsha256 = "{key_digest(token)}"\nrecipes = "presets"\n'
 
 
 def token_of(headers: Mapping[str, str], *, is_page: bool = False) -> str | None:
