@@ -1,9 +1,9 @@
 # An image of `samplewise serve`, without torch, to stand in front of an endpoint.
 #
 #     docker build -t samplewise .
-#     docker run --rm samplewise serve --new-key alice          # prints the key, and its entry for keys.toml
-#     docker run -p 8080:8080 -v ./keys.toml:/etc/samplewise/keys.toml:ro -v samplewise:/data \
-#         -e SAMPLEWISE_ENGINE='http("qwen", base_url="http://vllm:8000/v1")' samplewise
+#     docker run --rm samplewise --new-key alice                # prints the key, and its entry for keys.toml
+#     docker run -p 8484:8484 -v ./keys.toml:/etc/samplewise/keys.toml:ro -v samplewise:/data samplewise \
+#         --engine 'http("qwen", base_url="http://vllm:8000/v1")' --preset 'fast=repeat(8) | until(lead(3)) | vote'
 #
 # With `--build-arg EXTRAS=[local]` models run in the container itself, and the image is larger by torch.
 
@@ -21,10 +21,10 @@ RUN useradd --system --uid 10001 --home-dir /data samplewise && install -d -o sa
 USER samplewise
 WORKDIR /data
 VOLUME /data
-EXPOSE 8080
+EXPOSE 8484
 ENV PATH=/opt/samplewise/bin:$PATH PYTHONUNBUFFERED=1
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8484/health', timeout=4)"]
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["samplewise"]
-CMD ["serve", "--host", "0.0.0.0", "--port", "8080", "--keys", "/etc/samplewise/keys.toml", "--store", "/data/samplewise.db"]
+ENTRYPOINT ["samplewise", "serve", "--host", "0.0.0.0", "--port", "8484", \
+    "--keys", "/etc/samplewise/keys.toml", "--store", "/data/serve.db"]

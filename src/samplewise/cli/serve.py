@@ -19,7 +19,7 @@ from .app import app, say
 if TYPE_CHECKING:
     from aiohttp import web
 
-DEFAULT_PORT = 8000
+DEFAULT_PORT = 8484  # not that of vLLM, llama.cpp or Ollama, which it stands in front of
 
 
 @app.command("serve")
