@@ -116,7 +116,7 @@ class KeyRing:
         Every digest is compared in constant time, and a match ends nothing early, so that the time tells nothing about
         which key was right, or nearly right.
         """
-        digest = digest_of(token or "").encode()
+        digest = key_digest(token or "").encode()
         matched = None
         for stored, policy in self._policies:
             if secrets.compare_digest(stored, digest):
@@ -124,7 +124,7 @@ class KeyRing:
         return matched if token else None
 
 
-def digest_of(token: str) -> str:
+def key_digest(token: str) -> str:
     """Return the SHA-256 digest of a key in hexadecimal."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -137,20 +137,21 @@ def new_key(name: str) -> tuple[str, str]:
     if not NAME.fullmatch(name):
         raise UsageError(f"the name of a key has 1 to 64 letters, digits, - and _, got {name!r}")
     token = PREFIX + secrets.token_urlsafe(32)
-    return token, f'[key.{name}]\nsha256 = "{digest_of(token)}"\nrecipes = "presets"\n'
+    return token, f'[key.{name}]\nsha256 = "{key_digest(token)}"\nrecipes = "presets"\n'
 
 
-def token_of(headers: Mapping[str, str]) -> str | None:
+def token_of(headers: Mapping[str, str], *, is_page: bool = False) -> str | None:
     """Return the key that a request carries, or None.
 
-    It is read from `Authorization: Bearer KEY`, from `Authorization: Basic`, whose password it is (browsers send that
-    for the page), or from `api-key` or `x-api-key`. `headers` must ignore case, as those of aiohttp do.
+    It is read from `Authorization: Bearer KEY`, `api-key` or `x-api-key`; for the page also from
+    `Authorization: Basic`, whose password it is. A browser sends that by itself, whatever page makes it, so it must not
+    pay for anything. `headers` must ignore case, as those of aiohttp do.
     """
     scheme, _, value = headers.get("Authorization", "").strip().partition(" ")
     value = value.strip()
     if scheme.lower() == "bearer" and value:
         return value
-    if scheme.lower() == "basic" and value:
+    if is_page and scheme.lower() == "basic" and value:
         try:
             text = base64.b64decode(value, validate=True).decode("utf-8")
         except (binascii.Error, ValueError):

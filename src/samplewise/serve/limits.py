@@ -203,8 +203,8 @@ class Gate:
     def __init__(
         self,
         *,
-        concurrency: int = 64,
-        queue: int = 256,
+        concurrency: int = 256,
+        queue: int = 1024,
         queue_s: float = 30.0,
         books: DayBooks | None = None,
         clock: Callable[[], float] = time.monotonic,

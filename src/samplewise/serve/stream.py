@@ -67,7 +67,7 @@ async def send_whole(
             content_type="application/json",
             headers={**headers, **headers_of(answer.evidence)},
         )
-        job.first_byte = time.monotonic()
+        job.began = time.monotonic()
         await whole.prepare(request)
         await whole.write_eof()
         job.is_answered = True
@@ -77,12 +77,13 @@ async def send_whole(
     )
     await response.prepare(request)
     await response.write(b"\n")
-    job.first_byte = time.monotonic()
+    job.began = time.monotonic()
     while not await is_done(task, beat_s):
         await response.write(b"\n")
     try:
         body, is_answer = reply_json(task.result(), route), True
     except RequestError as error:
+        job.error = error.message
         body, is_answer = error_json(error), False
     await response.write(json.dumps(body, allow_nan=False).encode())
     await response.write_eof()
@@ -113,7 +114,7 @@ async def send_stream(
     response = web.StreamResponse(headers={**EVENT_HEADERS, **headers, **early_headers(job)})
     await response.prepare(request)
     await response.write(COMMENT)
-    job.first_byte = time.monotonic()
+    job.began = time.monotonic()
     is_begun = job.call.wishes.progress and job.call.route == "chat"
     if is_begun:
         await _show_progress(response, job, task, beat_s)
@@ -125,7 +126,7 @@ async def send_stream(
         is_answer = True
         events = reply_chunks(answer, job.call.route, include_usage=job.call.include_usage, is_begun=is_begun)
     except RequestError as error:
-        is_answer = False
+        job.error, is_answer = error.message, False
         events = [error_json(error)]
     for data in events:
         await response.write(event(data))
