@@ -34,12 +34,6 @@ def serve_models(
     store: Annotated[
         Path | None, typer.Option("--store", help="Keep the draws here: what was paid for is not paid again")
     ] = None,
-    keys: Annotated[
-        Path | None, typer.Option("--keys", help="Keys of clients, with their limits", envvar="SAMPLEWISE_KEYS")
-    ] = None,
-    new_key: Annotated[
-        str | None, typer.Option("--new-key", metavar="NAME", help="Print a new key and its entry for --keys, and end")
-    ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; beyond the loopback it needs --keys")] = (
         "127.0.0.1"
     ),
@@ -58,8 +52,6 @@ def serve_models(
     ] = 0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a draw where nobody names a limit")] = 2048,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="The longest that a request may draw")] = 600.0,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests that run at the same time")] = 256,
-    queue: Annotated[int, typer.Option("--queue", min=0, help="Requests that may wait for one of these to end")] = 1024,
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0.0, help="That running requests have when the server is stopped")
     ] = 30.0,
@@ -68,25 +60,15 @@ def serve_models(
     from samplewise.core.checks import check_choice
     from samplewise.serve.app import make_app
     from samplewise.serve.jobs import Jobs, ServeSettings
-    from samplewise.serve.keys import KeyRing
-    from samplewise.serve.keys import new_key as make_key
-    from samplewise.serve.limits import DayBooks, Gate
-    from samplewise.serve.log import EventLog
     from samplewise.serve.names import DEFAULT_PRESETS, parse_presets
     from samplewise.serve.upstreams import make_upstream
-    from samplewise.serve.watch import Watch
     from samplewise.store.database import Store
 
-    if new_key is not None:
-        token, entry = make_key(new_key)
-        print(f"# the key, which is stored nowhere: {token}\n# its entry for the file of --keys:\n{entry}", end="")
-        return
     try:
         check_choice("--aside", aside, ("plain", "refuse"))
     except ValueError as error:
         raise UsageError(str(error)) from None
-    ring = None if keys is None else KeyRing.load(keys)
-    if ring is None and not _is_loopback(host):
+    if not _is_loopback(host):
         raise UsageError(f"to listen on {host}, beyond the loopback, the server needs keys: --keys FILE")
     settings = ServeSettings(
         presets=parse_presets(preset) if preset else dict(DEFAULT_PRESETS),
@@ -103,9 +85,7 @@ def serve_models(
             kept.claim()
         upstreams = [make_upstream(text, name) for name, text in map(_named, engine or ["tiny"])]
         jobs = Jobs(upstreams, settings, kept)
-        books = DayBooks(None if store is None else store.with_name(f"{store.name}.spent.json"))
-        gate = Gate(concurrency=concurrency, queue=queue, books=books)
-        served = make_app(jobs, keys=ring, gate=gate, watch=Watch(EventLog()), cors=cors or ())
+        served = make_app(jobs, cors=cors or ())
         asyncio.run(_serve(served, host, port, context, drain_seconds))
 
 

@@ -11,20 +11,17 @@ import contextlib
 import ipaddress
 import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection
-from datetime import UTC, datetime
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from samplewise import __version__
-from samplewise.core.errors import SamplewiseError
-from samplewise.serve.jobs import Job, Jobs, num_draws
-from samplewise.serve.keys import OPEN, KeyRing, Policy, token_of
-from samplewise.serve.limits import Busy, Gate
-from samplewise.serve.metrics import METRICS_TYPE
+from samplewise.core.errors import EngineError, SamplewiseError
+from samplewise.serve.jobs import AccessPolicy, Allowance, Job, Jobs
 from samplewise.serve.names import list_models, model_json, split_name
-from samplewise.serve.page import PAGE_HEADERS, LiveRequest, ServedName, content_policy
 from samplewise.serve.replies import (
     Answer,
     error_headers,
@@ -36,7 +33,6 @@ from samplewise.serve.replies import (
     reply_json,
 )
 from samplewise.serve.stream import EventStream, SlowJson, is_done
-from samplewise.serve.watch import EndedRequest, Watch
 from samplewise.serve.wire import Call, RequestError, Route, parse_body, parse_call, read_timeout_s
 
 MAX_BODY = 8 << 20  # bytes
@@ -44,11 +40,59 @@ CANCEL_S = 0.7  # that a run has to end by itself when its client has left, befo
 LEAST_BEAT_S = 0.1  # between two signs of life, whatever the client's read time-out
 OPEN_AGAIN_S = 5.0  # between two tries to open an engine
 PROGRESS_S = 0.25
+MAX_RECENT = 50
 DRAIN_TICK_S = 0.05
 ACCEPTED_HEADERS = "Authorization, Content-Type, X-Samplewise-Recipe, X-ITS-Budget"
 EXPOSED_HEADERS = "X-Samplewise-Run, X-Samplewise-Recipe, X-Samplewise-Stop, X-Samplewise-Aside"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class KeyTable(Protocol):
+    """The keys of the clients."""
+
+    def policy_of(self, token: str | None) -> AccessPolicy | None: ...
+
+
+class Admission(Protocol):
+    """Who may run now. Entering raises an error with `status`, `retry_after_s` and the like where nobody may."""
+
+    def enter(self, policy: AccessPolicy) -> AbstractAsyncContextManager[Allowance | None]: ...
+
+
+class Counters(Protocol):
+    """What the server counts."""
+
+    def observe_request(self, recipe: str, model: str, code: int, seconds: float, first_byte_s: float) -> None: ...
+
+    def add_tokens(self, kind: str, num: int) -> None: ...
+
+    def set_in_flight(self, num: int) -> None: ...
+
+    def render(self) -> str: ...
+
+
+class Everybody(NamedTuple):
+    """The policy of everybody, where the server has no keys and listens on the loopback alone."""
+
+    name: str = "local"
+    recipes: str = "free"
+
+
+class Answered(NamedTuple):
+    """A request that was answered, for people who watch the server."""
+
+    time: float  # seconds since 1970
+    run: str
+    model: str
+    label: str  # the preset's name, "plain" or "custom"
+    recipe: str
+    answer: str | None
+    votes: dict[str, int]
+    draws: int
+    stop: str
+    tokens: int
+    seconds: float
 
 
 class Service:
@@ -58,14 +102,14 @@ class Service:
         self,
         jobs: Jobs,
         *,
-        keys: KeyRing | None = None,
-        gate: Gate | None = None,
-        watch: Watch | None = None,
+        keys: KeyTable | None = None,
+        gate: Admission | None = None,
+        metrics: Counters | None = None,
         cors: Collection[str] = (),
     ) -> None:
-        self.jobs, self.keys = jobs, keys
-        self.gate, self.watch = gate or Gate(), watch or Watch()
+        self.jobs, self.keys, self.gate, self.metrics = jobs, keys, gate, metrics
         self.live: set[Job] = set()
+        self.recent: deque[Answered] = deque(maxlen=MAX_RECENT)
         self.is_draining = False
         self.num_open = 0  # requests for completions that are not answered yet
         self.opened: set[str] = set()  # names of the models whose engines are open
@@ -99,19 +143,19 @@ class Service:
     async def drain(self, seconds: float) -> None:
         """Refuse new requests from now on, and wait for running ones, at most so many seconds."""
         self.is_draining = True
-        self.gate.drain()
         until = time.monotonic() + seconds
         while self.num_open and time.monotonic() < until:
             await asyncio.sleep(DRAIN_TICK_S)
 
     # --- who asks -----------------------------------------------------------------------------------------------------
 
-    def policy_of(self, request: web.Request, *, is_page: bool = False) -> Policy:
+    def policy_of(self, request: web.Request) -> AccessPolicy:
         """Return what the sender of a request may do. Raises RequestError."""
         if self.keys is None:
             self._check_is_local(request)
-            return OPEN
-        policy = self.keys.policy_of(token_of(request.headers, is_page=is_page))
+            return Everybody()
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        policy = self.keys.policy_of(token.strip() if scheme.lower() == "bearer" else None)
         if policy is None:
             raise RequestError(
                 "this key is not known; send Authorization: Bearer KEY", status=401, code="invalid_api_key"
@@ -141,9 +185,8 @@ class Service:
         return await self._complete(request, "completions")
 
     async def _complete(self, request: web.Request, route: Route) -> web.StreamResponse:
-        started, code, message = time.monotonic(), 500, ""
+        started, code = time.monotonic(), 500
         job: Job | None = None
-        policy: Policy | None = None
         self.num_open += 1
         try:
             policy = self.policy_of(request)
@@ -157,15 +200,14 @@ class Service:
             code = response.status
             return response
         except RequestError as error:
-            code, message = error.status, error.message
+            code = error.status
             raise
         except (asyncio.CancelledError, ConnectionError):
             code = 499  # the client has left
             raise
         finally:
             self.num_open -= 1
-            client = "" if policy is None else policy.name
-            self._observe(EndedRequest(client, route, code, time.monotonic() - started, error=message), job, started)
+            self._observe(job, code, time.monotonic() - started)
 
     def _seconds(self, call: Call, read_s: float | None) -> float:
         """Return how long a run may draw: less than the client waits, where nothing keeps it waiting."""
@@ -191,17 +233,26 @@ class Service:
             await self._end(job, task)
 
     async def _answer(self, job: Job) -> Answer:
+        entered = contextlib.nullcontext(None) if self.gate is None else self.gate.enter(job.policy)
         try:
-            async with self.gate.enter(job.policy) as ticket:
+            async with entered as allowance:
                 self.live.add(job)
+                self._count_live()
                 job.admitted.set()
                 try:
-                    return await self.jobs.answer(job, ticket)
+                    return await self.jobs.answer(job, allowance)
                 finally:
                     self.live.discard(job)
-        except Busy as busy:
+                    self._count_live()
+        except SamplewiseError as error:
+            if (status := getattr(error, "status", None)) is None or isinstance(error, EngineError):
+                raise
             raise RequestError(
-                str(busy), status=busy.status, code=busy.code, retry=busy.should_retry, retry_after_s=busy.retry_after_s
+                str(error),
+                status=status,
+                code=getattr(error, "code", None),
+                retry=getattr(error, "should_retry", None),
+                retry_after_s=getattr(error, "retry_after_s", None),
             ) from None
 
     async def _end(self, job: Job, task: asyncio.Task[Answer]) -> None:
@@ -224,16 +275,14 @@ class Service:
             headers = {**self._cors_headers(request), **headers_of(answer.evidence)}
             response = web.json_response(reply_json(answer, job.call.route), headers=headers)
             await response.prepare(request)
-            job.began = time.monotonic()
             await response.write_eof()
             return response
         slow = await SlowJson.begin(request, self._early_headers(request, job))
-        job.began = time.monotonic()
         await slow.wait(task, beat_s)
         try:
             body = reply_json(task.result(), job.call.route)
         except RequestError as error:
-            job.error, body = error.message, error_json(error)
+            body = error_json(error)
         return await slow.end(body)
 
     async def _send_stream(
@@ -247,7 +296,6 @@ class Service:
         if task.done():
             task.result()  # what is refused before a run begins keeps its status
         stream = await EventStream.begin(request, self._early_headers(request, job))
-        job.began = time.monotonic()
         call = job.call
         is_begun = call.wishes.progress and call.route == "chat"
         if is_begun:
@@ -257,7 +305,6 @@ class Service:
         try:
             answer = task.result()
         except RequestError as error:
-            job.error = error.message
             await stream.send(error_json(error))
         else:
             await stream.send_all(reply_chunks(answer, call.route, include_usage=call.include_usage, is_begun=is_begun))
@@ -318,31 +365,9 @@ class Service:
     async def show_metrics(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /metrics."""
         self.policy_of(request)
-        metrics = self.watch.metrics
-        metrics.set_in_flight(self.gate.in_flight)
-        metrics.set_queue(self.gate.num_queued)
-        return web.Response(body=metrics.render().encode(), headers={"Content-Type": METRICS_TYPE})
-
-    async def page(self, request: web.Request) -> web.StreamResponse:
-        """Answer GET / with the page that people look at."""
-        try:
-            policy = self.policy_of(request, is_page=True)
-        except RequestError as error:
-            if error.status != 401:
-                raise
-            ask = {"WWW-Authenticate": 'Basic realm="samplewise: a key as the password", charset="UTF-8"'}
-            return web.Response(status=401, text="This page needs a key, as the password.", headers=ask)
-        live = [
-            LiveRequest(job.call.model, datetime.fromtimestamp(job.created, UTC), job.num_arrived)
-            for job in self.live
-            if job.policy.name == policy.name
-        ]
-        models, presets = self.jobs.upstreams, self.jobs.settings.presets
-        names = [ServedName(model, "") for model in models]
-        names += [ServedName(f"{preset}@{model}", line) for model in models for preset, line in presets.items()]
-        text = self.watch.page(policy.name, names, live, self.gate.num_queued, __version__)
-        headers = {**PAGE_HEADERS, "Content-Security-Policy": content_policy()}
-        return web.Response(body=text.encode(), headers=headers)
+        if self.metrics is None:
+            raise RequestError("this server counts nothing", status=404)
+        return web.Response(text=self.metrics.render(), content_type="text/plain", charset="utf-8")
 
     async def preflight(self, request: web.Request) -> web.StreamResponse:
         """Answer OPTIONS: whether pages of another origin may ask."""
@@ -380,21 +405,36 @@ class Service:
         headers = {**self._cors_headers(request), **error_headers(error)}
         return web.json_response(error_json(error), status=error.status, headers=headers)
 
-    def _observe(self, ended: EndedRequest, job: Job | None, started: float) -> None:
-        """Note a request that has ended, and what its run was, if it came to one."""
-        if job is not None:
-            ended = ended._replace(
-                first_byte_s=math.nan if job.began is None else job.began - started,
-                run=job.run.id,
-                name=job.call.model,
-                label=job.plan.label,
-                model=job.plan.upstream.name,
-                fixed=num_draws(job.plan.recipe.stages),
-                paid=job.paid,
-                result=job.result,
-                error=ended.error or job.error,
+    def _count_live(self) -> None:
+        if self.metrics is not None:
+            self.metrics.set_in_flight(len(self.live))
+
+    def _observe(self, job: Job | None, code: int, seconds: float) -> None:
+        """Count a request that has ended."""
+        label, model = ("", "") if job is None else (job.plan.label, job.plan.upstream.name)
+        if self.metrics is not None:
+            self.metrics.observe_request(label, model, code, seconds, seconds)
+        if job is None or job.result is None:
+            return
+        result = job.result
+        if self.metrics is not None:
+            self.metrics.add_tokens("prompt", result.paid.prompt_tokens)
+            self.metrics.add_tokens("completion", result.paid.completion_tokens)
+        self.recent.append(
+            Answered(
+                time.time(),
+                job.run.id,
+                job.plan.upstream.name,
+                label,
+                job.plan.recipe.line,
+                result.answer,
+                result.votes,
+                len(result.pool.candidates),
+                result.stop.reason,
+                result.paid.tokens,
+                seconds,
             )
-        self.watch.ended(ended)
+        )
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -403,16 +443,16 @@ SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 def make_app(
     jobs: Jobs,
     *,
-    keys: KeyRing | None = None,
-    gate: Gate | None = None,
-    watch: Watch | None = None,
+    keys: KeyTable | None = None,
+    gate: Admission | None = None,
+    metrics: Counters | None = None,
     cors: Collection[str] = (),
 ) -> web.Application:
     """Return the server as an application; serve it with `handler_cancellation=True`, or nobody who leaves is noticed.
 
     Its engines are opened when it starts and closed when it ends. Without `keys` it answers to the loopback alone.
     """
-    service = Service(jobs, keys=keys, gate=gate, watch=watch, cors=cors)
+    service = Service(jobs, keys=keys, gate=gate, metrics=metrics, cors=cors)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[service.as_json])
     app[SERVICE] = service
     app.router.add_post("/v1/chat/completions", service.chat)
@@ -422,7 +462,6 @@ def make_app(
     app.router.add_get("/health", service.health)
     app.router.add_get("/ready", service.ready)
     app.router.add_get("/metrics", service.show_metrics)
-    app.router.add_get("/", service.page)
     app.router.add_route("OPTIONS", "/v1/{path:.*}", service.preflight)
     app.router.add_route("*", "/{path:.*}", no_route)
     app.on_startup.append(service.open)
@@ -432,7 +471,7 @@ def make_app(
 
 async def no_route(request: web.Request) -> web.StreamResponse:
     """Answer what is no route of the server."""
-    served = "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, /health, /ready, /metrics, /"
+    served = "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, /health, /ready, /metrics"
     raise RequestError(f"no such route: {request.method} {request.path}; there are {served}", status=404)
 
 

@@ -153,8 +153,6 @@ class Job:
         self.failure: Failure | None = None  # of the last request that failed
         self.num_arrived = 0
         self.is_answered = False  # to the last byte
-        self.began: float | None = None  # when the reply's first byte was sent, on the monotonic clock
-        self.error = ""  # that ended it
 
     @property
     def id(self) -> str:
