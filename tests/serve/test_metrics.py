@@ -1,4 +1,4 @@
-"""Prometheus text, and log lines."""
+"""Prometheus text, log lines, and who may use the server from a browser."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import math
 import re
 from datetime import datetime, timedelta, timezone
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from samplewise.serve.log import EventLog, log_line
 from samplewise.serve.metrics import MAX_SERIES, Histogram, Metrics
+from samplewise.serve.origin import cors_headers, foreign_origin
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"'
@@ -154,3 +156,50 @@ def test_a_closed_stream_ends_nothing() -> None:
     stream = io.StringIO()
     stream.close()
     EventLog(stream).write("request")
+
+
+# --- browsers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_open", "allowed"),
+    [
+        ({}, True, True),
+        ({"Host": "localhost:8000"}, True, True),
+        ({"Host": "LOCALHOST"}, True, True),
+        ({"Host": "127.0.0.1:8000"}, True, True),
+        ({"Host": "127.9.9.9"}, True, True),
+        ({"Host": "[::1]:8000"}, True, True),
+        ({"Host": "::1"}, True, True),
+        ({"Host": "evil.example:8000"}, True, False),  # a name that was turned to 127.0.0.1
+        ({"Host": "127.0.0.1.evil.example"}, True, False),
+        ({"Host": "localhost.evil.example"}, True, False),
+        ({"Host": "[::1].evil.example"}, True, True),  # no name that resolves
+        ({"Host": "box.internal:8000"}, True, True),  # --allow-host
+        ({"Host": "evil.example"}, False, True),  # its keys guard it
+        ({"Host": "localhost:8000", "Origin": "http://localhost:8000"}, True, True),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:3000"}, True, False),
+        ({"Host": "localhost:8000", "Origin": "https://evil.example"}, True, False),
+        ({"Host": "localhost:8000", "Origin": "null"}, True, False),
+        ({"Host": "localhost:8000", "Origin": "http://[oops"}, True, False),
+        ({"Host": "", "Origin": "null"}, True, False),
+        ({"Host": "localhost:8000", "Origin": "https://app.example"}, True, True),  # --cors
+        ({"Host": "me.example", "Origin": "https://evil.example"}, False, False),
+        ({"Host": "me.example", "Origin": "https://me.example"}, False, True),
+    ],
+)
+def test_who_may_use_the_server_from_a_browser(headers: dict[str, str], is_open: bool, allowed: bool) -> None:
+    refusal = foreign_origin(headers, is_open=is_open, origins=("https://app.example",), hosts=("box.internal",))
+    assert (refusal is None) == allowed
+    assert refusal is None or "start it with --" in refusal
+
+
+def test_cors_is_off_unless_allowed() -> None:
+    assert cors_headers("https://a.example", ()) == {}
+    assert cors_headers(None, ("*",)) == {}
+    assert cors_headers("https://a.example", ("https://b.example",)) == {}
+    for origins in (("https://a.example",), ("*",)):
+        headers = cors_headers("https://a.example", origins)
+        assert headers["Access-Control-Allow-Origin"] == "https://a.example"
+        assert headers["Vary"] == "Origin"
+        assert "Access-Control-Allow-Credentials" not in headers

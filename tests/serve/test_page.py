@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplewise.serve.page import Board, KeyActivity, LiveRequest, ServedName, ShownAnswer, content_policy, render_page
+from samplewise.serve.page import Board, KeyActivity, ServedName, ShownAnswer, content_policy, render_page
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 NAMES = (ServedName("qwen", ""), ServedName("fast@qwen", "repeat(8) | vote"))
@@ -33,8 +32,8 @@ class Reader(HTMLParser):
         self.texts.append(data)
 
 
-def page(activity: KeyActivity, names: tuple[ServedName, ...] = NAMES, **options: Any) -> str:
-    return render_page(names, activity, NOW, version="0.1.0", **options)
+def page(activity: KeyActivity, names: tuple[ServedName, ...] = NAMES, **options: int) -> str:
+    return render_page(names, activity, NOW, engine="http:qwen", version="0.1.0", **options)
 
 
 def words(html: str) -> str:
@@ -48,14 +47,17 @@ def test_an_empty_page() -> None:
     assert "No request was answered yet." in text
     assert "qwen straight through, one draw fast@qwen repeat(8) | vote" in text
     assert "None at this moment." in text
-    assert "samplewise 0.1.0" in text
+    assert "samplewise 0.1.0 in front of http:qwen" in text
 
 
 def test_what_was_answered_runs_and_was_saved() -> None:
     board = Board()
-    board.add("alice", ANSWER)
-    live = (LiveRequest("qwen", NOW - timedelta(seconds=9), 4),)
-    text = words(page(board.activity("alice"), live=live, queued=7))
+    board.begin("alice", "r1", "fast@qwen", NOW - timedelta(seconds=3))
+    board.begin("alice", "r2", "qwen", NOW - timedelta(seconds=9))
+    board.progress("alice", "r2", 4)
+    board.progress("alice", "gone", 4)
+    board.end("alice", "r1", ANSWER)
+    text = words(page(board.activity("alice"), queued=7))
     assert (
         "1 requests were answered with 600 tokens. The fixed number of draws of each recipe would have taken about "
         "800: 200 (25% of it) were saved."
@@ -63,11 +65,15 @@ def test_what_was_answered_runs_and_was_saved() -> None:
     assert "7 requests wait." in text
     assert "qwen 4 9.0 s" in text
     assert "12:00:00 fast@qwen 42 5 5 42 1 1 41 6 600 200 settled" in text
+    board.end("alice", "r2")
+    assert "None at this moment." in words(page(board.activity("alice")))
 
 
 def test_a_key_sees_nothing_of_another() -> None:
     board = Board()
-    board.add("alice", ANSWER._replace(answer="alice-answer"))
+    board.begin("alice", "r1", "alice-model", NOW)
+    board.begin("alice", "r2", "alice-live", NOW)
+    board.end("alice", "r1", ANSWER._replace(answer="alice-answer"))
     assert "alice-answer" in page(board.activity("alice"))
     assert page(board.activity("bob")) == page(KeyActivity())
 
@@ -75,7 +81,7 @@ def test_a_key_sees_nothing_of_another() -> None:
 def test_memory_is_bounded() -> None:
     board = Board()
     for index in range(100):
-        board.add("alice", ANSWER._replace(answer=f"answer {index}.", votes={str(i): i for i in range(1000)}))
+        board.end("alice", "r", ANSWER._replace(answer=f"answer {index}.", votes={str(i): i for i in range(1000)}))
     activity = board.activity("alice")
     assert (activity.num_requests, activity.spent, len(activity.answers)) == (100, 60_000, 20)
     assert all(len(answer.votes) == 5 for answer in activity.answers)
@@ -83,9 +89,11 @@ def test_memory_is_bounded() -> None:
     assert "answer 99." in page(activity)
     assert "answer 79." not in page(activity)
     for index in range(3000):
-        board.add(f"key {index}", ANSWER)
-    assert board.activity("key 2999").num_requests == 0
-    assert "and 20 more" in page(activity, live=[LiveRequest("m", NOW, 0)] * 70)
+        board.begin(f"key {index}", "r", "m", NOW)
+    assert board.activity("key 2999").live == {}
+    for index in range(70):
+        board.begin("alice", f"r{index}", "m", NOW)
+    assert "and 20 more" in page(board.activity("alice"))
 
 
 HOSTILE = [
@@ -117,8 +125,10 @@ def check_same_elements(text: str) -> None:
     def elements(word: str) -> list[tuple[str, list[str]]]:
         activity = KeyActivity(1, 1, 1)
         activity.answers.append(ANSWER._replace(model=word, answer=word, votes={word: 3, f"{word}.": 1}, stop=word))
-        live = (LiveRequest(word, NOW, 1),)
-        html = render_page((ServedName(word, word or "x"),), activity, NOW, version="1", live=live)
+        board = Board()
+        board.begin("k", "r", word, NOW)
+        activity.live = board.activity("k").live
+        html = render_page((ServedName(word, word or "x"),), activity, NOW, engine=word, version="1")
         html.encode("utf-8")
         reader = Reader()
         reader.feed(html)
@@ -131,7 +141,7 @@ def check_same_elements(text: str) -> None:
 def test_nothing_comes_from_elsewhere() -> None:
     """No script, no link, no image, no address; the policy admits the page's own style alone."""
     board = Board()
-    board.add("a", ANSWER)
+    board.end("a", "r", ANSWER)
     html = page(board.activity("a"))
     reader = Reader()
     reader.feed(html)

@@ -34,21 +34,28 @@ def serve_models(
     store: Annotated[
         Path | None, typer.Option("--store", help="Keep the draws here: what was paid for is not paid again")
     ] = None,
-    keys: Annotated[
-        Path | None, typer.Option("--keys", help="Keys of clients, with their limits", envvar="SAMPLEWISE_KEYS")
-    ] = None,
-    new_key: Annotated[
-        str | None, typer.Option("--new-key", metavar="NAME", help="Print a new key and its entry for --keys, and end")
-    ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; beyond the loopback it needs --keys")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free")] = DEFAULT_PORT,
     tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate, as PEM")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, as PEM")] = None,
-    cors: Annotated[
-        list[str] | None, typer.Option("--cors", help="An origin whose pages may ask; default: none")
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="Keys of clients, with their limits", envvar="SAMPLEWISE_KEYS")
     ] = None,
+    new_key: Annotated[
+        str | None,
+        typer.Option("--new-key", metavar="NAME", help="Print a new key and its entry for the file, and end"),
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option("--cors", help="An origin whose pages may ask, * for all; default: none")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="A name by which a server without keys may be addressed")
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests that run at once")] = 256,
+    queue: Annotated[int, typer.Option("--queue", min=0, help="Requests that may wait for that")] = 1024,
+    queue_seconds: Annotated[float, typer.Option("--queue-seconds", min=0.0, help="How long they wait")] = 30.0,
     aside: Annotated[
         str,
         typer.Option("--aside", help="Where a recipe cannot honour a field: plain (one plain draw) or refuse (400)"),
@@ -58,8 +65,9 @@ def serve_models(
     ] = 0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a draw where nobody names a limit")] = 2048,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="The longest that a request may draw")] = 600.0,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests that run at the same time")] = 256,
-    queue: Annotated[int, typer.Option("--queue", min=0, help="Requests that may wait for one of these to end")] = 1024,
+    log_requests: Annotated[
+        bool, typer.Option("--log/--no-log", help="Write a JSON line for each request to standard error")
+    ] = True,
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0.0, help="That running requests have when the server is stopped")
     ] = 30.0,
@@ -75,17 +83,16 @@ def serve_models(
     from samplewise.serve.names import DEFAULT_PRESETS, parse_presets
     from samplewise.serve.plans import ServeSettings
     from samplewise.serve.upstreams import make_upstream
-    from samplewise.serve.watch import Watch
     from samplewise.store.database import Store
 
-    if new_key is not None:
-        token, entry = make_key(new_key)
-        print(f"# the key, which is stored nowhere: {token}\n# its entry for the file of --keys:\n{entry}", end="")
-        return
     try:
         check_choice("--aside", aside, ("plain", "refuse"))
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if new_key is not None:
+        token, entry = make_key(new_key)
+        print(f"# the key, which is stored nowhere: {token}\n# its entry for the file of --keys:\n{entry}", end="")
+        return
     ring = None if keys is None else KeyRing.load(keys)
     if ring is None and not _is_loopback(host):
         raise UsageError(f"to listen on {host}, beyond the loopback, the server needs keys: --keys FILE")
@@ -103,10 +110,12 @@ def serve_models(
             kept = stack.enter_context(Store(store))
             kept.claim()
         upstreams = [make_upstream(text, name) for name, text in map(_named, engine or ["tiny"])]
-        jobs = Jobs(upstreams, settings, kept)
         books = DayBooks(None if store is None else store.with_name(f"{store.name}.spent.json"))
-        gate = Gate(concurrency=concurrency, queue=queue, books=books)
-        served = make_app(jobs, keys=ring, gate=gate, watch=Watch(EventLog()), cors=cors or ())
+        gate = Gate(concurrency=concurrency, queue=queue, queue_s=queue_seconds, books=books)
+        log = EventLog() if log_requests else None
+        served = make_app(
+            Jobs(upstreams, settings, kept), keys=ring, gate=gate, log=log, origins=cors or (), hosts=allow_host or ()
+        )
         asyncio.run(_serve(served, host, port, context, drain_seconds))
 
 

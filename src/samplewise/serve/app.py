@@ -7,13 +7,11 @@ in a stream, by newlines before a JSON body. If the client leaves, the handler i
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -22,12 +20,13 @@ from samplewise.core.errors import SamplewiseError
 from samplewise.serve.jobs import Job, Jobs
 from samplewise.serve.keys import OPEN, KeyRing, Policy, token_of
 from samplewise.serve.limits import Busy, Gate
-from samplewise.serve.metrics import METRICS_TYPE
+from samplewise.serve.log import EventLog
+from samplewise.serve.metrics import CONTENT_TYPE, Metrics
 from samplewise.serve.names import list_models, model_json, split_name
-from samplewise.serve.page import PAGE_HEADERS, LiveRequest, ServedName, content_policy
-from samplewise.serve.replies import Answer, error_headers, error_json, header_text
+from samplewise.serve.origin import cors_headers, foreign_origin
+from samplewise.serve.page import HEADERS, Board, ServedName, ShownAnswer, content_policy, render_page
+from samplewise.serve.replies import Answer, error_headers, error_json
 from samplewise.serve.stream import send_stream, send_whole
-from samplewise.serve.watch import EndedRequest, Watch
 from samplewise.serve.wire import Call, RequestError, Route, parse_body, parse_call, read_timeout_s
 
 MAX_BODY = 8 << 20  # bytes
@@ -35,8 +34,6 @@ CANCEL_S = 0.7  # that a run has to end by itself when its client has left, befo
 LEAST_BEAT_S = 0.1  # between two signs of life, whatever the client's read time-out
 OPEN_AGAIN_S = 5.0  # between two tries to open an engine
 CLIENT_LEFT = 499  # the status that such a request is counted under
-ACCEPTED_HEADERS = "Authorization, Content-Type, X-Samplewise-Recipe, X-ITS-Budget"
-EXPOSED_HEADERS = "X-Samplewise-Run, X-Samplewise-Recipe, X-Samplewise-Stop, X-Samplewise-Aside, Retry-After"
 ROUTES = "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, /health, /ready, /metrics and /"
 
 LOGGER = logging.getLogger("samplewise.serve")
@@ -52,14 +49,15 @@ class Service:
         *,
         keys: KeyRing | None = None,
         gate: Gate | None = None,
-        watch: Watch | None = None,
-        cors: Collection[str] = (),
+        log: EventLog | None = None,
+        origins: Collection[str] = (),
+        hosts: Collection[str] = (),
     ) -> None:
         self.jobs, self.keys = jobs, keys
-        self.gate, self.watch = gate or Gate(), watch or Watch()
-        self.live: set[Job] = set()  # that have a slot
+        self.gate = gate if gate is not None else Gate()
+        self.metrics, self.board = Metrics(), Board()
         self.opened: set[str] = set()  # names of the models whose engines are open
-        self._cors = frozenset(cors)
+        self._log, self._origins, self._hosts = log, frozenset(origins), frozenset(hosts)
         self._created = int(time.time())
         self._opening: asyncio.Task[None] | None = None
 
@@ -77,7 +75,7 @@ class Service:
                     await upstream.engine.open()
                     self.opened.add(name)
                 except SamplewiseError as error:
-                    LOGGER.warning("%s is not open yet: %s", name, error)
+                    self._write("not_open", model=name, error=str(error))
             if len(self.opened) < len(upstreams):
                 await asyncio.sleep(OPEN_AGAIN_S)
 
@@ -95,39 +93,19 @@ class Service:
 
     # --- who asks -----------------------------------------------------------------------------------------------------
 
-    def policy_of(self, request: web.Request, *, is_page: bool = False) -> Policy:
+    def policy_of(self, request: web.Request) -> Policy:
         """Return what the sender of a request may do. Raises RequestError."""
-        if self.keys is None:
-            self._check_is_local(request)
-            return OPEN
-        policy = self.keys.policy_of(token_of(request.headers, is_page=is_page))
+        is_open = self.keys is None
+        if why := foreign_origin(request.headers, is_open=is_open, origins=self._origins, hosts=self._hosts):
+            raise RequestError(why, status=403, code="foreign_origin")
+        policy = OPEN if self.keys is None else self.keys.policy_of(token_of(request.headers))
         if policy is None:
-            message = "this key is not known; send Authorization: Bearer KEY"
+            message = "no such key; send Authorization: Bearer KEY"
             raise RequestError(message, status=401, code="invalid_api_key")
         return policy
 
-    def _check_is_local(self, request: web.Request) -> None:
-        """Raise RequestError for what a page of another site may have sent by way of the user's browser.
-
-        Such a request carries an `Origin`, or, where a name was made to point at this computer, that name as its host.
-        """
-        origin = request.headers.get("Origin")
-        if origin is not None and not self._allows(origin) and _netloc(origin) != request.host:
-            raise RequestError("pages of another origin need --cors ORIGIN", status=403, code="foreign_origin")
-        if not is_local(request.host):
-            message = f"a server without keys answers to names of the loopback alone, not to {request.host[:100]!r}"
-            raise RequestError(message, status=403, code="foreign_host")
-
-    def _allows(self, origin: str) -> bool:
-        return "*" in self._cors or origin in self._cors
-
-    def _cors_headers(self, request: web.Request) -> dict[str, str]:
-        """Return the headers that let a browser show a reply to a page of another origin, where that is allowed."""
-        origin = request.headers.get("Origin")
-        if origin is None or not self._allows(origin):
-            return {}
-        headers = {"Access-Control-Allow-Origin": header_text(origin), "Vary": "Origin"}
-        return {**headers, "Access-Control-Expose-Headers": EXPOSED_HEADERS}
+    def _cors(self, request: web.Request) -> dict[str, str]:
+        return cors_headers(request.headers.get("Origin"), self._origins)
 
     # --- completions --------------------------------------------------------------------------------------------------
 
@@ -140,7 +118,7 @@ class Service:
         return await self._complete(request, "completions")
 
     async def _complete(self, request: web.Request, route: Route) -> web.StreamResponse:
-        started, status, message = time.monotonic(), 500, ""
+        started, status, why = time.monotonic(), 500, "failed"
         job: Job | None = None
         policy: Policy | None = None
         try:
@@ -153,17 +131,16 @@ class Service:
             choosing = [request.headers.get(name) for name in ("X-Samplewise-Recipe", "X-ITS-Budget")]
             job = await self.jobs.start(call, body, policy, deadline, headers=choosing)
             response = await self._run(request, job)
-            status = response.status
+            status, why = response.status, ""
             return response
         except RequestError as error:
-            status, message = error.status, error.message
+            status, why = error.status, error.code or error.kind
             raise
         except (asyncio.CancelledError, ConnectionError):
-            status = CLIENT_LEFT
+            status, why = CLIENT_LEFT, "client_left"
             raise
         finally:
-            client, seconds = "" if policy is None else policy.name, time.monotonic() - started
-            self._observe(EndedRequest(client, route, status, seconds, error=message), job, started)
+            self._observe(route, policy, job, status, why, started)
 
     def _seconds(self, call: Call, read_s: float | None) -> float:
         """Return how long a run may draw: less than the client waits, where nothing keeps it waiting."""
@@ -182,19 +159,20 @@ class Service:
         beat_s = beat_s if read_s is None else max(LEAST_BEAT_S, min(beat_s, read_s / 2))
         try:
             if job.call.stream:
-                return await send_stream(request, job, task, self._cors_headers(request), beat_s=beat_s)
-            return await send_whole(
-                request, job, task, self._cors_headers(request), quiet_s=settings.quiet_s, beat_s=beat_s
-            )
+                return await send_stream(request, job, task, self._cors(request), beat_s=beat_s)
+            return await send_whole(request, job, task, self._cors(request), quiet_s=settings.quiet_s, beat_s=beat_s)
         finally:
             await self._end(job, task)
 
     async def _answer(self, job: Job) -> Answer:
         """Wait for a free slot, and run a job in it. Raises RequestError."""
+        self.metrics.set_queue(self.gate.num_queued + 1)
         try:
             async with self.gate.enter(job.policy) as ticket:
-                self.live.add(job)
                 job.admitted.set()
+                self._count_running()
+                self.board.begin(job.policy.name, job.run.id, job.call.model, datetime.now(UTC))
+                job.on_arrival = lambda num: self.board.progress(job.policy.name, job.run.id, num)
                 return await self.jobs.answer(job, ticket)
         except Busy as busy:
             raise RequestError(
@@ -209,7 +187,11 @@ class Service:
         except Exception as raised:
             raise self._failed(f"run {job.run.id}", raised) from None
         finally:
-            self.live.discard(job)
+            self._count_running()
+
+    def _count_running(self) -> None:
+        self.metrics.set_in_flight(self.gate.in_flight)
+        self.metrics.set_queue(self.gate.num_queued)
 
     async def _end(self, job: Job, task: asyncio.Task[Answer]) -> None:
         """See a run to its end: one that nobody waits for any more is cancelled."""
@@ -229,7 +211,7 @@ class Service:
         """Answer GET /v1/models."""
         self.policy_of(request)
         listed = list_models(self.jobs.upstreams, self.jobs.settings.presets, self._created)
-        return web.json_response(listed, headers=self._cors_headers(request))
+        return web.json_response(listed, headers=self._cors(request))
 
     async def model(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /v1/models/{id}."""
@@ -241,7 +223,7 @@ class Service:
         )
         if not is_known:
             raise RequestError(f"no model is called {name!r}", status=404, param="model", code="model_not_found")
-        return web.json_response(model_json(name, self._created), headers=self._cors_headers(request))
+        return web.json_response(model_json(name, self._created), headers=self._cors(request))
 
     async def health(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /health: the process is there."""
@@ -256,39 +238,40 @@ class Service:
     async def show_metrics(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /metrics."""
         self.policy_of(request)
-        metrics = self.watch.metrics
-        metrics.set_in_flight(self.gate.in_flight)
-        metrics.set_queue(self.gate.num_queued)
-        return web.Response(body=metrics.render().encode(), headers={"Content-Type": METRICS_TYPE})
+        return web.Response(body=self.metrics.render().encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def page(self, request: web.Request) -> web.StreamResponse:
-        """Answer GET / with the page that people look at."""
+        """Answer GET /: the page for the key that asks."""
         try:
-            policy = self.policy_of(request, is_page=True)
+            policy = self.policy_of(request)
         except RequestError as error:
             if error.status != 401:
                 raise
-            ask = {"WWW-Authenticate": 'Basic realm="samplewise: a key as the password", charset="UTF-8"'}
-            return web.Response(status=401, text="This page needs a key, as the password.", headers=ask)
-        live = [
-            LiveRequest(job.call.model, datetime.fromtimestamp(job.created, UTC), job.num_arrived)
-            for job in self.live
-            if job.policy.name == policy.name
+            # a browser then asks for the key, as the password of any name
+            challenge = {"WWW-Authenticate": 'Basic realm="samplewise", charset="UTF-8"'}
+            return web.Response(text="give a key of the server as the password", status=401, headers=challenge)
+        names = [ServedName(name, "") for name in self.jobs.upstreams]
+        names += [
+            ServedName(f"{preset}@{name}", line)
+            for name in self.jobs.upstreams
+            for preset, line in self.jobs.settings.presets.items()
         ]
-        models, presets = self.jobs.upstreams, self.jobs.settings.presets
-        names = [ServedName(model, "") for model in models]
-        names += [ServedName(f"{preset}@{model}", line) for model in models for preset, line in presets.items()]
-        text = self.watch.page(policy.name, names, live, self.gate.num_queued, __version__)
-        headers = {**PAGE_HEADERS, "Content-Security-Policy": content_policy()}
-        return web.Response(body=text.encode(), headers=headers)
+        html = render_page(
+            names,
+            self.board.activity(policy.name),
+            datetime.now(UTC),
+            engine=", ".join(upstream.engine.name for upstream in self.jobs.upstreams.values()),
+            version=__version__,
+            queued=self.gate.num_queued,
+        )
+        return web.Response(body=html.encode(), headers={**HEADERS, "Content-Security-Policy": content_policy()})
 
     async def preflight(self, request: web.Request) -> web.StreamResponse:
         """Answer OPTIONS: whether pages of another origin may ask."""
-        headers = self._cors_headers(request)
+        headers = self._cors(request)
         if not headers:
             raise RequestError("pages of other origins need --cors ORIGIN", status=403, code="foreign_origin")
-        allowed = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": ACCEPTED_HEADERS}
-        return web.Response(status=204, headers={**headers, **allowed, "Access-Control-Max-Age": "600"})
+        return web.Response(status=204, headers={**headers, "Access-Control-Max-Age": "600"})
 
     async def no_route(self, request: web.Request) -> web.StreamResponse:
         """Answer what is no route of the server."""
@@ -312,29 +295,78 @@ class Service:
             raise
         except Exception as raised:
             error = self._failed(f"{request.method} {request.path}", raised)
-        headers = {**self._cors_headers(request), **error_headers(error)}
+        headers = {**self._cors(request), **error_headers(error)}
         return web.json_response(error_json(error), status=error.status, headers=headers)
 
     def _failed(self, what: str, raised: Exception) -> RequestError:
         """Log an error that nobody foresaw, and return what the client is told of it."""
         LOGGER.error("%s failed", what, exc_info=raised)
+        self._write("failed", what=what, error=f"{type(raised).__name__}: {raised}")
         return RequestError("the server failed; its log says why", status=500, code="internal_error", retry=False)
 
-    def _observe(self, ended: EndedRequest, job: Job | None, started: float) -> None:
-        """Note a request that has ended, and what its run was, if it came to one."""
-        if job is not None:
-            ended = ended._replace(
-                first_byte_s=job.began - started,
-                run=job.run.id,
-                name=job.call.model,
-                label=job.plan.label,
-                model=job.plan.upstream.name,
-                fixed=job.plan.size,
-                paid=job.paid,
-                result=job.result,
-                error=ended.error or job.error,
-            )
-        self.watch.ended(ended)
+    def _write(self, name: str, **fields: object) -> None:
+        if self._log is not None:
+            self._log.write(name, **fields)
+
+    def _observe(
+        self,
+        route: Route,
+        policy: Policy | None,
+        job: Job | None,
+        status: int,
+        why: str,
+        started: float,
+    ) -> None:
+        """Count a request that has ended, write it to the log, and show it on the page."""
+        seconds = time.monotonic() - started
+        key = "" if policy is None else policy.name
+        if job is None:
+            self.metrics.observe_request("", "", status, seconds)
+            self._write("request", key=key, route=route, code=status, why=why, seconds=round(seconds, 4))
+            return
+        plan, result, metrics = job.plan, job.result, self.metrics
+        first_byte_s = job.first_byte - started
+        metrics.observe_request(plan.label, plan.upstream.name, status, seconds, first_byte_s)
+        metrics.add_tokens("prompt", job.paid.prompt_tokens)
+        metrics.add_tokens("completion", job.paid.completion_tokens)
+        metrics.add_tokens("reasoning", job.paid.reasoning_tokens)
+        shown = None
+        if result is not None:
+            metrics.observe_draws(len(result.pool.candidates))
+            metrics.add_saved(job.saved)
+            if job.is_answered:
+                shown = ShownAnswer(
+                    when=datetime.now(UTC),
+                    model=job.call.model,
+                    answer=result.answer or "",
+                    votes=result.votes,
+                    num_draws=len(result.pool.candidates),
+                    tokens=job.paid.tokens,
+                    saved=job.saved,
+                    stop=result.stop.reason,
+                )
+        if job.admitted.is_set():
+            self.board.end(key, job.run.id, shown)
+        self._write(
+            "request",
+            key=key,
+            route=route,
+            model=plan.upstream.name,
+            recipe=plan.label,
+            line=plan.recipe.line,
+            run=job.run.id,
+            resumed=job.run.is_resumed,
+            aside=plan.aside,
+            code=status,
+            why=why,
+            seconds=round(seconds, 4),
+            first_byte=round(first_byte_s, 4),
+            draws=None if result is None else len(result.pool.candidates),
+            stop=None if result is None else result.stop.reason,
+            tokens=job.paid.tokens,
+            usd=job.paid.usd,
+            saved=job.saved,
+        )
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -345,15 +377,16 @@ def make_app(
     *,
     keys: KeyRing | None = None,
     gate: Gate | None = None,
-    watch: Watch | None = None,
-    cors: Collection[str] = (),
+    log: EventLog | None = None,
+    origins: Collection[str] = (),
+    hosts: Collection[str] = (),
 ) -> web.Application:
     """Return the server as an application; serve it with `handler_cancellation=True`, or nobody who leaves is noticed.
 
     Its engines are opened when it starts and closed when it ends. Without `keys` it trusts whoever reaches it, and
-    must listen on the loopback alone. `cors` are the origins whose pages may ask, "*" for all.
+    must listen on the loopback alone. `origins` are those whose pages may ask, `hosts` names that it goes by.
     """
-    service = Service(jobs, keys=keys, gate=gate, watch=watch, cors=cors)
+    service = Service(jobs, keys=keys, gate=gate, log=log, origins=origins, hosts=hosts)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[service.errors_as_json])
     app[SERVICE] = service
     app.router.add_post("/v1/chat/completions", service.chat)
@@ -383,20 +416,3 @@ async def read_body(request: web.Request) -> bytes:
         raise RequestError(f"a body has at most {MAX_BODY >> 20} MB", status=413) from None
     except web.RequestPayloadError:
         raise RequestError("the body broke off") from None
-
-
-def is_local(host: str) -> bool:
-    """Return whether a Host header names the loopback."""
-    name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
-    try:
-        return name.lower() == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _netloc(origin: str) -> str:
-    """Return host and port of an origin, "" if it has none, as "null" has."""
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return ""

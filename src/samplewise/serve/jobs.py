@@ -101,8 +101,8 @@ class Job:
         self.failure: Failure | None = None  # of the last request that failed
         self.num_arrived = 0
         self.is_answered = False  # to the last byte
-        self.began = math.nan  # when the reply's first byte was sent, on the monotonic clock
-        self.error = ""  # that the reply ended in, after it had begun
+        self.first_byte = math.nan  # when it was sent, on the monotonic clock
+        self.on_arrival: Callable[[int], None] | None = None  # is told how many draws have arrived
 
     @property
     def id(self) -> str:
@@ -121,6 +121,18 @@ class Job:
                 self.paid = self.paid.plus(event.usage)
             if event.failure is not None:
                 self.failure = event.failure
+            elif self.on_arrival is not None:
+                self.on_arrival(self.num_arrived)
+
+    @property
+    def saved(self) -> int:
+        """Tokens that the stop rule saved, reckoned by the mean draw; 0 where none ended the run."""
+        result, most = self.result, self.plan.size
+        if result is None or most is None or result.stop.reason in ("finished", "budget", "cancelled"):
+            return 0
+        costs = result.bill.draws
+        mean = sum(cost.tokens for cost in costs) / len(costs) if costs else 0.0
+        return round(max(0, most - len(costs)) * mean)
 
 
 class Jobs:

@@ -140,18 +140,18 @@ def new_key(name: str) -> tuple[str, str]:
     return token, f'[key.{name}]\nsha256 = "{key_digest(token)}"\nrecipes = "presets"\n'
 
 
-def token_of(headers: Mapping[str, str], *, is_page: bool = False) -> str | None:
+def token_of(headers: Mapping[str, str]) -> str | None:
     """Return the key that a request carries, or None.
 
-    It is read from `Authorization: Bearer KEY`, `api-key` or `x-api-key`; for the page also from
-    `Authorization: Basic`, whose password it is. A browser sends that by itself, whatever page makes it, so it must not
-    pay for anything. `headers` must ignore case, as those of aiohttp do.
+    It is read from `Authorization: Bearer KEY`, from `Authorization: Basic`, whose password it is, or from `api-key` or
+    `x-api-key`. A browser that was asked for the password sends it by itself, whatever page makes it: `origin` keeps
+    those pages away. `headers` must ignore case, as those of aiohttp do.
     """
     scheme, _, value = headers.get("Authorization", "").strip().partition(" ")
     value = value.strip()
     if scheme.lower() == "bearer" and value:
         return value
-    if is_page and scheme.lower() == "basic" and value:
+    if scheme.lower() == "basic" and value:
         try:
             text = base64.b64decode(value, validate=True).decode("utf-8")
         except (binascii.Error, ValueError):

@@ -17,14 +17,14 @@ from importlib.resources import files
 from string import Template
 from typing import NamedTuple
 
-from samplewise.core.text import as_one_line
+from samplewise.core.text import as_one_line, printable
 
 MAX_ANSWERS = 20  # kept for each key
 MAX_KEYS = 1000  # of which answers are kept
 MAX_VOTES = 4  # answers shown with their votes
 MAX_LIVE = 50  # requests shown
 SHOWN = 160  # characters of a text
-PAGE_HEADERS = {
+HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -69,6 +69,7 @@ class KeyActivity:
     spent: int = 0
     saved: int = 0
     answers: deque[ShownAnswer] = field(default_factory=lambda: deque(maxlen=MAX_ANSWERS))
+    live: dict[str, LiveRequest] = field(default_factory=dict)
 
 
 class Board:
@@ -83,25 +84,31 @@ class Board:
             return KeyActivity()
         return self._keys.setdefault(key, KeyActivity())
 
-    def add(self, key: str, answer: ShownAnswer) -> None:
-        """Note an answer that was given."""
+    def begin(self, key: str, request: str, model: str, started: datetime) -> None:
+        """Note that a request runs."""
+        self.activity(key).live[request] = LiveRequest(model, started, 0)
+
+    def progress(self, key: str, request: str, num_draws: int) -> None:
+        """Note how many draws a running request has."""
+        live = self.activity(key).live
+        if request in live:
+            live[request] = live[request]._replace(num_draws=num_draws)
+
+    def end(self, key: str, request: str, answer: ShownAnswer | None = None) -> None:
+        """Note that a request is done, and its answer, if it has one."""
         activity = self.activity(key)
+        activity.live.pop(request, None)
         activity.num_requests += 1
-        activity.spent += answer.tokens
-        activity.saved += answer.saved
-        activity.answers.appendleft(answer._replace(votes=dict(Counter(answer.votes).most_common(MAX_VOTES + 1))))
+        if answer is not None:
+            activity.spent += answer.tokens
+            activity.saved += answer.saved
+            activity.answers.appendleft(answer._replace(votes=dict(Counter(answer.votes).most_common(MAX_VOTES + 1))))
 
 
 def render_page(
-    names: Sequence[ServedName],
-    activity: KeyActivity,
-    now: datetime,
-    *,
-    version: str,
-    live: Sequence[LiveRequest] = (),
-    queued: int = 0,
+    names: Sequence[ServedName], activity: KeyActivity, now: datetime, *, engine: str, version: str, queued: int = 0
 ) -> str:
-    """Return the page for one key, whose requests `live` are. Write it as UTF-8, with `PAGE_HEADERS`."""
+    """Return the page for one key. Write it as UTF-8, with `HEADERS` and `content_policy`."""
     style = _style()
     page = Template(files("samplewise.serve").joinpath("page.html").read_text("utf-8")).substitute(
         policy=content_policy(),
@@ -109,9 +116,9 @@ def render_page(
         reading=escape(_reading(activity)),
         state=escape(f"{now:%Y-%m-%d %H:%M:%S} UTC, {queued:,} requests wait. Load the page again to renew it."),
         models=_models(names),
-        live=_live(live, now),
+        live=_live(activity, now),
         answers=_answers(activity),
-        footer=escape(f"samplewise {version}"),
+        footer=escape(f"samplewise {version} in front of {printable(engine)}"),
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate could not be written
 
@@ -146,7 +153,8 @@ def _models(names: Sequence[ServedName]) -> str:
     return _table(("model", "recipe"), rows) if rows else '<p class="soft">None.</p>'
 
 
-def _live(requests: Sequence[LiveRequest], now: datetime) -> str:
+def _live(activity: KeyActivity, now: datetime) -> str:
+    requests = list(activity.live.values())
     rows = [
         f'<tr><th scope="row"><code>{_text(live.model)}</code></th><td class="number">{live.num_draws:,}</td>'
         f'<td class="number">{max(0.0, (now - live.started).total_seconds()):,.1f} s</td></tr>'

@@ -67,7 +67,7 @@ async def send_whole(
             content_type="application/json",
             headers={**headers, **headers_of(answer.evidence)},
         )
-        job.began = time.monotonic()
+        job.first_byte = time.monotonic()
         await whole.prepare(request)
         await whole.write_eof()
         job.is_answered = True
@@ -77,13 +77,12 @@ async def send_whole(
     )
     await response.prepare(request)
     await response.write(b"\n")
-    job.began = time.monotonic()
+    job.first_byte = time.monotonic()
     while not await is_done(task, beat_s):
         await response.write(b"\n")
     try:
         body, is_answer = reply_json(task.result(), route), True
     except RequestError as error:
-        job.error = error.message
         body, is_answer = error_json(error), False
     await response.write(json.dumps(body, allow_nan=False).encode())
     await response.write_eof()
@@ -114,7 +113,7 @@ async def send_stream(
     response = web.StreamResponse(headers={**EVENT_HEADERS, **headers, **early_headers(job)})
     await response.prepare(request)
     await response.write(COMMENT)
-    job.began = time.monotonic()
+    job.first_byte = time.monotonic()
     is_begun = job.call.wishes.progress and job.call.route == "chat"
     if is_begun:
         await _show_progress(response, job, task, beat_s)
@@ -126,7 +125,7 @@ async def send_stream(
         is_answer = True
         events = reply_chunks(answer, job.call.route, include_usage=job.call.include_usage, is_begun=is_begun)
     except RequestError as error:
-        job.error, is_answer = error.message, False
+        is_answer = False
         events = [error_json(error)]
     for data in events:
         await response.write(event(data))
