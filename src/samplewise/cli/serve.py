@@ -68,6 +68,9 @@ def serve_models(
     log_requests: Annotated[
         bool, typer.Option("--log/--no-log", help="Write a JSON line for each request to standard error")
     ] = True,
+    otel: Annotated[
+        bool, typer.Option("--otel", help="Send OpenTelemetry spans, where the OTEL_... variables say")
+    ] = False,
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0.0, help="That running requests have when the server is stopped")
     ] = 30.0,
@@ -82,6 +85,7 @@ def serve_models(
     from samplewise.serve.log import EventLog
     from samplewise.serve.names import DEFAULT_PRESETS, parse_presets
     from samplewise.serve.plans import ServeSettings
+    from samplewise.serve.spans import make_spans
     from samplewise.serve.upstreams import make_upstream
     from samplewise.store.database import Store
 
@@ -114,7 +118,13 @@ def serve_models(
         gate = Gate(concurrency=concurrency, queue=queue, queue_s=queue_seconds, books=books)
         log = EventLog() if log_requests else None
         served = make_app(
-            Jobs(upstreams, settings, kept), keys=ring, gate=gate, log=log, origins=cors or (), hosts=allow_host or ()
+            Jobs(upstreams, settings, kept),
+            keys=ring,
+            gate=gate,
+            log=log,
+            spans=make_spans() if otel else None,
+            origins=cors or (),
+            hosts=allow_host or (),
         )
         asyncio.run(_serve(served, host, port, context, drain_seconds))
 

@@ -26,6 +26,7 @@ from samplewise.serve.names import list_models, model_json, split_name
 from samplewise.serve.origin import cors_headers, foreign_origin
 from samplewise.serve.page import HEADERS, Board, ServedName, ShownAnswer, content_policy, render_page
 from samplewise.serve.replies import Answer, error_headers, error_json
+from samplewise.serve.spans import Spans
 from samplewise.serve.stream import send_stream, send_whole
 from samplewise.serve.wire import Call, RequestError, Route, parse_body, parse_call, read_timeout_s
 
@@ -50,10 +51,11 @@ class Service:
         keys: KeyRing | None = None,
         gate: Gate | None = None,
         log: EventLog | None = None,
+        spans: Spans | None = None,
         origins: Collection[str] = (),
         hosts: Collection[str] = (),
     ) -> None:
-        self.jobs, self.keys = jobs, keys
+        self.jobs, self.keys, self._spans = jobs, keys, spans
         self.gate = gate if gate is not None else Gate()
         self.metrics, self.board = Metrics(), Board()
         self.opened: set[str] = set()  # names of the models whose engines are open
@@ -130,6 +132,7 @@ class Service:
             deadline = started + self._seconds(call, read_timeout_s(request.headers))
             choosing = [request.headers.get(name) for name in ("X-Samplewise-Recipe", "X-ITS-Budget")]
             job = await self.jobs.start(call, body, policy, deadline, headers=choosing)
+            job.span = None if self._spans is None else self._spans.begin(request.headers, call.model, route)
             response = await self._run(request, job)
             status, why = response.status, ""
             return response
@@ -340,6 +343,10 @@ class Service:
                 )
         if job.admitted.is_set():
             self.board.end(key, job.run.id, shown)
+        if job.span is not None:
+            job.span.end(
+                status, client=key, run=job.run.id, preset=plan.label, paid=job.paid, result=result, saved=job.saved
+            )
         self._write(
             "request",
             client=key,
@@ -371,6 +378,7 @@ def make_app(
     keys: KeyRing | None = None,
     gate: Gate | None = None,
     log: EventLog | None = None,
+    spans: Spans | None = None,
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
 ) -> web.Application:
@@ -379,7 +387,7 @@ def make_app(
     Its engines are opened when it starts and closed when it ends. Without `keys` it trusts whoever reaches it, and
     must listen on the loopback alone. `origins` are those whose pages may ask, `hosts` names that it goes by.
     """
-    service = Service(jobs, keys=keys, gate=gate, log=log, origins=origins, hosts=hosts)
+    service = Service(jobs, keys=keys, gate=gate, log=log, spans=spans, origins=origins, hosts=hosts)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[service.errors_as_json])
     app[SERVICE] = service
     app.router.add_post("/v1/chat/completions", service.chat)

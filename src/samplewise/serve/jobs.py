@@ -31,6 +31,7 @@ from samplewise.serve.keys import Policy
 from samplewise.serve.limits import Ticket
 from samplewise.serve.plans import PLAIN, Plan, Planner, ServeSettings
 from samplewise.serve.replies import Answer, FinalChoice, evidence_of, ranked_positions, token_logprobs
+from samplewise.serve.spans import RequestSpan
 from samplewise.serve.upstreams import Upstream
 from samplewise.serve.wire import Call, RequestError
 from samplewise.store.database import Store
@@ -103,6 +104,7 @@ class Job:
         self.is_answered = False  # to the last byte
         self.first_byte = math.nan  # when it was sent, on the monotonic clock
         self.on_arrival: Callable[[int], None] | None = None  # is told how many draws have arrived
+        self.span: RequestSpan | None = None
 
     @property
     def id(self) -> str:
@@ -115,6 +117,8 @@ class Job:
 
     def note(self, event: Event) -> None:
         """Take an event of the run."""
+        if self.span is not None:
+            self.span.note(event)
         if isinstance(event, Arrived):
             self.num_arrived += event.failure is None
             if event.source != "store":
