@@ -1,9 +1,12 @@
 """LiteLLM against the server: prints one JSON object of what it got."""
 
 import json
+import os
 import sys
 
-import litellm
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # no request but those to the server
+
+import litellm  # noqa: E402
 
 url, key, wrong_model = sys.argv[1:]
 PUZZLE = [{"role": "user", "content": "make 24 from 4 6 7 8"}]
