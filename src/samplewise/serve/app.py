@@ -131,7 +131,7 @@ class Service:
             choosing = [request.headers.get(name) for name in ("X-Samplewise-Recipe", "X-ITS-Budget")]
             job = await self.jobs.start(call, body, policy, deadline, headers=choosing)
             response = await self._run(request, job)
-            status, why = response.status, ""
+            status, why = response.status, job.error
             return response
         except RequestError as error:
             status, why = error.status, error.code or error.kind
