@@ -166,11 +166,9 @@ class Service:
 
     async def _answer(self, job: Job) -> Answer:
         """Wait for a free slot, and run a job in it. Raises RequestError."""
-        self.metrics.set_queue(self.gate.num_queued + 1)
         try:
             async with self.gate.enter(job.policy) as ticket:
                 job.admitted.set()
-                self._count_running()
                 self.board.begin(job.policy.name, job.run.id, job.call.model, datetime.now(UTC))
                 job.on_arrival = lambda num: self.board.progress(job.policy.name, job.run.id, num)
                 return await self.jobs.answer(job, ticket)
@@ -186,12 +184,6 @@ class Service:
             raise
         except Exception as raised:
             raise self._failed(f"run {job.run.id}", raised) from None
-        finally:
-            self._count_running()
-
-    def _count_running(self) -> None:
-        self.metrics.set_in_flight(self.gate.in_flight)
-        self.metrics.set_queue(self.gate.num_queued)
 
     async def _end(self, job: Job, task: asyncio.Task[Answer]) -> None:
         """See a run to its end: one that nobody waits for any more is cancelled."""
@@ -238,6 +230,8 @@ class Service:
     async def show_metrics(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /metrics."""
         self.policy_of(request)
+        self.metrics.set_in_flight(self.gate.in_flight)
+        self.metrics.set_queue(self.gate.num_queued)
         return web.Response(body=self.metrics.render().encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def page(self, request: web.Request) -> web.StreamResponse:
@@ -322,14 +316,13 @@ class Service:
         key = "" if policy is None else policy.name
         if job is None:
             self.metrics.observe_request("", "", status, seconds)
-            self._write("request", key=key, route=route, code=status, why=why, seconds=round(seconds, 4))
+            self._write("request", client=key, route=route, code=status, why=why, seconds=round(seconds, 4))
             return
         plan, result, metrics = job.plan, job.result, self.metrics
         first_byte_s = job.first_byte - started
         metrics.observe_request(plan.label, plan.upstream.name, status, seconds, first_byte_s)
         metrics.add_tokens("prompt", job.paid.prompt_tokens)
         metrics.add_tokens("completion", job.paid.completion_tokens)
-        metrics.add_tokens("reasoning", job.paid.reasoning_tokens)
         shown = None
         if result is not None:
             metrics.observe_draws(len(result.pool.candidates))
@@ -349,7 +342,7 @@ class Service:
             self.board.end(key, job.run.id, shown)
         self._write(
             "request",
-            key=key,
+            client=key,
             route=route,
             model=plan.upstream.name,
             recipe=plan.label,

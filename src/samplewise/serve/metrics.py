@@ -1,7 +1,7 @@
 """Count what the server does, and show it as Prometheus text (exposition format 0.0.4).
 
     samplewise_requests_total{recipe,model,code}     requests that were answered, by HTTP status
-    samplewise_tokens_total{kind}                    tokens paid: prompt, completion, reasoning ...
+    samplewise_tokens_total{kind}                    tokens paid: prompt, completion
     samplewise_saved_tokens_total                    tokens that a stop rule did not draw, of the recipe's fixed number
     samplewise_draws                                 histogram: draws a request was decided from
     samplewise_request_seconds                       histogram: from the request's head to the answer's last byte
