@@ -134,7 +134,7 @@ class Service:
             job = await self.jobs.start(call, body, policy, deadline, headers=choosing)
             job.span = None if self._spans is None else self._spans.begin(request.headers, call.model, route)
             response = await self._run(request, job)
-            status, why = response.status, ""
+            status, why = response.status, job.error
             return response
         except RequestError as error:
             status, why = error.status, error.code or error.kind

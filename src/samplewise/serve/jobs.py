@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from samplewise.core.errors import EngineError, SamplewiseError, SetupError, StoreError, Unsupported, UsageError
-from samplewise.core.events import Arrived, Event
+from samplewise.core.events import Arrived, Event, Retried
 from samplewise.core.keys import Key
 from samplewise.core.types import Capability, Failure, Generate, Question, Usage
 from samplewise.engines.base import Engine
@@ -103,6 +103,7 @@ class Job:
         self.num_arrived = 0
         self.is_answered = False  # to the last byte
         self.first_byte = math.nan  # when it was sent, on the monotonic clock
+        self.error = ""  # the code of the one that a reply ended in after it had begun
         self.on_arrival: Callable[[int], None] | None = None  # is told how many draws have arrived
         self.span: RequestSpan | None = None
 
@@ -119,7 +120,9 @@ class Job:
         """Take an event of the run."""
         if self.span is not None:
             self.span.note(event)
-        if isinstance(event, Arrived):
+        if isinstance(event, Retried):
+            self.failure = event.failure or self.failure
+        elif isinstance(event, Arrived):
             self.num_arrived += event.failure is None
             if event.source != "store":
                 self.paid = self.paid.plus(event.usage)
@@ -329,7 +332,7 @@ FAILURES: Mapping[str, tuple[int, str]] = {
 def no_candidate(job: Job, result: Result) -> RequestError:
     """Return why a run has no candidate, as what a client is answered."""
     retry = False if result.paid.tokens else None
-    if job.failure is not None and result.stop.reason != "budget":
+    if job.failure is not None:
         status, code = FAILURES.get(job.failure.kind, (502, "engine_unavailable"))
         param = "messages" if code == "context_length_exceeded" else None
         wait_s = job.failure.retry_after_s if status == 429 else None

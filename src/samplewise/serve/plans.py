@@ -262,7 +262,7 @@ def with_request(stages: Stages, call: Call, max_tokens: int) -> Stages:
                 kwargs[name] = value
     changed = stages._replace(sampler=stages.sampler._replace(kwargs=tuple(kwargs.items())))
     size = pool_size(changed)
-    return with_size(changed, call.n) if size is not None and size < call.n else changed
+    return with_size(changed, call.n) if size is not None and 1 <= size < call.n else changed
 
 
 def check_logprobs(call: Call, recipe: Recipe, upstream: Upstream) -> None:

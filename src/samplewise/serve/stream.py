@@ -83,6 +83,7 @@ async def send_whole(
     try:
         body, is_answer = reply_json(task.result(), route), True
     except RequestError as error:
+        job.error = error.code or error.kind
         body, is_answer = error_json(error), False
     await response.write(json.dumps(body, allow_nan=False).encode())
     await response.write_eof()
@@ -125,6 +126,7 @@ async def send_stream(
         is_answer = True
         events = reply_chunks(answer, job.call.route, include_usage=job.call.include_usage, is_begun=is_begun)
     except RequestError as error:
+        job.error = error.code or error.kind
         is_answer = False
         events = [error_json(error)]
     for data in events:

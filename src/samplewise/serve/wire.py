@@ -173,7 +173,7 @@ class Call(NamedTuple):
 def parse_body(data: bytes) -> dict[str, Json]:
     """Return a body's JSON object. Raises RequestError."""
     try:
-        body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except UnicodeDecodeError:
         raise RequestError("the body is not UTF-8") from None
     except RecursionError:
@@ -187,6 +187,13 @@ def parse_body(data: bytes) -> dict[str, Json]:
 
 def _refuse_constant(name: str) -> Json:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value
 
 
 def parse_call(body: Mapping[str, Json], route: Route, headers: Mapping[str, str] | None = None) -> Call:

@@ -6,7 +6,7 @@ import sys
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # no request but those to the server
 
-import litellm  # noqa: E402
+import litellm
 
 url, key, wrong_model = sys.argv[1:]
 PUZZLE = [{"role": "user", "content": "make 24 from 4 6 7 8"}]
