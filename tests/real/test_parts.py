@@ -53,6 +53,7 @@ EXPLORE: Mapping[str, Sequence[str]] = {
     "zero": ["zero"],
 }
 STOPS: Mapping[str, str] = {
+    "agreement": "agreement(2)",
     "asc": "asc",
     "asc_dirichlet": "asc_dirichlet",
     "bayes_factor": "bayes_factor",
@@ -77,6 +78,7 @@ STOPS: Mapping[str, str] = {
     "sprt": "sprt",
     "ucb_pandora": "ucb_pandora(reward, price=0.01, first=3, cap=6)",
     "vote_e": "vote_e",
+    "vote_plan": "vote_plan(cap=6)",
     "vote_share": "vote_share",
 }
 SELECTORS: Mapping[str, str] = {
