@@ -115,7 +115,7 @@ def test_on_the_bundled_model_rounds_and_draws_are_as_planned() -> None:
         return arrivals
 
     engine.answer = counted
-    task = build("task", "game24(limit=2)")
+    task = build("task", "game24(limit=1)")
 
     async def run() -> None:
         for problem in task.problems:
