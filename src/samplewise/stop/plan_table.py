@@ -48,7 +48,7 @@ class VoteStates(NamedTuple):
     num: tuple[int, ...]  # (cap + 1,)
     successor: Ints
     moved: Ints
-    index: Mapping[tuple[int, ...], int]
+    positions: Mapping[tuple[int, ...], int]
 
 
 class Forecast(NamedTuple):
@@ -67,7 +67,7 @@ class PlanTable(NamedTuple):
     """
 
     cap: int
-    index: Mapping[tuple[int, ...], int]
+    positions: Mapping[tuple[int, ...], int]
     wave: tuple[bytes, ...]
     same: tuple[Floats, ...]
     value: tuple[Floats, ...]
@@ -77,7 +77,7 @@ class PlanTable(NamedTuple):
     def position(self, counts: Iterable[int]) -> int:
         """Return the state of these counts of answers, in any order."""
         first = sorted(counts, reverse=True)[:NUM_LEADING]
-        return self.index[(*first, *(0,) * (NUM_LEADING - len(first)))]
+        return self.positions[(*first, *(0,) * (NUM_LEADING - len(first)))]
 
 
 @functools.lru_cache(maxsize=8)
@@ -91,7 +91,7 @@ def states_of(cap: int) -> VoteStates:
         if total - first - second <= second
     ]
     counts = np.array(triples, dtype=np.int64)
-    index = {triple: number for number, triple in enumerate(triples)}
+    positions: dict[tuple[int, ...], int] = {triple: number for number, triple in enumerate(triples)}
     sums = counts.sum(axis=1)
     num = tuple(np.searchsorted(sums, np.arange(cap + 1), side="right").tolist())
     inner = counts[: num[cap - 1]]
@@ -108,7 +108,7 @@ def states_of(cap: int) -> VoteStates:
         successor[:, answer] = lattice[tuple(grown.T)]
         moved[rows, answer, front] = answer
         moved[rows, answer, answer] = front
-    return VoteStates(counts, num, successor, moved, index)
+    return VoteStates(counts, num, successor, moved, positions)
 
 
 @functools.lru_cache(maxsize=64)
@@ -150,7 +150,7 @@ def plan_table(price_round: float, price_draw: float, cap: int, prior: VotePrior
         layers.append((wave.astype(np.uint8).tobytes(), stop, now[0], go_on))
     waves, sames, values, go_ons = zip(*reversed(layers), strict=True)
     forecast = Forecast(*(float(row[0]) for row in now[1:]))
-    return PlanTable(cap, states.index, waves, sames, values, go_ons, forecast)
+    return PlanTable(cap, states.positions, waves, sames, values, go_ons, forecast)
 
 
 def _predictive(counts: Ints, draws: int, prior: VotePrior) -> Floats:
@@ -204,4 +204,5 @@ def learned_vote_prior(counts: Sequence[Sequence[int]], draws: Sequence[int] | N
 
 def _at_least(numbers: Ints) -> Ints:
     """Return how many of some numbers (N,) are above 0, 1, 2 ... (K,)."""
-    return (numbers[:, None] > np.arange(max(1, int(numbers.max(initial=0))))).sum(axis=0)
+    above: Ints = (numbers[:, None] > np.arange(max(1, int(numbers.max(initial=0))))).sum(axis=0)
+    return above
