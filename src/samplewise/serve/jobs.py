@@ -39,6 +39,7 @@ from samplewise.serve.replies import (
     relayed_evidence,
     token_logprobs,
 )
+from samplewise.serve.tracing import RequestSpan
 from samplewise.serve.upstreams import Upstream
 from samplewise.serve.wire import Call, RequestError
 from samplewise.store.database import Store
@@ -110,6 +111,7 @@ class Job:
         self.num_arrived = 0
         self.is_answered = False  # to the last byte
         self.is_late = False  # its time was up before its draws
+        self.span: RequestSpan | None = None
         self.first_byte = math.nan  # when it was sent, on the monotonic clock
         self.error = ""  # the code of the one that a reply ended in after it had begun
         self.on_arrival: Callable[[int], None] | None = None  # is told how many draws have arrived
@@ -208,6 +210,8 @@ class Jobs:
         has_log = call.logprobs is not None or (call.n > 1 and plan.recipe.stop is not None)
         log = DrawLog(self._store) if has_log else None
         async with plan.upstream.lend(call.passed) as engine:
+            if job.span is not None:
+                engine = job.span.watch(engine)
             if call.logprobs is not None:
                 engine = WantingEngine(engine, _wanted(engine))
             store = self._store if log is None else log

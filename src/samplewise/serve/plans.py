@@ -6,6 +6,7 @@ the recipe says of the same, except that limits of both hold.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -28,7 +29,8 @@ from samplewise.verify.auto import read_auto
 PLAIN = "plain"  # the recipe label of a model without a strategy
 CUSTOM = "custom"  # of a recipe that a client wrote
 COMPLETIONS_MAX_TOKENS = 16  # of the older route, by its API
-MAX_RECIPES = 256  # that are kept
+ANY_SAMPLER = Spec("repeat", (1,))
+MAX_RECIPES, MAX_FRAMES = 256, 32  # that are kept; a frame may hold a reward model
 NEUTRAL_DRAW = DrawFields(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
 DRAW_FIELDS = ("temperature", "top_p", "top_k", "min_p", "stop")
 # The argument of each sampler that says how many candidates its pool has.
@@ -96,6 +98,7 @@ class Planner:
     def __init__(self, upstreams: Mapping[str, Upstream], settings: ServeSettings) -> None:
         self._upstreams, self._settings = upstreams, settings
         self._recipes: OrderedDict[str, Recipe] = OrderedDict()
+        self._frames: OrderedDict[str, Recipe] = OrderedDict()  # with `ANY_SAMPLER`
 
     async def plan(self, call: Call, is_free: bool) -> Plan:
         """Return what is run for a request. `is_free`: it may name a recipe of its own. Raises RequestError."""
@@ -186,19 +189,38 @@ class Planner:
         return upstream.engine.default_max_tokens or self._settings.max_tokens
 
     async def _recipe(self, stages: Stages) -> Recipe:
-        """Return the recipe of stages, built once: a reward model is loaded with it, so in a thread."""
+        """Return the recipe of stages.
+
+        All but the sampler is built once for all requests: a reward model is loaded with it, so also in a thread.
+        """
         line = stages.line
-        if line not in self._recipes:
-            try:
-                recipe = await in_thread(from_stages, stages)
-            except SamplewiseError as error:
-                raise RequestError(str(error), param="model", code="invalid_recipe") from None
-            self._recipes[line] = recipe
-            if len(self._recipes) > MAX_RECIPES:
-                self._recipes.popitem(last=False)
-            return recipe
-        self._recipes.move_to_end(line)
-        return self._recipes[line]
+        if (known := self._recipes.get(line)) is not None:
+            self._recipes.move_to_end(line)
+            return known
+        try:
+            frame = await self._frame(stages._replace(sampler=ANY_SAMPLER))
+            sampler = build("sampler", stages.sampler)
+        except SamplewiseError as error:
+            raise RequestError(str(error), param="model", code="invalid_recipe") from None
+        recipe = dataclasses.replace(frame, stages=stages, sampler=sampler)
+        _keep(self._recipes, line, recipe, MAX_RECIPES)
+        return recipe
+
+    async def _frame(self, stages: Stages) -> Recipe:
+        line = stages.line
+        if (known := self._frames.get(line)) is not None:
+            self._frames.move_to_end(line)
+            return known
+        frame = await in_thread(from_stages, stages)
+        _keep(self._frames, line, frame, MAX_FRAMES)
+        return frame
+
+
+def _keep(recipes: OrderedDict[str, Recipe], line: str, recipe: Recipe, most: int) -> None:
+    """Keep a recipe, and forget the one that was used longest ago if there are too many."""
+    recipes[line] = recipe
+    if len(recipes) > most:
+        recipes.popitem(last=False)
 
 
 def plain_stages(n: int) -> Stages:
