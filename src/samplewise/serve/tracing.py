@@ -1,8 +1,9 @@
 """OpenTelemetry spans: one for each request, and within it one for each draw, helper and judge.
 
 Nothing is configured here. Where the process was started with OpenTelemetry in it, as by `opentelemetry-instrument
-samplewise serve ...`, its tracer is used; otherwise there are no spans, and nothing is imported or slowed down. Names are those of OpenTelemetry's conventions for generative AI, which are still in development, so they stand in one
-place. No prompt and no response is recorded.
+samplewise serve ...`, its tracer is used; otherwise there are no spans, and nothing is imported or slowed down. Names
+are those of OpenTelemetry's conventions for generative AI, which are still in development, so they stand in one place.
+No prompt and no response is recorded.
 """
 
 from __future__ import annotations
