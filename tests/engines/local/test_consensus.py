@@ -153,17 +153,6 @@ def test_one_draw_at_gamma_one_is_plain_sampling_to_the_token(engine: Any, kit: 
     assert ends == {True, False}
 
 
-def test_waiting_costs_no_pass(engine: Any, kit: SimpleNamespace) -> None:
-    """What goes through the model is the prompt once and each drawn token but the last of a row, as without it."""
-    asks = group(kit, 3, 6, messages=kit.question(5, 11))
-    before = engine._forward.num_forwarded
-    done = kit.answers(engine, asks)
-    arrivals = [arrival(completion, kit) for completion in done]
-    assert len({upto for upto in arrivals if upto}) > 1  # so somebody waited
-    tokens = sum(len(completion.tokens) - 1 for completion in done)
-    assert engine._forward.num_forwarded - before == len(engine._language.prompt(asks[0].messages)) + tokens
-
-
 def test_a_group_answers_alike_in_any_traffic(checkpoint: Any, kit: SimpleNamespace) -> None:
     """Beside plain rows, another policy and other groups, in a batch that is full so that some join while rows wait."""
     alone = local(checkpoint("llama"), device="cpu")
@@ -229,41 +218,52 @@ def finished(batch: Batch) -> list[Done]:
     raise AssertionError("rows wait for ever")
 
 
+def test_waiting_costs_no_pass(batch: Batch, engine: Any, kit: SimpleNamespace) -> None:
+    """What goes through the model is the prompt once and each drawn token but the last of a row, as without it."""
+    asks = group(kit, 3, 6)
+    before = engine._forward.num_forwarded
+    with torch.inference_mode():
+        done = batch.join(jobs(engine, asks)) + finished(batch)
+    completions = [each.completion for each in sorted(done, key=lambda each: int(each.tag))]
+    arrivals = {upto for completion in completions if (upto := arrival(completion, kit))}
+    assert len(arrivals) > 1  # so somebody waited
+    tokens = sum(len(completion.tokens or ()) - 1 for completion in completions)
+    assert engine._forward.num_forwarded - before == len(engine._language.prompt(asks[0].messages)) + tokens
+
+
+def until_some_wait(batch: Batch, engine: Any, kit: SimpleNamespace, first: int) -> int:
+    """Run groups of four until in one of them, whole as yet, some rows wait for others. Return its number."""
+    for number in range(first, first + 50):
+        done = batch.join(jobs(engine, group(kit, number, 4)))
+        while batch.num_rows == 4 and not done:
+            if 0 < batch.exploring.waiting(4).sum() < 4:
+                return number
+            done = batch.step()
+        finished(batch)
+    raise AssertionError("no row ever waits")
+
+
 def test_others_go_on_where_a_row_is_cancelled(batch: Batch, engine: Any, kit: SimpleNamespace) -> None:
-    """The one that all wait for, or one that waits: nobody waits for ever, and the group is lost."""
-    waited = 0
+    """The one that the others wait for, or one that waits: nobody waits for ever, and the group is lost."""
+    number = 0
     for gone in range(4):
-        asks = group(kit, 30 + gone, 4)
         with torch.inference_mode():
-            done = batch.join(jobs(engine, asks))
-            while batch.num_rows == 4 and not batch.exploring.waiting(4).any():
-                done += batch.step()
-            if batch.num_rows < 4:
-                finished(batch)
-                continue
-            waited += 1
-            still = [int(tag) for tag in (job.tag for job in batch.jobs)]
-            batch.drop([still.index(gone)])
-            done += finished(batch)
+            number = until_some_wait(batch, engine, kit, number + 1)
+            num_reports = len(batch.exploring.reports)
+            batch.drop([[int(job.tag) for job in batch.jobs].index(gone)])
+            done = finished(batch)
         assert len(done) == 3
         assert all(each.completion.finish in ("stop", "length") for each in done)
-        assert not batch.exploring.reports or batch.exploring.reports[-1].problem == ""
-        assert batch.exploring.num_rows == 0
+        assert len(batch.exploring.reports) == num_reports
+        assert len(batch.exploring) == batch.exploring.num_rows == 0
         assert not batch.exploring.meets
-    assert waited > 1
 
 
 def test_a_failed_step_does_not_leave_rows_waiting(
     batch: Batch, engine: Any, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch.inference_mode():
-        for number in range(30, 50):
-            batch.join(jobs(engine, group(kit, number, 4)))
-            while batch.num_rows == 4 and not batch.exploring.waiting(4).any():
-                batch.step()
-            if batch.num_rows == 4:
-                break
-            finished(batch)
+        until_some_wait(batch, engine, kit, 1)
         with monkeypatch.context() as patch:
             patch.setattr(batch.forward, "decode", lambda *args: 1 / 0)
             lost = batch.step()
@@ -271,6 +271,7 @@ def test_a_failed_step_does_not_leave_rows_waiting(
         assert 0 < batch.num_rows < 4  # who waited had no part in the step
         done = finished(batch)
     assert len(lost) + len(done) == 4
+    assert all(each.completion.finish in ("stop", "length") for each in done)
     assert len(batch.exploring) == batch.exploring.num_rows == 0
 
 
