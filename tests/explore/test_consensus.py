@@ -96,6 +96,7 @@ def check(make: Callable[[float], ConsensusPolicy], gamma: float, num: int = 3) 
         for share in (0.01, 0.5, 0.99):
 
             def uniform_of(answer: Answer, wanted: Answer = wanted, share: float = share) -> float:
+                assert answer == wanted[: len(answer)], "the uniform of a token's interval takes that token"
                 upto = np.cumsum([0.0, *expected(traces, answer, gamma)])
                 token = wanted[len(answer)]
                 return float(upto[token] + share * (upto[token + 1] - upto[token]))

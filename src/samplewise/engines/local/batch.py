@@ -215,8 +215,7 @@ class Batch:
         due = np.flatnonzero(num_drawn % BLOCK == 0)
         if len(due):
             self._refill(due)
-        longest = int(columns.num_cached[: self.num_rows].max(initial=0))
-        self.forward.reserve(self.num_rows, longest + 1, self.num_rows)
+        self.forward.reserve(self.num_rows, int(num_cached.max(initial=0)) + 1, self.num_rows)
         done: list[Done] = []
         lost: set[int] = set()
         chunk = max(1, num_rows) if self.exploring.num_rows else self.chunk
