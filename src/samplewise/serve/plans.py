@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from samplewise.core.errors import SamplewiseError
+from samplewise.core.errors import EngineError, SamplewiseError, SetupError, StoreError, Unsupported, UsageError
 from samplewise.core.registry import build, factory
 from samplewise.core.spec import Spec
-from samplewise.core.types import Capability, Question, Reader
+from samplewise.core.types import Capability, Question, Reader, Usage
 from samplewise.loop.threads import in_thread
 from samplewise.recipe import Recipe, Stages, from_stages
 from samplewise.serve.names import DEFAULT_PRESETS, check_free, split_name, stages_of
@@ -72,6 +72,7 @@ class Plan(NamedTuple):
     label: str  # the preset's name, PLAIN or CUSTOM
     read: Reader
     aside: str | None = None
+    is_relayed: bool = False  # the endpoint gets the request as it stands, in place of the recipe
 
     @property
     def verifier(self) -> str | None:
@@ -82,6 +83,11 @@ class Plan(NamedTuple):
     def size(self) -> int | None:
         """How many draws the recipe makes at most, None if that is not fixed."""
         return pool_size(self.recipe.stages) if self.recipe.sampler.name == "repeat" else None
+
+    @property
+    def max_tokens(self) -> int:
+        """The limit of a draw, 0 if the sampler has none."""
+        return int(dict(self.recipe.stages.sampler.kwargs).get("max_tokens", 0))
 
 
 class Planner:
@@ -94,6 +100,12 @@ class Planner:
     async def plan(self, call: Call, is_free: bool) -> Plan:
         """Return what is run for a request. `is_free`: it may name a recipe of its own. Raises RequestError."""
         upstream, stages, label = self._stages(call, is_free)
+        try:
+            await upstream.engine.open()
+        except SamplewiseError as error:
+            raise raised_error(error) from None
+        if call.relayed is not None:
+            return await self._relayed(call, upstream, stages, label)
         max_tokens = self._max_tokens(call, upstream)
         aside = unhonored_field(call, stages, self._settings.plain_below) if label != PLAIN else None
         if aside is None:
@@ -114,6 +126,18 @@ class Planner:
                 code="unsupported_parameter",
             )
         return Plan(upstream, recipe, label, _reader(call, label), aside)
+
+    async def _relayed(self, call: Call, upstream: Upstream, stages: Stages, label: str) -> Plan:
+        """Return the plan of a request that goes to the endpoint as it stands."""
+        what = f"{call.relayed} cannot be honored"
+        if upstream.relay is None:
+            message = f"{what}: {upstream.name} is no endpoint that calls tools or takes anything but text"
+            raise RequestError(message, param=call.relayed, code="unsupported_parameter")
+        if label != PLAIN and self._settings.aside == "refuse":
+            message = f"{what} by {stages.line}; ask for {upstream.name} itself"
+            raise RequestError(message, param=call.relayed, code="unsupported_parameter")
+        recipe = await self._recipe(with_request(plain_stages(call.n), call, self._max_tokens(call, upstream)))
+        return Plan(upstream, recipe, PLAIN, read_whole, call.relayed if label != PLAIN else None, is_relayed=True)
 
     def _stages(self, call: Call, is_free: bool) -> tuple[Upstream, Stages, str]:
         """Return the model, the recipe's stages as they are named, and its label."""
@@ -299,6 +323,17 @@ def _custom_stages(text: str, param: str, is_free: bool) -> Stages:
 def _not_free(param: str) -> RequestError:
     message = "this key may use plain models and the presets that GET /v1/models lists, not recipes of its own"
     return RequestError(message, status=403, param=param, code="recipe_not_allowed")
+
+
+def raised_error(error: SamplewiseError, paid: Usage = Usage()) -> RequestError:
+    """Return what a client is answered when an engine raised. After tokens were paid it must not just try again."""
+    retry = False if paid.tokens else None
+    if isinstance(error, Unsupported | UsageError):
+        return RequestError(str(error), param="model", code="unsupported_recipe", retry=retry)
+    if isinstance(error, EngineError | StoreError):
+        return RequestError(str(error), status=503, code="engine_unavailable", retry=retry)
+    message = str(error) if isinstance(error, SetupError) else "the run failed"
+    return RequestError(message, status=502, code="engine_misconfigured", retry=False)
 
 
 # --- how an answer is read --------------------------------------------------------------------------------------------
