@@ -36,11 +36,12 @@ SAMPLERS: Mapping[str, Sequence[str]] = {
     "repeat": [POOL, "repeat(4, temperature=0.7, top_k=50, top_p=0.9, min_p=0.01, max_tokens=8)"],
     "sir": ["sir(4, max_tokens=8)", "sir(4, top_k=20, max_tokens=8)"],
     "smc": ["smc(4, block=3, max_tokens=8)"],
-    "tempering": ["tempering((1.5, 2.0, 3.0), 2, max_tokens=8)"],
+    "tempering": ["tempering((1.5, 2.0, 3.0), 2, max_tokens=8)", "tempering('qwen3-gpqa', 2, max_tokens=8)"],
 }
 EXPLORE: Mapping[str, Sequence[str]] = {
     "arithmetic": ["arithmetic"],
     "cold": ["cold"],
+    "consensus": ["consensus(start='1', answer_tokens=2)"],
     "css": ["css"],
     "esamp": ["esamp", "esamp(learner='ridge')"],
     "frozen": ["frozen"],

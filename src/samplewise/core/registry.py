@@ -71,6 +71,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     },
     "explore": {
         "arithmetic": "samplewise.explore.settings:arithmetic",
+        "consensus": "samplewise.explore.settings:consensus",
         "css": "samplewise.explore.settings:css",
         "esamp": "samplewise.explore.settings:esamp",
         "lss": "samplewise.explore.settings:lss",
