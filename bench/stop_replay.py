@@ -204,7 +204,7 @@ class Spent(NamedTuple):
     accuracy: Floats
     draws: Floats
     rounds: Floats
-    tokens: Floats  # 0 where the recording has none
+    tokens: Floats  # nan where some draws were recorded without them
 
 
 def three_way(console: Console, title: str, pools: Sequence[StoredPool], cap: int, key: Key) -> dict[str, Any]:
@@ -218,11 +218,13 @@ def three_way(console: Console, title: str, pools: Sequence[StoredPool], cap: in
     numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
     halves = [np.array([numbers[name] % 2 == side for name in groups]) for side in (0, 1)]
 
+    is_known = all(cost > 0 for pool in pools for cost in pool.costs)
+
     def spent(spec: str) -> Spent:
         rule: StopRule[Any] = build("stop", spec)
         (row,) = replay_pools([rule] * len(pools), VOTE, pools, key, caps=[cap], num_orders=ROUND_ORDERS)
         found = measured(row)
-        return Spent(found.accuracy, found.samples, found.rounds, np.nan_to_num(found.tokens))
+        return Spent(found.accuracy, found.samples, found.rounds, found.tokens if is_known else found.tokens * math.nan)
 
     others = ("asc(0.9)", "asc(0.95)", "asc(0.99)", "esc(3)", "esc(5)", "agreement(2)", "agreement(3)", "lead(2)")
     fixed = [f"cap({num})" for num in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32) if num <= cap]
@@ -238,7 +240,7 @@ def three_way(console: Console, title: str, pools: Sequence[StoredPool], cap: in
     shown = {**rows, **{_plan(prices, cap): row for (prices, side), row in plans.items() if side is None}}
     for spec, row in shown.items():
         figures["rows"][spec] = {name: float(column.mean()) for name, column in row._asdict().items()}
-        tokens = f"{row.tokens.mean():.0f}" if row.tokens.any() else ""
+        tokens = f"{row.tokens.mean():.0f}" if is_known else ""
         cells = [f"{row.accuracy.mean():.4f}", f"{row.draws.mean():.2f}", f"{row.rounds.mean():.2f}", tokens]
         table.add_row(spec, *cells)
     console.print(table, "")
