@@ -95,7 +95,8 @@ def read_pools(benchmark: str, folder: Path = FOLDER) -> Pools:
             sittings.append(Sitting(**data))
             continue
         scores = {name: tuple(values) for name, values in data.pop("scores", {}).items()}
-        row = Row(**{key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}, scores=scores)
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        row = Row(**{**fields, "scores": scores})
         rows[row.method, row.question] = row
     return Pools(rows, tuple(sittings))
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.real.benchmarks import BENCHMARKS
-from bench.real.figures import Figure, chosen_by, difference, method, passes, spread_json
+from bench.real.figures import Dealt, Figure, chosen_by, difference, method, passes, spread_json
 from bench.real.pools import Pools
 from samplewise.recipe import parse_choice
 
@@ -68,7 +68,7 @@ def select_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str,
     return part, claims
 
 
-def text_vote(plain: Any, k: int) -> Figure:
+def text_vote(plain: Dealt, k: int) -> Figure:
     """Return a vote over programs as they are written, names aside."""
     rows = [row._replace(answers=row.shapes) for row in plain.rows]
     return plain._replace(rows=rows).at(chosen_by(parse_choice("vote")[1]), k)
