@@ -259,7 +259,7 @@ def test_errors_come_inside_what_has_begun() -> None:
         (b"", (400, None, None)),
         (b'{"model": "toy"}', (400, "messages", None)),
         (b'{"model": "toy", "colour": 1}', (400, "colour", "unknown_parameter")),
-        (b'{"model": "toy", "tools": [1]}', (400, "tools", "unsupported_parameter")),
+        (b'{"model": "toy", "echo": true}', (400, "echo", "unsupported_parameter")),
         (b'{"model": "nobody", "messages": [{"role": "user", "content": "x"}]}', (404, "model", "model_not_found")),
     ],
 )

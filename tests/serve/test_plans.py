@@ -232,15 +232,37 @@ def test_log_probs_need_an_engine_that_has_them() -> None:
     assert refusal(call("toy", logprobs=True, top_logprobs=2)) == (400, "top_logprobs", "unsupported_parameter")
 
 
-def test_a_recipe_is_built_once() -> None:
-    upstreams = {"toy": make_upstream("toy")}
-    planner = Planner(upstreams, SETTINGS)
+def test_a_recipe_is_built_once_and_its_verifiers_once_for_all() -> None:
+    """A reward model is not loaded again for another temperature, nor for another number of draws."""
+    planner = Planner({"toy": make_upstream("toy")}, ServeSettings(presets={"best": "repeat(4) | best(logp)"}))
 
-    async def both() -> bool:
-        first, second = await planner.plan(call("fast@toy"), True), await planner.plan(call("fast@toy"), True)
-        return first.recipe is second.recipe
+    async def plans_of(*asked: Call) -> list[Plan]:
+        return [await planner.plan(each, True) for each in asked]
 
-    assert asyncio.run(both())
+    one, same, hot, other = asyncio.run(
+        plans_of(
+            call("best@toy"), call("best@toy"), call("best@toy", temperature=0.5), call("repeat(9) | best(logp)@toy")
+        )
+    )
+    assert one.recipe is same.recipe
+    assert hot.recipe.line == "repeat(4, max_tokens=2048, temperature=0.5) | best(logp)"
+    assert hot.recipe.samplings != one.recipe.samplings
+    assert other.recipe.max_draws == 9
+    assert one.recipe.verifiers["logp"] is hot.recipe.verifiers["logp"] is other.recipe.verifiers["logp"]
+
+
+def test_few_recipes_are_kept() -> None:
+    planner = Planner({"toy": make_upstream("toy")}, SETTINGS)
+
+    async def go() -> None:
+        for num in range(1, plans.MAX_RECIPES + 9):
+            await planner.plan(call("toy", max_tokens=num), True)
+        for num in range(1, plans.MAX_FRAMES + 9):
+            await planner.plan(call(f"vary(ladder({num}.0)) | repeat(2)@toy"), True)
+
+    asyncio.run(go())
+    assert len(planner._recipes) == plans.MAX_RECIPES
+    assert len(planner._frames) == plans.MAX_FRAMES
 
 
 # --- how an answer is read --------------------------------------------------------------------------------------------

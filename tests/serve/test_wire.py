@@ -78,15 +78,15 @@ def test_every_honored_field_arrives() -> None:
 
 
 def test_null_is_left_out() -> None:
-    names = (*wire.HONOURED["chat"], *wire.PASSED, *wire.IGNORED, *wire.REFUSED)
+    names = (*wire.HONORED["chat"], *wire.PASSED, *wire.IGNORED, *wire.RELAYED, *wire.REFUSED)
     assert call(**{name: None for name in names if name not in ASKED}) == call()
 
 
 def test_the_lists_do_not_overlap() -> None:
-    lists = [set(wire.HONOURED["chat"]) | set(wire.HONOURED["completions"]), set(wire.PASSED), set(wire.IGNORED)]
-    lists.append(set(wire.REFUSED))
+    lists = [set(wire.HONORED["chat"]) | set(wire.HONORED["completions"]), set(wire.PASSED), set(wire.IGNORED)]
+    lists += [set(wire.RELAYED), set(wire.REFUSED)]
     assert sum(map(len, lists)) == len(set().union(*lists))
-    assert set(wire.NEUTRAL) <= lists[1] | lists[3]
+    assert set(wire.NEUTRAL) <= lists[1] | lists[3] | lists[4]
 
 
 @pytest.mark.parametrize("name", list(wire.PASSED))
@@ -105,6 +105,35 @@ def test_what_is_refused_is_named(name: str) -> None:
     error = refused(**{name: {"any": ["thing"]}})
     assert (error.status, error.param, error.kind) == (400, name, "invalid_request_error")
     assert error.code == "unsupported_parameter"
+
+
+@pytest.mark.parametrize("name", wire.RELAYED)
+def test_what_no_recipe_can_choose_among_goes_to_the_endpoint(name: str) -> None:
+    parsed = call(**{name: {"any": ["thing"]}}, n=2)
+    assert parsed.relayed == name
+    assert parsed.raw == {**ASKED, name: {"any": ["thing"]}, "n": 2}
+    assert refused(route="completions", **{name: {"any": ["thing"]}}).param == name
+
+
+@pytest.mark.parametrize(
+    ("message", "relayed", "text"),
+    [
+        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages[0].role", "x"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls", "x"),
+        ({"role": "assistant", "content": None, "tool_calls": [{}]}, "messages[0].tool_calls", ""),
+        ({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls", ""),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]},
+            "messages[0].content[1]",
+            "a",
+        ),
+        ({"role": "assistant", "content": "x", "tool_calls": [], "audio": None}, None, "x"),
+    ],
+)
+def test_messages_with_more_than_text(message: dict[str, Any], relayed: str | None, text: str) -> None:
+    parsed = call(messages=[message])
+    assert (parsed.relayed, parsed.messages[0].content) == (relayed, text)
+    assert parsed.raw == ({} if relayed is None else {"model": "m", "messages": [message]})
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in wire.NEUTRAL.items() for v in values])
@@ -164,12 +193,12 @@ def test_true_is_no_number_one() -> None:
         ({"messages": [{"role": "user", "content": " "}]}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0]"),
         ({"messages": [{"role": "user", "content": "x", "colour": 1}]}, "messages[0].colour"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "smell"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "assistant", "content": None, "tool_calls": []}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content[0].text"),
         ({"messages": [{"role": "user", "content": "a\ud800"}]}, "messages[0].content"),
         ({"samplewise": []}, "samplewise"),
@@ -272,7 +301,8 @@ PLAIN = (
 JSON = st.recursive(
     PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
 )
-NAMES = sorted({*wire.HONOURED["chat"], *wire.HONOURED["completions"], *wire.PASSED, *wire.IGNORED, *wire.REFUSED})
+NAMES = sorted({*wire.HONORED["chat"], *wire.HONORED["completions"], *wire.PASSED, *wire.IGNORED})
+NAMES += sorted({*wire.RELAYED, *wire.REFUSED})
 PARTS = st.fixed_dictionaries({}, optional=dict.fromkeys(("role", "content", "type", "text", "tokens", "x"), JSON))
 BODIES = st.dictionaries(st.sampled_from(NAMES), JSON | PARTS | st.lists(PARTS, max_size=3), max_size=6)
 
@@ -297,5 +327,5 @@ def test_any_body_is_a_call_or_an_error(body: dict[str, Any], route: Any, whole:
     assert fields.temperature is None or 0 <= fields.temperature <= 2
     assert fields.top_p is None or 0 < fields.top_p <= 1
     assert fields.max_tokens is None or 1 <= fields.max_tokens <= wire.MAX_TOKENS
-    assert any(message.content.strip() for message in parsed.messages)
+    assert parsed.relayed or any(message.content.strip() for message in parsed.messages)
     assert set(parsed.passed) <= set(wire.PASSED)

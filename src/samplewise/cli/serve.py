@@ -65,12 +65,17 @@ def serve_models(
     ] = 0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a draw where nobody names a limit")] = 2048,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="The longest that a request may draw")] = 600.0,
+    quiet_seconds: Annotated[
+        float,
+        typer.Option(
+            "--quiet-seconds",
+            min=0.0,
+            help="After these a reply that is not streamed is kept alive by newlines; 0: never",
+        ),
+    ] = 15.0,
     log_requests: Annotated[
         bool, typer.Option("--log/--no-log", help="Write a JSON line for each request to standard error")
     ] = True,
-    otel: Annotated[
-        bool, typer.Option("--otel", help="Send OpenTelemetry spans, where the OTEL_... variables say")
-    ] = False,
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0.0, help="That running requests have when the server is stopped")
     ] = 30.0,
@@ -85,7 +90,6 @@ def serve_models(
     from samplewise.serve.log import EventLog
     from samplewise.serve.names import DEFAULT_PRESETS, parse_presets
     from samplewise.serve.plans import ServeSettings
-    from samplewise.serve.spans import make_spans
     from samplewise.serve.upstreams import make_upstream
     from samplewise.store.database import Store
 
@@ -106,6 +110,7 @@ def serve_models(
         plain_below=plain_below,
         max_tokens=max_tokens,
         seconds=seconds,
+        quiet_s=quiet_seconds or None,
     )
     context = _tls(tls_cert, tls_key)
     with contextlib.ExitStack() as stack:
@@ -118,13 +123,7 @@ def serve_models(
         gate = Gate(concurrency=concurrency, queue=queue, queue_s=queue_seconds, books=books)
         log = EventLog() if log_requests else None
         served = make_app(
-            Jobs(upstreams, settings, kept),
-            keys=ring,
-            gate=gate,
-            log=log,
-            spans=make_spans() if otel else None,
-            origins=cors or (),
-            hosts=allow_host or (),
+            Jobs(upstreams, settings, kept), keys=ring, gate=gate, log=log, origins=cors or (), hosts=allow_host or ()
         )
         asyncio.run(_serve(served, host, port, context, drain_seconds))
 

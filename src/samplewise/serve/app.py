@@ -17,6 +17,7 @@ from aiohttp import web
 
 from samplewise import __version__
 from samplewise.core.errors import SamplewiseError
+from samplewise.core.types import Json
 from samplewise.serve.jobs import Job, Jobs
 from samplewise.serve.keys import OPEN, KeyRing, Policy, token_of
 from samplewise.serve.limits import Busy, Gate
@@ -26,8 +27,8 @@ from samplewise.serve.names import list_models, model_json, split_name
 from samplewise.serve.origin import cors_headers, foreign_origin
 from samplewise.serve.page import HEADERS, Board, ServedName, ShownAnswer, content_policy, render_page
 from samplewise.serve.replies import Answer, error_headers, error_json
-from samplewise.serve.spans import Spans
 from samplewise.serve.stream import send_stream, send_whole
+from samplewise.serve.tracing import RequestSpan, find_tracing
 from samplewise.serve.wire import Call, RequestError, Route, parse_body, parse_call, read_timeout_s
 
 MAX_BODY = 8 << 20  # bytes
@@ -51,17 +52,17 @@ class Service:
         keys: KeyRing | None = None,
         gate: Gate | None = None,
         log: EventLog | None = None,
-        spans: Spans | None = None,
         origins: Collection[str] = (),
         hosts: Collection[str] = (),
     ) -> None:
-        self.jobs, self.keys, self._spans = jobs, keys, spans
+        self.jobs, self.keys = jobs, keys
         self.gate = gate if gate is not None else Gate()
         self.metrics, self.board = Metrics(), Board()
         self.opened: set[str] = set()  # names of the models whose engines are open
         self._log, self._origins, self._hosts = log, frozenset(origins), frozenset(hosts)
         self._created = int(time.time())
         self._opening: asyncio.Task[None] | None = None
+        self._tracing = find_tracing()
 
     # --- engines ------------------------------------------------------------------------------------------------------
 
@@ -71,13 +72,18 @@ class Service:
 
     async def _open_all(self) -> None:
         upstreams = self.jobs.upstreams
+        told: dict[str, str] = {}  # why a model's engine is not open
         while len(self.opened) < len(upstreams):
             for name, upstream in upstreams.items():
+                if name in self.opened:
+                    continue
                 try:
                     await upstream.engine.open()
                     self.opened.add(name)
                 except SamplewiseError as error:
-                    self._write("not_open", model=name, error=str(error))
+                    if told.get(name) != str(error):
+                        self._write("not_open", model=name, error=str(error))
+                    told[name] = str(error)
             if len(self.opened) < len(upstreams):
                 await asyncio.sleep(OPEN_AGAIN_S)
 
@@ -123,6 +129,7 @@ class Service:
         started, status, why = time.monotonic(), 500, "failed"
         job: Job | None = None
         policy: Policy | None = None
+        span = None if self._tracing is None else self._tracing.begin(route, request.headers)
         try:
             policy = self.policy_of(request)
             if self.gate.is_draining:
@@ -132,7 +139,7 @@ class Service:
             deadline = started + self._seconds(call, read_timeout_s(request.headers))
             choosing = [request.headers.get(name) for name in ("X-Samplewise-Recipe", "X-ITS-Budget")]
             job = await self.jobs.start(call, body, policy, deadline, headers=choosing)
-            job.span = None if self._spans is None else self._spans.begin(request.headers, call.model, route)
+            job.span = span
             response = await self._run(request, job)
             status, why = response.status, job.error
             return response
@@ -143,7 +150,7 @@ class Service:
             status, why = CLIENT_LEFT, "client_left"
             raise
         finally:
-            self._observe(route, policy, job, status, why, started)
+            self._observe(route, policy, job, status, why, started, span)
 
     def _seconds(self, call: Call, read_s: float | None) -> float:
         """Return how long a run may draw: less than the client waits, where nothing keeps it waiting."""
@@ -313,22 +320,31 @@ class Service:
         status: int,
         why: str,
         started: float,
+        span: RequestSpan | None,
     ) -> None:
-        """Count a request that has ended, write it to the log, and show it on the page."""
-        seconds = time.monotonic() - started
+        """Count a request that has ended, end its span, and write it to the log."""
+        seconds = round(time.monotonic() - started, 4)
         key = "" if policy is None else policy.name
+        fields: dict[str, Json] = {"client": key, "route": route, "code": status, "why": why, "seconds": seconds}
         if job is None:
             self.metrics.observe_request("", "", status, seconds)
-            self._write("request", client=key, route=route, code=status, why=why, seconds=round(seconds, 4))
-            return
-        plan, result, metrics = job.plan, job.result, self.metrics
-        first_byte_s = job.first_byte - started
+        else:
+            fields |= self._observe_job(job, key, status, started, seconds)
+        if span is not None:
+            span.end(fields, why)
+        self._write("request", **fields)
+
+    def _observe_job(self, job: Job, key: str, status: int, started: float, seconds: float) -> dict[str, Json]:
+        """Count a run, show it on the page, and return what is to be logged of it."""
+        plan, result, metrics, paid = job.plan, job.result, self.metrics, job.paid
+        first_byte_s = round(job.first_byte - started, 4)
         metrics.observe_request(plan.label, plan.upstream.name, status, seconds, first_byte_s)
-        metrics.add_tokens("prompt", job.paid.prompt_tokens)
-        metrics.add_tokens("completion", job.paid.completion_tokens)
+        metrics.add_tokens("prompt", paid.prompt_tokens)
+        metrics.add_tokens("completion", paid.completion_tokens)
+        num = None if result is None else len(result.pool.candidates)
         shown = None
-        if result is not None:
-            metrics.observe_draws(len(result.pool.candidates))
+        if result is not None and num is not None:
+            metrics.observe_draws(num)
             metrics.add_saved(job.saved)
             if job.is_answered:
                 shown = ShownAnswer(
@@ -336,37 +352,28 @@ class Service:
                     model=job.call.model,
                     answer=result.answer or "",
                     votes=result.votes,
-                    num_draws=len(result.pool.candidates),
-                    tokens=job.paid.tokens,
+                    num_draws=num,
+                    tokens=paid.tokens,
                     saved=job.saved,
                     stop=result.stop.reason,
                 )
         if job.admitted.is_set():
             self.board.end(key, job.run.id, shown)
-        if job.span is not None:
-            job.span.end(
-                status, client=key, run=job.run.id, preset=plan.label, paid=job.paid, result=result, saved=job.saved
-            )
-        self._write(
-            "request",
-            client=key,
-            route=route,
-            model=plan.upstream.name,
-            recipe=plan.label,
-            line=plan.recipe.line,
-            run=job.run.id,
-            resumed=job.run.is_resumed,
-            aside=plan.aside,
-            code=status,
-            why=why,
-            seconds=round(seconds, 4),
-            first_byte=round(first_byte_s, 4),
-            draws=None if result is None else len(result.pool.candidates),
-            stop=None if result is None else result.stop.reason,
-            tokens=job.paid.tokens,
-            usd=job.paid.usd,
-            saved=job.saved,
-        )
+        return {
+            "model": plan.upstream.name,
+            "recipe": plan.label,
+            "run": job.run.id,
+            "resumed": job.run.is_resumed,
+            "aside": plan.aside,
+            "first_byte": first_byte_s,
+            "draws": num,
+            "stop": None if result is None else result.stop.reason,
+            "tokens": paid.tokens,
+            "tokens_in": paid.prompt_tokens,
+            "tokens_out": paid.completion_tokens,
+            "usd": paid.usd,
+            "saved": job.saved,
+        }
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -378,7 +385,6 @@ def make_app(
     keys: KeyRing | None = None,
     gate: Gate | None = None,
     log: EventLog | None = None,
-    spans: Spans | None = None,
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
 ) -> web.Application:
@@ -387,7 +393,7 @@ def make_app(
     Its engines are opened when it starts and closed when it ends. Without `keys` it trusts whoever reaches it, and
     must listen on the loopback alone. `origins` are those whose pages may ask, `hosts` names that it goes by.
     """
-    service = Service(jobs, keys=keys, gate=gate, log=log, spans=spans, origins=origins, hosts=hosts)
+    service = Service(jobs, keys=keys, gate=gate, log=log, origins=origins, hosts=hosts)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[service.errors_as_json])
     app[SERVICE] = service
     app.router.add_post("/v1/chat/completions", service.chat)

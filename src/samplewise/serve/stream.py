@@ -105,8 +105,9 @@ async def send_stream(
     events of the stream.
     """
     admitted = asyncio.ensure_future(job.admitted.wait())
+    first: set[asyncio.Future[Any]] = {task, admitted}
     try:
-        await asyncio.wait({task, admitted}, timeout=beat_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(first, timeout=beat_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         admitted.cancel()
     if task.done():

@@ -168,6 +168,11 @@ class Language:
             return -1
         return find_stop(self.continued(prefix, tokens), stop)
 
+    def ends_in(self, tokens: Sequence[int], text: str) -> bool:
+        """Return whether the text of `tokens` ends in `text`; spaces at either end do not count."""
+        tail = tokens[-(64 + 4 * len(text)) :]  # ample
+        return self.texts([tail])[0].rstrip().endswith(text.rstrip())
+
     def completes(self, stop: tuple[str, ...]) -> Tensor:
         """Return the tokens (V,) bool that can complete a stop string; the text is only searched after one of them.
 
