@@ -132,8 +132,6 @@ class Service:
         span = None if self._tracing is None else self._tracing.begin(route, request.headers)
         try:
             policy = self.policy_of(request)
-            if self.gate.is_draining:
-                raise RequestError("the server is shutting down", status=503, code="shutting_down", retry_after_s=1.0)
             body = await read_body(request)
             call = parse_call(parse_body(body), route, request.headers)
             deadline = started + self._seconds(call, read_timeout_s(request.headers))
