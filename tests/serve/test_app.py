@@ -83,7 +83,7 @@ def test_n_choices_of_one_pool() -> None:
             votes = got.body["samplewise"]["votes"]
             assert len(texts) == 3
             assert texts[0] == max(votes, key=votes.__getitem__) or votes[texts[0]] == max(votes.values())
-            assert len(set(texts)) == min(3, len(votes))
+            assert len(set(texts[: len(votes)])) == min(3, len(votes))
             assert got.body["samplewise"]["draws"] == 4
             for seed in range(6):
                 early = (await served.post(model="early@toy", seed=seed)).body
