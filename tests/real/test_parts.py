@@ -95,7 +95,7 @@ SELECTORS: Mapping[str, str] = {
 }
 NUMBERS, NOTHING = "numbers", "nothing"  # what a verifier says of responses to QUESTIONS
 VERIFIERS: Mapping[str, tuple[str, str]] = {
-    "agreement": ("agreement(texts=2, max_tokens=8)", NOTHING),  # of programs
+    "codet": ("codet(texts=2, max_tokens=8)", NOTHING),  # of programs
     "judge": ("judge(samples=2)", NUMBERS),
     "knockout": ("knockout", NUMBERS),
     "likelihood": ("likelihood", NUMBERS),

@@ -126,7 +126,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "weighted": "samplewise.select.votes:weighted",
     },
     "verifier": {
-        "agreement": "samplewise.verify.agreement:codet_agreement",
+        "codet": "samplewise.verify.codet:codet",
         "deepconf": "samplewise.verify.confidence:deepconf_score",
         "judge": "samplewise.verify.judge:judge",
         "knockout": "samplewise.verify.judge:knockout",
