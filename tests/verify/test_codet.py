@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from samplewise.core.keys import Key
 from samplewise.core.types import Candidate, Completion, Message, Question
-from samplewise.verify.codet import codet_scores, codet, read_tests, who_passes
+from samplewise.verify.codet import codet, codet_scores, read_tests, who_passes
 
 needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 
