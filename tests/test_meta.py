@@ -47,6 +47,7 @@ ROOMS = (
     "analysis",
     "report",
     "api",
+    "serve",
     "testing",
     "cli",
 )

@@ -1,0 +1,88 @@
+"""What the papers claim, and what we claim of our own parts, beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from bench.real.figures import Difference
+
+Differences = Mapping[str, Mapping[str, Difference]]  # by "benchmark: method", then by what it is compared with
+
+
+class Claim(NamedTuple):
+    """A claim that has a direction: one method's difference from another, in two ways of counting."""
+
+    text: str
+    part: str
+    method: str
+    measures: tuple[str, ...]  # names of differences, the first one known counts
+
+
+CLAIMS = (
+    Claim("diversity over direct draws, pass@16 (2502.11027)", "vary", "mix at 16", ("equal tokens", "equal seconds")),
+    Claim(
+        "power sampling over a low temperature, one response (2510.14901)",
+        "power",
+        "power",
+        ("over low temperature",),
+    ),
+    Claim(
+        "power sampling as published over a low temperature, one response",
+        "power",
+        "power, published",
+        ("over low temperature",),
+    ),
+    Claim("ESamp over plain draws, pass@16 (2604.24927)", "explore", "esamp", ("equal tokens", "equal seconds")),
+    Claim("lss over ESamp, pass@16", "explore", "lss", ("over esamp",)),
+    Claim("css over ESamp, pass@16", "explore", "css", ("over esamp",)),
+    Claim("lss over plain draws, pass@16", "explore", "lss", ("equal tokens", "equal seconds")),
+    Claim("css over plain draws, pass@16", "explore", "css", ("equal tokens", "equal seconds")),
+    Claim("our power kernel as accurate as the published one", "power", "power", ("over published",)),
+    Claim("first pass over a fixed N (2506.22376)", "stop", "first pass", ("equal tokens",)),
+    Claim("first pass over OptScale as released", "stop", "first pass", ("over optscale, released",)),
+    Claim("vote_plan over a fixed N", "stop", "vote_plan, chosen", ("equal tokens",)),
+    Claim("ASC over a fixed N", "stop", "asc .95", ("equal tokens",)),
+    Claim("agreement(2) over a fixed N", "stop", "agreement 2", ("equal tokens",)),
+    Claim("log-pool over a vote, on the mix", "vary", "log-pool of 16", ("over vote, on the mix",)),
+    Claim("softsat over a vote, 16 plain draws", "select", "softsat of 16", ("over vote",)),
+    Claim("a vote over behaviors over a vote over texts", "select", "vote of 16", ("over text vote",)),
+)
+
+
+class Verdict(NamedTuple):
+    """A claim on one benchmark, by one way of counting."""
+
+    claim: str
+    benchmark: str
+    measure: str
+    difference: Difference
+
+
+def verdicts(found: Mapping[str, Differences]) -> list[Verdict]:
+    """Return each claim's verdict on each benchmark where it was measured, `found` by part."""
+    rows = []
+    for claim in CLAIMS:
+        for name, differences in found.get(claim.part, {}).items():
+            benchmark, _, method = name.partition(": ")
+            if method == claim.method:
+                rows += [
+                    Verdict(claim.text, benchmark, measure, differences[measure])
+                    for measure in claim.measures
+                    if measure in differences
+                ]
+    return rows
+
+
+def claims_json(rows: list[Verdict]) -> dict[str, Any]:
+    """Return "confirmed", "not seen" or "opposite" for each claim, benchmark and way of counting."""
+    return {f"{row.claim}; {row.benchmark}, {row.measure}": row.difference.word for row in rows}
+
+
+def table(rows: list[Verdict]) -> str:
+    """Return the claims as a Markdown table."""
+    lines = ["| claim | on | counted | difference | verdict |", "| --- | --- | --- | ---: | --- |"]
+    lines += [
+        f"| {row.claim} | {row.benchmark} | {row.measure} | {row.difference} | {row.difference.word} |" for row in rows
+    ]
+    return "\n".join(lines)

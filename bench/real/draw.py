@@ -1,0 +1,226 @@
+"""Draw what is missing: into a store under the user's cache folder, and from there into the recorded pools.
+
+A question whose pool is recorded is not drawn again, so the recorded pools are also what a run goes on from on another
+machine. Within a chunk the store holds every draw that came.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import hashlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.real.benchmarks import Benchmark, chunks, load
+from bench.real.methods import Method
+from bench.real.pools import Pools, Row, Sitting, read_pools, write_pools
+from samplewise.cli.progress import Bar
+from samplewise.core.registry import build
+from samplewise.core.types import Problem
+from samplewise.recipe import recipe
+from samplewise.report.explored import summarize_exploration
+from samplewise.runs.bills import bill_run
+from samplewise.runs.replay import replay_question
+from samplewise.runs.run import run_task
+from samplewise.samplers.infos import Trace, read_trace
+from samplewise.store.database import Store
+from samplewise.store.records import Record, Run
+from samplewise.tasks.base import Task
+
+ROWS = 480  # draws of a chunk, which is drawn at once and then recorded
+SMALLEST = 15  # problems of a chunk
+GROUP_FIGURES = ("temperature", "divergence", "entropy_before", "entropy_after", "error_first", "error_last", "clipped")
+
+
+def missing(benchmark: Benchmark, methods: tuple[Method, ...]) -> Iterator[tuple[Method, Task]]:
+    """Yield the chunks that have questions without a recorded pool, method by method."""
+    task = load(benchmark)
+    for method in methods:
+        if benchmark.name not in method.benchmarks:
+            continue
+        rows = read_pools(benchmark.name).rows
+        for chunk in chunks(task, max(SMALLEST, min(len(task.problems), ROWS // method.draws))):
+            if any((method.name, problem.question.id) not in rows for problem in chunk.problems):
+                yield method, chunk
+
+
+def draw(benchmark: Benchmark, method: Method, chunk: Task, engine: Any, store: Store, until: float) -> bool:
+    """Draw one chunk, and record it if it was finished by `until` (monotonic seconds). Return whether it was."""
+    line = recipe(f"{method.line.format(top=benchmark.max_tokens)} | first")
+    started, worked = time.monotonic(), time.process_time()
+
+    async def run() -> Any:
+        cancel = asyncio.Event()
+        timer = asyncio.get_running_loop().call_later(max(0.0, until - started), cancel.set)
+        with Bar(f"{benchmark.name}, {method.name}") as bar:
+            try:
+                return await run_task(
+                    chunk,
+                    line,
+                    engine,
+                    store,
+                    seed=method.seed,
+                    on_event=bar,
+                    cancel=cancel,
+                    concurrency=len(chunk.problems),
+                )
+            finally:
+                timer.cancel()
+
+    summary = asyncio.run(run())
+    store.note(
+        summary.run,
+        "sitting",
+        [time.monotonic() - started, time.process_time() - worked, summary.paid.completion_tokens],
+    )
+    if summary.cancelled:
+        return False
+    record(benchmark, method, chunk, store, summary.run)
+    return True
+
+
+def record(benchmark: Benchmark, method: Method, chunk: Task, store: Store, run_id: str) -> None:
+    """Write a finished run's draws into the recorded pools."""
+    run = next(run for run in store.runs() if run.id == run_id)
+    pools = read_pools(benchmark.name)
+    figures = measured(store, run) if method.part in ("power", "explore") else {}
+    bill = bill_run(store, run, recipe(run.recipe))
+    problems = {problem.question.id: problem for problem in chunk.problems}
+    rows = dict(pools.rows)
+    for kept, billed in zip(store.records(run.id), bill.questions, strict=True):
+        question = kept.problem.question.id
+        rows[method.name, question] = as_row(
+            method, benchmark, problems[question], kept, billed.by_candidate, billed.helpers, billed.rest
+        )._replace(figures=figures.get(question, {}))
+    notes = [data for _, kind, data in store.events(run.id) if kind == "sitting"]
+    seconds, processor_s, tokens = (sum(values) for values in zip(*notes, strict=True))
+    sitting = Sitting(method.name, len(problems), round(seconds, 1), round(processor_s, 1), tokens)
+    write_pools(benchmark.name, Pools(rows, (*pools.sittings, sitting)))
+
+
+def as_row(
+    method: Method,
+    benchmark: Benchmark,
+    problem: Problem,
+    kept: Record,
+    costs: tuple[float, ...],
+    helpers: float,
+    rest: float,
+) -> Row:
+    """Return a question's record as a row. A program stands as its syntax tree's name until behaviors are recorded."""
+    candidates = kept.pool.candidates
+    arms = tuple(candidate.arm for candidate in candidates)
+    log_weights = tuple(round(candidate.log_weight, 4) for candidate in candidates)
+    answers: tuple[str | None, ...] = kept.answers
+    shapes: tuple[str | None, ...] = ()
+    scores: dict[str, tuple[float | None, ...]] = {}
+    if benchmark.is_code:
+        shapes = answers = tuple(None if answer is None else shape_of(answer) for answer in kept.answers)
+        scores["public_tests"] = public_scores(problem, kept)
+    return Row(
+        method=method.name,
+        question=problem.question.id,
+        answers=tuple(_short(answer) for answer in answers),
+        grades=kept.grades,
+        tokens=tuple(candidate.num_tokens for candidate in candidates),
+        costs=tuple(round(cost, 1) for cost in costs),
+        logps=tuple(None if math.isnan(c.logp_sum) else round(c.logp_sum, 2) for c in candidates),
+        helpers=helpers,
+        rest=rest,
+        arms=arms if set(arms) != {"direct"} else (),
+        log_weights=log_weights if any(log_weights) else (),
+        scores=scores,
+        shapes=shapes,
+    )
+
+
+def public_scores(problem: Problem, kept: Record) -> tuple[float | None, ...]:
+    """Return the share (N,) of a question's public tests that each program passes; empty where there are none."""
+    if not problem.question.facts.get("tests"):
+        return ()
+    verify = build("verifier", "public_tests")
+    known: dict[str | None, float] = {}
+    for candidate, answer in zip(kept.pool.candidates, kept.answers, strict=True):
+        if answer not in known:
+            known[answer] = verify(problem.question, candidate).value
+    return tuple(None if math.isnan(known[answer]) else round(known[answer], 3) for answer in kept.answers)
+
+
+def shape_of(program: str) -> str:
+    """Return a name that equal syntax trees share, whatever their variables, comments and docstrings are called."""
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return name_of(program)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and len(body) > 1 and _is_text(body[0]):
+            del body[0]
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            node.id = names.setdefault(node.id, f"n{len(names)}")
+        elif isinstance(node, ast.arg):
+            node.arg = names.setdefault(node.arg, f"n{len(names)}")
+    return name_of(ast.dump(tree))
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def name_of(text: str) -> str:
+    """Return eight hex digits that name a text."""
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+
+
+def measured(store: Store, run: Run) -> dict[str, dict[str, float]]:
+    """Return what a sampler or a policy measured of itself on each question: acceptance, weights, groups."""
+    line = recipe(run.recipe)
+    found = {}
+    for kept in store.records(run.id):
+        trace = replay_question(line, store, run, kept).trace
+        values = {**sampler_figures(read_trace(trace))}
+        summary = summarize_exploration(trace)
+        if summary is not None:
+            values |= {name: getattr(summary, name) for name in GROUP_FIGURES}
+        found[kept.problem.question.id] = {n: round(v, 4) for n, v in values.items() if not math.isnan(v)}
+    return found
+
+
+def sampler_figures(trace: Trace) -> dict[str, float]:
+    """Return acceptance of moves that change something, of swaps; effective samples and log Z (nats) of weights."""
+    moves = [move for move in trace.moves if move.differed]
+    found: dict[str, float] = {}
+    if moves:
+        found["acceptance"] = sum(move.outcome == "accepted" for move in moves) / len(moves)
+    if trace.moves:
+        found["changed"] = sum(move.outcome == "accepted" for move in trace.moves) / len(trace.moves)
+    if trace.swaps:
+        found["swapped"] = sum(swap.swapped for swap in trace.swaps) / len(trace.swaps)
+    if trace.blocks:
+        found["ess"] = min(block.ess for block in trace.blocks)
+        log_z = [block.kept_log_z for block in trace.blocks if block.kept_log_z is not None]
+        found["log_z"] = log_z[-1] if log_z else math.nan
+    return found
+
+
+def _short(answer: str | None) -> str | None:
+    return answer if answer is None or len(answer) <= 24 else name_of(answer)
+
+
+def cache_folder() -> Path:
+    """Return the folder that draws are kept in."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(home) / "samplewise" / "bench-real"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

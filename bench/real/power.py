@@ -1,0 +1,179 @@
+"""One returned response: power sampling beside plain draws, low temperatures, and what the same tokens buy otherwise.
+
+The accuracy of a method that leaves several responses is that of the one it returns: a draw by weight for weighted
+ones, any of independent ones. Its tokens are those of all that it drew for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bench.real.figures import (
+    Dealt,
+    Figure,
+    at_equal,
+    chosen_by,
+    common,
+    difference,
+    method,
+    spread_json,
+)
+from bench.real.methods import METHODS
+from bench.real.pools import Pools, Row
+from samplewise.core.numerics import Floats
+from samplewise.measure import mean_interval
+from samplewise.recipe import parse_choice
+
+ALPHA = 4.0
+SIR = 16  # plain draws, weighted
+KS = (1, 2, 4, 8, 12, 16)
+SAMPLERS = ("power", "power, published", "tempering", "smc")
+BY_CHOICE = {"vote": "vote", "best(likelihood)": "best(likelihood)"}
+
+
+def weighted(row: Row, log_weights: Floats) -> float:
+    """Return the expected grade of a draw taken by weight."""
+    weights = np.exp(log_weights - log_weights.max())
+    return float((weights * np.array(row.grades)).sum() / weights.sum())
+
+
+def returned(dealt: Dealt) -> Figure:
+    """Return the one response of each question: every question pays for all that was drawn for it."""
+    values = [weighted(row, np.array(row.log_weights or np.zeros(len(row.grades)))) for row in dealt.rows]
+    tokens = [row.helpers + sum(row.costs) + row.rest for row in dealt.rows]
+    return Figure(np.array(values), float(np.mean(tokens)), drawn_seconds(dealt), dealt.rounds)
+
+
+def drawn_seconds(dealt: Dealt) -> float:
+    """Return the processor seconds a question, by the method's own sittings."""
+    return dealt.seconds_per_token * float(np.mean([sum(row.tokens) for row in dealt.rows]))
+
+
+def any_of(dealt: Dealt) -> Figure:
+    """Return one of independent draws: every question pays for one."""
+    whole = returned(dealt)
+    num = float(np.mean([len(row.grades) for row in dealt.rows]))
+    return whole._replace(tokens=whole.tokens / num, seconds=whole.seconds / num)
+
+
+def importance(plain: Dealt) -> Figure:
+    """Return one of `SIR` plain draws, taken by p ** (alpha - 1): what `sir(16, 4)` returns."""
+    values = []
+    for row in plain.rows:
+        values.append(weighted(row._replace(grades=row.grades[:SIR]), log_weights(row)))
+    one = any_of(plain)
+    return Figure(np.array(values), SIR * one.tokens, SIR * one.seconds, 1)
+
+
+def exactness(drawn: Mapping[str, Dealt], console: Console) -> dict[str, Any]:
+    """Return how well the samplers mixed: acceptance, effective samples, and two estimates of log Z side by side."""
+    found: dict[str, Any] = {}
+    for name in SAMPLERS:
+        own = [row.figures for row in drawn[name].rows] if name in drawn else []
+        found |= {
+            f"{name}: {key}": float(np.mean([figures[key] for figures in own if key in figures]))
+            for key in ("acceptance", "changed", "swapped", "ess")
+            if any(key in figures for figures in own)
+        }
+    logs = [log_weights(row) for row in drawn["plain"].rows]
+    found["sir: ess"] = float(np.mean([effective(each) for each in logs]))
+    if "smc" in drawn:
+        pairs = [
+            (row.figures["log_z"], log_mean(each))
+            for row, each in zip(drawn["smc"].rows, logs, strict=True)
+            if "log_z" in row.figures
+        ]
+        gap = mean_interval(np.array([mine - other for mine, other in pairs]), support=None)
+        found |= {"log_z: smc - sir": gap.value, "log_z: low": gap.low, "log_z: high": gap.high}
+    console.print(", ".join(f"{key} {value:.3f}" for key, value in found.items()), "")
+    return found
+
+
+def log_weights(row: Row) -> Floats:
+    """Return the log-weights (N,) of plain draws for p ** alpha, nats."""
+    logs: Floats = (ALPHA - 1) * np.array([np.nan if value is None else value for value in row.logps[:SIR]])
+    return logs
+
+
+def effective(logs: Floats) -> float:
+    """Return the effective number of samples of log-weights (N,)."""
+    weights = np.exp(logs - logs.max())
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def log_mean(logs: Floats) -> float:
+    """Return the log of the mean of weights (N,), given by their logs."""
+    return float(logs.max() + np.log(np.mean(np.exp(logs - logs.max()))))
+
+
+def power_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the figures of each benchmark, and the claims' differences."""
+    rounds = {each.name: float(each.rounds) for each in METHODS}
+    part: dict[str, Any] = {}
+    claims: dict[str, Any] = {}
+    for name, own in pools.items():
+        drawn = {each: method(own, each, rounds=rounds[each]) for each in ("plain", *_singles(), *SAMPLERS)}
+        drawn = {each: dealt for each, dealt in drawn.items() if dealt.rows}
+        if "plain" not in drawn or len(drawn) < 3:
+            continue
+        drawn = dict(zip(drawn, common(*drawn.values()), strict=True))
+        figures = {each: any_of(drawn[each]) for each in ("plain", *_singles()) if each in drawn}
+        figures["sir"] = importance(drawn["plain"])
+        figures |= {each: returned(drawn[each]) for each in SAMPLERS if each in drawn}
+        curves = {word: drawn["plain"].curve(chosen_by(parse_choice(spec)[1]), KS) for word, spec in BY_CHOICE.items()}
+        low = figures["temperature .25"].values if "temperature .25" in figures else figures["plain"].values
+        table = Table(f"{name}, one response", "accuracy", "tokens", "rounds", "s", "over T .25", *_beside(), box=None)
+        for each, figure in figures.items():
+            own_claims = {"over low temperature": difference(figure.values, low)}
+            if each == "power" and "power, published" in figures:
+                own_claims["over published"] = difference(figure.values, figures["power, published"].values)
+            for word, curve in curves.items():
+                for by in ("tokens", "seconds"):
+                    cost = getattr(figure, by)
+                    if cost >= getattr(curve[0], by):
+                        same = at_equal(curve, KS, cost, by=by)
+                        own_claims[f"over {word} at equal {by}"] = difference(figure.values, same)
+            claims[f"{name}: {each}"] = own_claims
+            shown = [str(own_claims.get(f"over {word} at equal {by}", "")) for word, by in _pairs()]
+            table.add_row(each, *_cells(figure), str(own_claims["over low temperature"]), *shown)
+        for word, curve in curves.items():
+            for k, figure in zip(KS, curve, strict=True):
+                if k in (4, 16):
+                    figures[f"{word} of {k}"] = figure
+                    table.add_row(f"{word} of {k}", *_cells(figure), str(difference(figure.values, low)))
+        console.print(table, "")
+        part[name] = {
+            "exactness": exactness(drawn, console),
+            "problems": len(drawn["plain"].rows),
+            "draws": sum(len(row.grades) for dealt in drawn.values() for row in dealt.rows),
+            "seconds": sum(drawn_seconds(dealt) * len(dealt.rows) for dealt in drawn.values()),
+            **spread_json(figures),
+        }
+    return part, claims
+
+
+def _singles() -> tuple[str, ...]:
+    return ("greedy", "temperature .25", "temperature .6")
+
+
+def _pairs() -> list[tuple[str, str]]:
+    return [(word, by) for word in BY_CHOICE for by in ("tokens", "seconds")]
+
+
+def _beside() -> list[str]:
+    return [f"over {word}, equal {by}" for word, by in _pairs()]
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    data = figure.json()
+    return (
+        f"{data['accuracy']:.3f} [{data['low']:.3f}, {data['high']:.3f}]",
+        f"{figure.tokens:,.0f}",
+        f"{figure.rounds:.0f}",
+        f"{figure.seconds:.1f}",
+    )

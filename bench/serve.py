@@ -1,0 +1,440 @@
+"""Measure what the server adds to a direct call, and whether anything is lost, paid twice or left running.
+
+    make bench NAME=serve        (`python -m bench.serve --quick` takes at most a minute)
+
+The upstream is the faulty endpoint, the server and the clients each have a process. Every request has a prompt of its
+own, so nothing is answered from the store.
+
+**Overhead.** 1, 32 and 256 clients, each with one request at a time, against the endpoint directly and through the
+server (the plain model: one draw, no recipe). The endpoint answers after 20 ms, 250 ms and 2 s, so that the clients
+make about 50 and 128 requests a second, which two cores can serve: what is measured is latency, not capacity. Sides
+take turns. `overhead_ms_p50` and `overhead_ms_p99` are differences of the quantiles, the largest of the three levels;
+`first_byte_ms_p99` is the time to the first byte of a stream, at the same levels.
+
+**Faults.** Requests with a recipe, `repeat(2) | vote`, 64 at a time. The endpoint fails one request in ten, and of the
+clients one in twenty leaves early. Every draw of the endpoint carries a mark.
+
+    lost                 requests of clients that stayed and got no whole answer
+    billed_twice         marks that are in more than one place: in two answers, or twice in one
+    usage_over_tally     tokens that the answers' usage reports over tokens that the endpoint billed for them and those
+                         who left: above 1 only by what was lost on the way and is charged at its worst case
+    rss_growth_mb        resident memory of the server at the end, less that after a fifth of the requests
+
+**Leaving.** Clients of streams and of whole answers leave all at once. `cancelled_upstream` is the share of the
+endpoint's running requests that had ended one second later.
+
+`--deaf` keeps the clients where they should leave, which must show in `cancelled_upstream`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import numpy as np
+
+from bench.about import about
+from samplewise.core.keys import Key
+from samplewise.core.types import Json
+
+SEED = 0
+ROOT = Path(__file__).parents[1]
+MODEL = "toy"
+MAX_TOKENS = 8
+LEVELS = ((1, 20.0), (32, 250.0), (256, 2000.0))  # clients, and milliseconds after which the endpoint answers
+NUM_AT_ONCE = 64  # of the requests with faults
+LEAVES = 0.05
+RECIPE = f"repeat(2, max_tokens={MAX_TOKENS}) | vote"
+FAULTS = {
+    "429": 0.02,
+    "500": 0.02,
+    "503": 0.02,
+    "502": 0.01,
+    "cut before": 0.01,
+    "cut middle": 0.01,
+    "half": 0.01,
+}
+START_S = 60.0
+
+
+class Size(NamedTuple):
+    """How much is done."""
+
+    direct: dict[int, int]  # requests of a side, by the number of clients
+    rounds: int
+    faulty: int
+    leaving: int
+
+
+FULL = Size({1: 300, 32: 1600, 256: 2560}, 3, 10_000, 128)
+QUICK = Size({1: 100, 32: 320, 256: 512}, 1, 800, 64)
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def process(command: list[str], ready: re.Pattern[str], log: Path) -> Iterator[tuple[str, int]]:
+    """Run a process; yield the address that it prints, and its id. Raises SystemExit with its log if it ends early."""
+    with log.open("wb") as written, subprocess.Popen(command, stdout=written, stderr=written, cwd=ROOT) as child:
+        try:
+            deadline = time.monotonic() + START_S
+            while (match := ready.search(log.read_text(errors="replace"))) is None:
+                if child.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(
+                        f"{' '.join(command[:4])} did not start:\n{log.read_text(errors='replace')[-2000:]}"
+                    )
+                time.sleep(0.02)
+            yield match[0].rstrip("/"), child.pid
+        finally:
+            child.terminate()
+            try:
+                child.wait(15)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+@contextmanager
+def endpoint(folder: Path, *options: str) -> Iterator[str]:
+    """Run the endpoint, and yield its base URL."""
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "samplewise.testing.endpoint",
+        "--seconds",
+        "1200",
+        "--model",
+        MODEL,
+        *options,
+    ]
+    with process(command, re.compile(r"http://\S+/v1\b"), folder / f"endpoint-{time.monotonic_ns()}.log") as (url, _):
+        yield url
+
+
+@contextmanager
+def server(folder: Path, upstream: str, *options: str) -> Iterator[tuple[str, int]]:
+    """Run the server in front of an endpoint, and yield its base URL and process id."""
+    engine = f'http("{MODEL}", base_url="{upstream}", api_key="", probe="never", max_concurrency=1024)'
+    command = [sys.executable, "-u", "-m", "samplewise", "serve", "--engine", engine, "--port", "0", *options]
+    command += ["--store", str(folder / f"serve-{time.monotonic_ns()}.db")]
+    log = folder / f"serve-{time.monotonic_ns()}.log"
+    with process(command, re.compile(r"http://[\d.]+:\d+(?:/v1)?"), log) as (url, pid):
+        yield (url if url.endswith("/v1") else f"{url}/v1"), pid
+
+
+@asynccontextmanager
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    """Yield a client without limits of its own."""
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+    ) as session:
+        yield session
+
+
+async def tally(session: aiohttp.ClientSession, upstream: str) -> dict[str, Any]:
+    """Return what the endpoint has counted so far."""
+    async with session.get(f"{upstream.removesuffix('/v1')}/tally") as response:
+        counts: dict[str, Any] = await response.json()
+        return counts
+
+
+def body(index: int, model: str = MODEL, **fields: Json) -> bytes:
+    """Return a request whose prompt no other has."""
+    messages = [{"role": "user", "content": f"Spell word number {index}."}]
+    return json.dumps({"model": model, "messages": messages, "max_tokens": MAX_TOKENS, **fields}).encode()
+
+
+def rss_mb(pid: int) -> float:
+    """Return the resident memory of a process."""
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(match[1]) / 1024 if match else float("nan")
+
+
+# --- overhead ---------------------------------------------------------------------------------------------------------
+
+
+class Latencies(NamedTuple):
+    """Milliseconds of each request."""
+
+    whole: list[float]
+    first_byte: list[float]
+
+
+async def load(
+    session: aiohttp.ClientSession, url: str, num: int, clients: int, spread_s: float, **fields: Json
+) -> Latencies:
+    """Make `num` requests by so many clients, which begin within `spread_s`."""
+    waiting = iter(range(num))
+    whole: list[float] = []
+    first: list[float] = []
+
+    async def work(number: int) -> None:
+        await asyncio.sleep(spread_s * number / clients)
+        for index in waiting:
+            data = body(next(COUNTER), **fields)
+            started = time.perf_counter()
+            async with session.post(f"{url}/chat/completions", data=data, headers=JSON) as response:
+                await response.content.readany()
+                first.append((time.perf_counter() - started) * 1000)
+                rest = await response.read()
+            whole.append((time.perf_counter() - started) * 1000)
+            if response.status != 200:
+                raise SystemExit(f"request {index} of {url} was answered with {response.status}: {rest[:300]!r}")
+
+    await asyncio.gather(*(work(number) for number in range(clients)))
+    return Latencies(whole, first)
+
+
+JSON = {"Content-Type": "application/json"}
+COUNTER = iter(range(1 << 60))
+
+
+class Overhead(NamedTuple):
+    """What the server adds at one number of clients, in milliseconds."""
+
+    clients: int
+    latency_ms: float
+    direct_p50: float
+    p50: float
+    p99: float
+    first_byte_p99: float
+
+
+async def overhead(folder: Path, clients: int, latency_ms: float, size: Size) -> Overhead:
+    """Compare requests through the server with direct ones."""
+    direct: list[float] = []
+    ours: list[float] = []
+    first: list[float] = []
+    with (
+        endpoint(folder, "--latency-ms", f"{latency_ms}") as upstream,
+        server(folder, upstream, "--queue", "4096") as (url, _),
+    ):
+        async with client() as session:
+            num, spread_s = size.direct[clients], latency_ms / 1000
+            for side in (upstream, url):  # connections are made, and the engine finds its pace
+                await load(session, side, max(4, 2 * clients), clients, spread_s)
+            for number in range(size.rounds):
+                for side in (upstream, url) if number % 2 == 0 else (url, upstream):
+                    latencies = await load(session, side, num, clients, spread_s)
+                    (direct if side == upstream else ours).extend(latencies.whole)
+            streamed = await load(session, url, num // 2, clients, spread_s, stream=True)
+            first += streamed.first_byte
+    p50, p99 = (float(np.quantile(ours, q) - np.quantile(direct, q)) for q in (0.5, 0.99))
+    level = Overhead(clients, latency_ms, float(np.median(direct)), p50, p99, float(np.quantile(first, 0.99)))
+    print(
+        f"{clients:4d} clients, upstream {latency_ms:g} ms: {len(ours):,} requests, overhead p50 {p50:.2f} ms, "
+        f"p99 {p99:.2f} ms; first byte of a stream, p99: {level.first_byte_p99:.1f} ms",
+        flush=True,
+    )
+    return level
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+class Faulty(NamedTuple):
+    """What became of the requests while the endpoint failed and clients left."""
+
+    requests: int
+    left: int
+    lost: int
+    billed_twice: int
+    usage_over_tally: float
+    rss_mb: float
+    rss_growth_mb: float
+    statuses: dict[str, int]
+    seconds: float
+
+
+async def faults(folder: Path, num: int) -> Faulty:
+    """Make requests with a recipe against an endpoint that fails, some of whose clients leave."""
+    options = [word for fault, probability in FAULTS.items() for word in ("--fault", f"{fault}={probability}")]
+    leaves = Key(SEED).fold("leaves").generator().random((num, 2))
+    statuses: Counter[str] = Counter()
+    marks: Counter[str] = Counter()
+    used = left = lost = 0
+    early_mb = float("nan")
+    waiting = iter(range(num))
+
+    with (
+        endpoint(folder, "--latency-ms", "20", "--marks", *options) as upstream,
+        server(folder, upstream) as (url, pid),
+    ):
+        async with client() as session:
+
+            async def ask(index: int) -> None:
+                nonlocal used, lost
+                data = body(next(COUNTER), f"{RECIPE}@{MODEL}", samplewise={"return": ["candidates"]})
+                try:
+                    async with session.post(f"{url}/chat/completions", data=data, headers=JSON) as response:
+                        answer = await response.json()
+                except (aiohttp.ClientError, ValueError) as error:
+                    statuses[type(error).__name__] += 1
+                    lost += 1
+                    return
+                statuses[str(response.status)] += 1
+                if response.status != 200 or not answer["choices"][0]["message"]["content"]:
+                    lost += 1
+                    return
+                used += answer["usage"]["total_tokens"]
+                marks.update(re.findall(r"^<(\d+)>", "\n".join(texts(answer)), re.MULTILINE))
+
+            async def work() -> None:
+                nonlocal left, early_mb
+                for index in waiting:
+                    if index == num // 5:
+                        early_mb = rss_mb(pid)
+                    if leaves[index, 0] >= LEAVES:
+                        await ask(index)
+                        continue
+                    left += 1
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(ask(index), 0.001 + 0.05 * leaves[index, 1])
+
+            started = time.perf_counter()
+            await asyncio.gather(*(work() for _ in range(NUM_AT_ONCE)))
+            seconds = time.perf_counter() - started
+            late_mb = rss_mb(pid)
+            billed = (await tally(session, upstream))["tokens"]
+    twice = sum(count - 1 for count in marks.values())
+    return Faulty(num, left, lost, twice, used / billed, late_mb, late_mb - early_mb, dict(statuses), seconds)
+
+
+def texts(answer: Json) -> list[str]:
+    """Return the texts of all draws that an answer reports."""
+    return [str(candidate["text"]) for candidate in answer["samplewise"]["candidates"]]
+
+
+# --- leaving ----------------------------------------------------------------------------------------------------------
+
+
+class Leaving(NamedTuple):
+    """What was left upstream of requests whose clients left."""
+
+    running: int
+    running_after: int
+    seconds: float
+
+
+async def leaving(folder: Path, num: int, deaf: bool) -> Leaving:
+    """Let clients leave while the endpoint draws for them, and see when their upstream requests have ended."""
+    with endpoint(folder, "--latency-ms", "20000") as upstream, server(folder, upstream) as (url, _):
+        async with client() as session, client() as counting:
+
+            async def ask(index: int) -> None:
+                data = body(next(COUNTER), f"{RECIPE}@{MODEL}", stream=index % 2 == 0)
+                async with session.post(f"{url}/chat/completions", data=data, headers=JSON) as response:
+                    await response.read()
+
+            requests = [asyncio.ensure_future(ask(index)) for index in range(num)]
+            running = 0
+            for _ in range(100):  # until all of their draws are under way
+                await asyncio.sleep(0.05)
+                running = (await tally(counting, upstream))["in_flight"]
+                if running >= 2 * num:
+                    break
+            started = time.perf_counter()
+            if not deaf:
+                for request in requests:
+                    request.cancel()
+                await asyncio.gather(*requests, return_exceptions=True)
+            after = running
+            while after and time.perf_counter() - started < 1:
+                await asyncio.sleep(0.02)
+                after = (await tally(counting, upstream))["in_flight"]
+            seconds = time.perf_counter() - started
+            for request in requests:
+                request.cancel()
+            await asyncio.gather(*requests, return_exceptions=True)
+    return Leaving(running, after, seconds)
+
+
+# --- clients ----------------------------------------------------------------------------------------------------------
+
+
+def clients_passed(folder: Path) -> dict[str, bool] | None:
+    """Return which real clients pass their tests, or None where their environment is not installed."""
+    if not (ROOT / ".venv-clients" / "bin" / "python").exists():
+        return None
+    report = folder / "clients.xml"
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-m", "clients", "tests/serve", f"--junitxml={report}"]
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+    passed: dict[str, bool] = {}
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        name = case.get("name", "").removeprefix("test_").partition("[")[0]
+        failed = any(child.tag in ("failure", "error", "skipped") for child in case)
+        passed[name] = passed.get(name, True) and not failed
+    return passed
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def bench(options: argparse.Namespace) -> dict[str, Json]:
+    size = QUICK if options.quick else FULL
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        gone = asyncio.run(leaving(folder, size.leaving, options.deaf))
+        share = 1 - gone.running_after / gone.running if gone.running else float("nan")
+        print(
+            f"{size.leaving} clients left: of {gone.running} upstream requests {gone.running_after} still ran after "
+            f"{gone.seconds:.2f} s",
+            flush=True,
+        )
+        faulty = asyncio.run(faults(folder, size.faulty))
+        print(
+            f"{faulty.requests:,} requests with faults in {faulty.seconds:.1f} s, {faulty.left} clients left: "
+            f"{faulty.lost} lost, {faulty.billed_twice} billed twice; usage over tally {faulty.usage_over_tally:.3f}; "
+            f"statuses {faulty.statuses}; server {faulty.rss_mb:.0f} MB, {faulty.rss_growth_mb:+.1f} since a fifth",
+            flush=True,
+        )
+        levels = [asyncio.run(overhead(folder, clients, latency_ms, size)) for clients, latency_ms in LEVELS]
+        passed = None if options.quick else clients_passed(folder)
+    return {
+        "requests": faulty.requests,
+        "overhead_ms_p50": round(max(level.p50 for level in levels), 2),
+        "overhead_ms_p99": round(max(level.p99 for level in levels), 2),
+        "first_byte_ms_p99": round(max(level.first_byte_p99 for level in levels), 2),
+        "lost": faulty.lost,
+        "billed_twice": faulty.billed_twice,
+        "cancelled_upstream": round(share, 4),
+        "clients": passed,
+        "levels": {str(level.clients): {k: round(v, 2) for k, v in level._asdict().items()} for level in levels},
+        "left": faulty.left,
+        "usage_over_tally": round(faulty.usage_over_tally, 4),
+        "rss_mb": round(faulty.rss_mb, 1),
+        "rss_growth_mb": round(faulty.rss_growth_mb, 1),
+        "requests_per_s": round(faulty.requests / faulty.seconds, 1),
+        "cancel_s": round(gone.seconds, 2),
+        "quick": options.quick,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="a minute: fewer requests, one round, no real clients")
+    parser.add_argument("--deaf", action="store_true", help="clients stay where they should leave, which must show")
+    options = parser.parse_args()
+    started = time.monotonic()
+    figures = bench(options)
+    print(json.dumps({**about("serve", SEED, started), "aiohttp": aiohttp.__version__, **figures}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The command `serve`: an OpenAI-compatible server whose models are recipes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samplewise.core.errors import UsageError
+
+from .app import app, say
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+DEFAULT_PORT = 8484  # not that of vLLM, llama.cpp or Ollama, which it stands in front of
+
+
+@app.command("serve")
+def serve_models(
+    engine: Annotated[
+        list[str] | None,
+        typer.Option("--engine", "-e", help="tiny, local:PATH, http:MODEL ...; several, or NAME=ENGINE to name one"),
+    ] = None,
+    preset: Annotated[
+        list[str] | None, typer.Option("--preset", help='NAME=RECIPE: fast="repeat(8) | vote" serves fast@MODEL')
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Keep the draws here: what was paid for is not paid again")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; beyond the loopback it needs --keys")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free")] = DEFAULT_PORT,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate, as PEM")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, as PEM")] = None,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="Keys of clients, with their limits", envvar="SAMPLEWISE_KEYS")
+    ] = None,
+    new_key: Annotated[
+        str | None,
+        typer.Option("--new-key", metavar="NAME", help="Print a new key and its entry for the file, and end"),
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option("--cors", help="An origin whose pages may ask, * for all; default: none")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="A name by which a server without keys may be addressed")
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests that run at once")] = 256,
+    queue: Annotated[int, typer.Option("--queue", min=0, help="Requests that may wait for that")] = 1024,
+    queue_seconds: Annotated[float, typer.Option("--queue-seconds", min=0.0, help="How long they wait")] = 30.0,
+    aside: Annotated[
+        str,
+        typer.Option("--aside", help="Where a recipe cannot honour a field: plain (one plain draw) or refuse (400)"),
+    ] = "plain",
+    plain_below: Annotated[
+        int, typer.Option("--plain-below", min=0, help="Requests for fewer tokens get a plain draw: titles, tags")
+    ] = 0,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a draw where nobody names a limit")] = 2048,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="The longest that a request may draw")] = 600.0,
+    log_requests: Annotated[
+        bool, typer.Option("--log/--no-log", help="Write a JSON line for each request to standard error")
+    ] = True,
+    drain_seconds: Annotated[
+        float, typer.Option("--drain-seconds", min=0.0, help="That running requests have when the server is stopped")
+    ] = 30.0,
+) -> None:
+    """Serve recipes as models of an OpenAI-compatible API, in front of any engine."""
+    from samplewise.core.checks import check_choice
+    from samplewise.serve.app import make_app
+    from samplewise.serve.jobs import Jobs
+    from samplewise.serve.keys import KeyRing
+    from samplewise.serve.keys import new_key as make_key
+    from samplewise.serve.limits import DayBooks, Gate
+    from samplewise.serve.log import EventLog
+    from samplewise.serve.names import DEFAULT_PRESETS, parse_presets
+    from samplewise.serve.plans import ServeSettings
+    from samplewise.serve.upstreams import make_upstream
+    from samplewise.store.database import Store
+
+    try:
+        check_choice("--aside", aside, ("plain", "refuse"))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if new_key is not None:
+        token, entry = make_key(new_key)
+        print(f"# the key, which is stored nowhere: {token}\n# its entry for the file of --keys:\n{entry}", end="")
+        return
+    ring = None if keys is None else KeyRing.load(keys)
+    if ring is None and not _is_loopback(host):
+        raise UsageError(f"to listen on {host}, beyond the loopback, the server needs keys: --keys FILE")
+    settings = ServeSettings(
+        presets=parse_presets(preset) if preset else dict(DEFAULT_PRESETS),
+        aside="plain" if aside == "plain" else "refuse",
+        plain_below=plain_below,
+        max_tokens=max_tokens,
+        seconds=seconds,
+    )
+    context = _tls(tls_cert, tls_key)
+    with contextlib.ExitStack() as stack:
+        kept = None
+        if store is not None:
+            kept = stack.enter_context(Store(store))
+            kept.claim()
+        upstreams = [make_upstream(text, name) for name, text in map(_named, engine or ["tiny"])]
+        books = DayBooks(None if store is None else store.with_name(f"{store.name}.spent.json"))
+        gate = Gate(concurrency=concurrency, queue=queue, queue_s=queue_seconds, books=books)
+        log = EventLog() if log_requests else None
+        served = make_app(
+            Jobs(upstreams, settings, kept), keys=ring, gate=gate, log=log, origins=cors or (), hosts=allow_host or ()
+        )
+        asyncio.run(_serve(served, host, port, context, drain_seconds))
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    """Return the name and the spec of an engine given as NAME=SPEC, or None and the spec."""
+    name, separator, spec = text.partition("=")
+    if separator and name and not set(name) & set("(:,\"' "):
+        return name, spec
+    return None, text
+
+
+async def _serve(
+    served: web.Application, host: str, port: int, context: ssl.SSLContext | None, drain_seconds: float
+) -> None:
+    """Serve until the process is told to stop; then let running requests end."""
+    from aiohttp import web
+
+    from samplewise.serve.app import SERVICE
+
+    runner = web.AppRunner(served, handler_cancellation=True, shutdown_timeout=1.0, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, ssl_context=context)
+        try:
+            await site.start()
+        except OSError as error:
+            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        scheme = "http" if context is None else "https"
+        address = runner.addresses[0]
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        say(f"serving {', '.join(served[SERVICE].jobs.upstreams)} at {scheme}://{shown}:{address[1]}/v1")
+        await _until_stopped()
+        say(f"stopping: no new requests, running ones have {drain_seconds:g} s")
+        await served[SERVICE].drain(drain_seconds)
+    finally:
+        await runner.cleanup()
+
+
+async def _until_stopped() -> None:
+    """Wait for SIGINT or SIGTERM. A second one ends the process as usual."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    for number in numbers:
+        loop.remove_signal_handler(number)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """Return what TLS needs, None without a certificate. Raises UsageError."""
+    if cert is None and key is None:
+        return None
+    if cert is None:
+        raise UsageError("--tls-key needs --tls-cert")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"cannot use the certificate {cert}: {error.strerror or error}") from None
+    return context

@@ -1,0 +1,342 @@
+"""A request as a run: its keys, its limits, its end.
+
+All requests share the engines and the store. A run that was not answered, as its client left, it failed or its time was
+up, is remembered for ten minutes: an identical request from the same key has the same keys for its draws, so those that
+the store holds are not paid again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from samplewise.core.errors import EngineError, SamplewiseError, SetupError, StoreError, Unsupported, UsageError
+from samplewise.core.events import Arrived, Event
+from samplewise.core.keys import Key
+from samplewise.core.types import Capability, Failure, Generate, Question, Usage
+from samplewise.engines.base import Engine
+from samplewise.loop.context import RunContext
+from samplewise.loop.drive import run_question
+from samplewise.loop.keys import run_key
+from samplewise.loop.ledger import Budget
+from samplewise.loop.result import Result
+from samplewise.serve.drawn import DrawLog, WantingEngine
+from samplewise.serve.keys import Policy
+from samplewise.serve.limits import Ticket
+from samplewise.serve.plans import PLAIN, Plan, Planner, ServeSettings
+from samplewise.serve.replies import Answer, FinalChoice, evidence_of, ranked_positions, token_logprobs
+from samplewise.serve.upstreams import Upstream
+from samplewise.serve.wire import Call, RequestError
+from samplewise.store.database import Store
+
+GRACE_S = 30.0  # that reading and scoring may take after the deadline of the draws
+MAX_REMEMBERED = 1000  # different requests whose runs are remembered
+
+
+class RunName(NamedTuple):
+    """A run's name, and the number that its randomness comes from."""
+
+    id: str
+    entropy: int
+    is_resumed: bool = False
+
+
+class Unfinished:
+    """Runs that were not answered, by what was asked and by whom. `now` is any clock in seconds."""
+
+    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._now = seconds, now
+        self._runs: OrderedDict[bytes, list[tuple[float, RunName]]] = OrderedDict()
+
+    def put(self, asked: bytes, run: RunName) -> None:
+        """Remember a run."""
+        self._runs.setdefault(asked, []).append((self._now() + self._seconds, run))
+        self._runs.move_to_end(asked)
+        if len(self._runs) > MAX_REMEMBERED:
+            self._runs.popitem(last=False)
+
+    def take(self, asked: bytes) -> RunName | None:
+        """Return the run that goes on for this request, and forget it; None if there is none."""
+        waiting = [(until, run) for until, run in self._runs.pop(asked, []) if until > self._now()]
+        if not waiting:
+            return None
+        (_, run), *others = waiting
+        if others:
+            self._runs[asked] = others
+        return run._replace(is_resumed=True)
+
+
+def fingerprint(name: str, route: str, body: bytes, headers: Sequence[str | None] = ()) -> bytes:
+    """Return what tells requests apart: who asks, where, the body byte by byte, the headers that choose a recipe."""
+    parts = (name, route, *(header or "" for header in headers))
+    return hashlib.sha256(b"\0".join([*(part.encode(errors="surrogatepass") for part in parts), body])).digest()
+
+
+class Job:
+    """One request on its way. Setting `cancel` ends its run: what is in flight is given up."""
+
+    def __init__(
+        self,
+        call: Call,
+        plan: Plan,
+        run: RunName,
+        policy: Policy,
+        *,
+        deadline: float,
+        asked: bytes = b"",
+    ) -> None:
+        self.call, self.plan, self.run, self.policy = call, plan, run, policy
+        self.asked, self.deadline = asked, deadline
+        self.created = int(time.time())
+        self.cancel = asyncio.Event()
+        self.admitted = asyncio.Event()  # a slot was free
+        self.result: Result | None = None
+        self.paid = Usage()  # so far
+        self.failure: Failure | None = None  # of the last request that failed
+        self.num_arrived = 0
+        self.is_answered = False  # to the last byte
+        self.first_byte = math.nan  # when it was sent, on the monotonic clock
+        self.on_arrival: Callable[[int], None] | None = None  # is told how many draws have arrived
+
+    @property
+    def id(self) -> str:
+        """The reply's id."""
+        return f"{'chatcmpl' if self.call.route == 'chat' else 'cmpl'}-{self.run.id}"
+
+    def head(self) -> Answer:
+        """Return an answer without choices, from which the head of a chunk is made."""
+        return Answer(self.id, self.created, self.call.model, (), Usage(), {})
+
+    def note(self, event: Event) -> None:
+        """Take an event of the run."""
+        if isinstance(event, Arrived):
+            self.num_arrived += event.failure is None
+            if event.source != "store":
+                self.paid = self.paid.plus(event.usage)
+            if event.failure is not None:
+                self.failure = event.failure
+            elif self.on_arrival is not None:
+                self.on_arrival(self.num_arrived)
+
+    @property
+    def saved(self) -> int:
+        """Tokens that the stop rule saved, reckoned by the mean draw; 0 where none ended the run."""
+        result, most = self.result, self.plan.size
+        if result is None or most is None or result.stop.reason in ("finished", "budget", "cancelled"):
+            return 0
+        costs = result.bill.draws
+        mean = sum(cost.tokens for cost in costs) / len(costs) if costs else 0.0
+        return round(max(0, most - len(costs)) * mean)
+
+
+class Jobs:
+    """Makes jobs of requests, and runs them."""
+
+    def __init__(
+        self,
+        upstreams: Sequence[Upstream],
+        settings: ServeSettings | None = None,
+        store: Store | None = None,
+        *,
+        new_entropy: Callable[[], int] = lambda: secrets.randbits(64),
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the engines and the open store. Raises UsageError where two models have one name, or there is none."""
+        self.settings = settings or ServeSettings()
+        self.upstreams = {upstream.name: upstream for upstream in upstreams}
+        if not upstreams or len(self.upstreams) < len(upstreams):
+            raise UsageError("give each model that is served a name of its own, as NAME=ENGINE, and at least one")
+        self._planner = Planner(self.upstreams, self.settings)
+        self._store, self._new_entropy = store, new_entropy
+        self._unfinished = Unfinished(self.settings.resume_s, now)
+
+    async def start(
+        self,
+        call: Call,
+        body: bytes,
+        policy: Policy,
+        deadline: float,
+        *,
+        headers: Sequence[str | None] = (),
+    ) -> Job:
+        """Return the job of a request. `deadline` is on the monotonic clock. Raises RequestError."""
+        plan = await self._planner.plan(call, policy.recipes == "free")
+        asked = fingerprint(policy.name, call.route, body, headers)
+        run = self._unfinished.take(asked) if self._store is not None else None
+        if run is None:
+            entropy = self._new_entropy()
+            run = RunName(f"{entropy:016x}", entropy)
+        return Job(call, plan, run, policy, deadline=deadline, asked=asked)
+
+    async def answer(self, job: Job, ticket: Ticket | None = None) -> Answer:
+        """Run a job and return its answer. Raises RequestError. What was paid is told to the ticket."""
+        try:
+            async with asyncio.timeout(max(0.0, job.deadline - time.monotonic()) + GRACE_S):
+                answer = await self._run(job, ticket)
+        except TimeoutError:
+            message = "the answer could not be read and scored in time"
+            raise RequestError(message, status=504, code="timeout", retry=False) from None
+        except SamplewiseError as error:
+            raise run_error(error, job.paid) from None
+        finally:
+            if ticket is not None and (job.result is not None or not job.cancel.is_set()):
+                ticket.spend(job.paid.tokens, job.paid.usd)  # one that was cut off hard is charged its reservation
+        return answer
+
+    async def _run(self, job: Job, ticket: Ticket | None) -> Answer:
+        call, plan = job.call, job.plan
+        entropy = job.run.entropy if call.seed is None else call.seed % (1 << 64)
+        key = run_key(entropy).fold("serve", job.policy.name)
+        has_log = call.logprobs is not None or (call.n > 1 and plan.recipe.stop is not None)
+        log = DrawLog(self._store) if has_log else None
+        async with plan.upstream.lend(call.passed) as engine:
+            if call.logprobs is not None:
+                engine = WantingEngine(engine, _wanted(engine))
+            store = self._store if log is None else log
+            context = RunContext(engine, store, _budget(job, ticket), job.note, job.cancel, plan.upstream.trial)
+            result = await run_question(asked_question(call), plan.recipe, context, key, read=plan.read)
+            job.result, job.paid = result, result.paid
+            if not result.pool.candidates:
+                raise no_candidate(job, result)
+            more = await self._more(job, result, context, key) if log is not None else None
+        return make_answer(job, result, more, log)
+
+    async def _more(self, job: Job, result: Result, context: RunContext, key: Key) -> Result | None:
+        """Draw what a stop rule left out, where a request wants more choices than there are candidates.
+
+        The draws of the first run are its first ones, and not paid again.
+        """
+        recipe, n = job.plan.recipe, job.call.n
+        is_ended = result.stop.reason in ("finished", "budget", "cancelled")
+        if is_ended or recipe.sampler.name != "repeat" or len(result.pool.candidates) >= n:
+            return None
+        left = context.budget._replace(seconds=max(0.0, job.deadline - time.monotonic()))
+        again = RunContext(context.engine, context.store, left, job.note, job.cancel, context.trial)
+        whole = recipe.with_stop(None).with_draws(n + result.pool.num_failed)
+        more = await run_question(asked_question(job.call), whole, again, key, read=job.plan.read)
+        job.paid = result.paid.plus(more.paid)
+        return more
+
+    def close(self, job: Job) -> None:
+        """Note that a job has ended: a run that was not answered, or not to its end, is remembered."""
+        is_cut = job.result is not None and job.result.stop.reason in ("budget", "cancelled")
+        if self._store is not None and job.num_arrived and (is_cut or not job.is_answered):
+            self._unfinished.put(job.asked, job.run)
+
+    async def close_engines(self) -> None:
+        """Close all engines, when nothing runs any more."""
+        for upstream in self.upstreams.values():
+            await upstream.close()
+
+
+# --- pure parts -------------------------------------------------------------------------------------------------------
+
+
+def asked_question(call: Call) -> Question:
+    """Return what is asked, its id made of its text."""
+    digest = hashlib.blake2b(repr(call.messages).encode(), digest_size=8).hexdigest()
+    return Question(digest, call.messages)
+
+
+def _wanted(engine: Engine) -> tuple[str, ...]:
+    """Return the arrays from which a draw's log-probs are shown, as far as the engine has them."""
+    wants = (Capability.LOGP, Capability.TOKENS, Capability.TOP)
+    return tuple(capability.value for capability in wants if capability in engine.can)
+
+
+def _budget(job: Job, ticket: Ticket | None) -> Budget:
+    """Return what a run may spend: the least of what the key and the request allow."""
+    tokens, usd = (None, None) if ticket is None else (ticket.tokens, ticket.usd)
+    limits = job.call.wishes.limits
+    return Budget(
+        tokens=_least(tokens, limits.tokens),
+        usd=_least(usd, limits.usd),
+        seconds=max(0.0, job.deadline - time.monotonic()),
+    )
+
+
+def _least(*limits: Any) -> Any:
+    """Return the least of the limits that there are."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def make_answer(job: Job, result: Result, more: Result | None = None, log: DrawLog | None = None) -> Answer:
+    """Return the answer that a result gives to a request. `more` has further candidates, behind those of `result`."""
+    call, plan = job.call, job.plan
+    drawn = list(result.pool.candidates)
+    positions = ranked_positions(
+        result.pool, result.answers, result.selection, call.n, verifier=plan.verifier, in_order=plan.label == PLAIN
+    )
+    shown = [drawn[position] for position in positions]
+    usage = result.bill.total
+    if more is not None:
+        shown += more.pool.candidates[len(drawn) : len(drawn) + call.n - len(shown)]
+        usage = usage.plus(more.paid)
+    is_cut = result.stop.reason == "budget"
+    choices = []
+    for candidate in shown:
+        completion = log.completion_of(candidate) if log is not None and call.logprobs is not None else None
+        logprobs = None if completion is None else token_logprobs(completion, call.logprobs or 0)
+        finish = "length" if is_cut or candidate.finish == "length" else "stop"
+        choices.append(FinalChoice(candidate.text, finish, candidate.reasoning, logprobs))
+    evidence = evidence_of(
+        result,
+        run=job.run.id,
+        recipe=plan.recipe.line,
+        usage=usage,
+        paid=job.paid,
+        returned=call.wishes.returned,
+        verifier=plan.verifier,
+        is_plain=plan.label == PLAIN,
+        aside=plan.aside,
+        resumed=job.run.is_resumed or None,
+        missing_choices=call.n - len(choices) or None,
+    )
+    return Answer(job.id, job.created, call.model, tuple(choices), usage, evidence)
+
+
+def run_error(error: SamplewiseError, paid: Usage) -> RequestError:
+    """Return what a client is answered when a run raised. After tokens were paid it is not to try again by itself."""
+    retry = False if paid.tokens else None
+    if isinstance(error, Unsupported | UsageError):
+        return RequestError(str(error), param="model", code="unsupported_recipe", retry=retry)
+    if isinstance(error, EngineError | StoreError):
+        return RequestError(str(error), status=503, code="engine_unavailable", retry=retry)
+    message = str(error) if isinstance(error, SetupError) else "the run failed"
+    return RequestError(message, status=502, code="engine_misconfigured", retry=False)
+
+
+FAILURES: Mapping[str, tuple[int, str]] = {
+    "BadRequest": (400, "engine_refused"),
+    "ContextOverflow": (400, "context_length_exceeded"),
+    "RateLimited": (429, "rate_limit_exceeded"),
+    "AuthError": (502, "engine_misconfigured"),
+    "EngineTimeout": (504, "timeout"),
+    "EngineUnavailable": (502, "engine_unavailable"),
+}
+
+
+def no_candidate(job: Job, result: Result) -> RequestError:
+    """Return why a run has no candidate, as what a client is answered."""
+    retry = False if result.paid.tokens else None
+    if job.failure is not None and result.stop.reason != "budget":
+        status, code = FAILURES.get(job.failure.kind, (502, "engine_unavailable"))
+        param = "messages" if code == "context_length_exceeded" else None
+        wait_s = job.failure.retry_after_s if status == 429 else None
+        return RequestError(
+            job.failure.message, status=status, code=code, param=param, retry=retry, retry_after_s=wait_s
+        )
+    if time.monotonic() >= job.deadline:
+        return RequestError("no response was drawn in time", status=504, code="timeout", retry=False)
+    if result.stop.reason == "budget":
+        limit = int(dict(job.plan.recipe.stages.sampler.kwargs).get("max_tokens", 0))
+        least = job.plan.upstream.engine.worst_case(Generate(job.call.messages, max_tokens=limit))
+        message = f"the budget does not admit a draw, which may cost {least.tokens:,} tokens: give a smaller max_tokens"
+        return RequestError(message, param="max_tokens", code="budget_too_small", retry=retry)
+    return RequestError("no response was drawn", status=502, code="engine_unavailable", retry=retry)

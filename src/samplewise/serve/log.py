@@ -1,0 +1,60 @@
+"""Log lines of the server: one JSON object a line, with the time, the event and its fields.
+
+    {"time": "2026-01-31T12:00:00.000Z", "event": "request", "client": "alice", "model": "fast@qwen", "code": 200, ...}
+
+No prompt, no answer and no credential is logged. Texts of clients are escaped as JSON does, so no line can be forged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TextIO
+
+from samplewise.core.secrets import hide_fields
+from samplewise.core.types import Json
+
+MAX_TEXT = 500  # characters of a field
+
+
+def utc_now() -> datetime:
+    """Return the time in UTC."""
+    return datetime.now(UTC)
+
+
+def log_line(event: str, now: datetime, **fields: Json) -> str:
+    """Return one line. Unknown numbers are null, credentials are ***, long texts are cut."""
+    shown = {name: _field(value) for name, value in fields.items()}
+    time = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json.dumps({"time": time, "event": event, **hide_fields(shown)}, separators=(",", ":"))
+
+
+def _field(value: Json) -> Json:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return f"{value[:MAX_TEXT]}..."
+    if isinstance(value, dict):
+        return {str(name): _field(item) for name, item in value.items()}
+    return [_field(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class EventLog:
+    """Writes log lines to a stream, standard error by default. A stream that is gone ends no request."""
+
+    def __init__(
+        self, stream: TextIO | None = None, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._now = now
+
+    def write(self, event: str, **fields: Json) -> None:
+        """Write one event."""
+        try:
+            self._stream.write(log_line(event, self._now(), **fields) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            return

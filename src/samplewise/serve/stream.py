@@ -1,0 +1,156 @@
+"""Keep a connection alive while a run decides: server-sent events with comments, and newlines before a JSON body.
+
+A client that hears nothing for its read time-out gives up, and asks again. Comments are ignored by every client that
+reads event streams, and white space before a JSON body by every client that reads JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from aiohttp import web
+
+from samplewise.core.types import Json
+from samplewise.serve.jobs import Job
+from samplewise.serve.replies import (
+    Answer,
+    error_json,
+    headers_of,
+    progress_chunk,
+    reply_chunks,
+    reply_json,
+)
+from samplewise.serve.wire import RequestError
+
+COMMENT = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+EVENT_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # a proxy that collects events would undo the heartbeats
+}
+PROGRESS_S = 0.25  # between two looks at how a run gets on
+
+
+def event(data: Json) -> bytes:
+    """Return one event."""
+    return b"data: " + json.dumps(data, allow_nan=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def early_headers(job: Job) -> dict[str, str]:
+    """Return the headers of a reply that begins before its run has ended."""
+    return headers_of({"run": job.run.id, "recipe": job.plan.recipe.line, "aside": job.plan.aside})
+
+
+async def send_whole(
+    request: web.Request,
+    job: Job,
+    task: asyncio.Future[Answer],
+    headers: dict[str, str],
+    *,
+    quiet_s: float | None,
+    beat_s: float,
+) -> web.StreamResponse:
+    """Send a reply as one JSON body. After `quiet_s` of silence a newline goes before it, and every `beat_s` another.
+
+    An error that comes later than that has status 200, as the headers are sent by then. Raises RequestError before.
+    """
+    route = job.call.route
+    if await is_done(task, quiet_s):
+        answer = task.result()
+        whole = web.Response(
+            body=json.dumps(reply_json(answer, route), allow_nan=False).encode(),
+            content_type="application/json",
+            headers={**headers, **headers_of(answer.evidence)},
+        )
+        job.first_byte = time.monotonic()
+        await whole.prepare(request)
+        await whole.write_eof()
+        job.is_answered = True
+        return whole
+    response = web.StreamResponse(
+        headers={"Content-Type": "application/json; charset=utf-8", **headers, **early_headers(job)}
+    )
+    await response.prepare(request)
+    await response.write(b"\n")
+    job.first_byte = time.monotonic()
+    while not await is_done(task, beat_s):
+        await response.write(b"\n")
+    try:
+        body, is_answer = reply_json(task.result(), route), True
+    except RequestError as error:
+        body, is_answer = error_json(error), False
+    await response.write(json.dumps(body, allow_nan=False).encode())
+    await response.write_eof()
+    job.is_answered = is_answer
+    return response
+
+
+async def send_stream(
+    request: web.Request,
+    job: Job,
+    task: asyncio.Future[Answer],
+    headers: dict[str, str],
+    *,
+    beat_s: float,
+) -> web.StreamResponse:
+    """Send a reply as server-sent events: a comment at once, then every `beat_s`, and the answer once it is decided.
+
+    What ends a run before it has a free slot, within the first `beat_s`, is raised as RequestError; later errors are
+    events of the stream.
+    """
+    admitted = asyncio.ensure_future(job.admitted.wait())
+    try:
+        await asyncio.wait({task, admitted}, timeout=beat_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        admitted.cancel()
+    if task.done():
+        task.result()
+    response = web.StreamResponse(headers={**EVENT_HEADERS, **headers, **early_headers(job)})
+    await response.prepare(request)
+    await response.write(COMMENT)
+    job.first_byte = time.monotonic()
+    is_begun = job.call.wishes.progress and job.call.route == "chat"
+    if is_begun:
+        await _show_progress(response, job, task, beat_s)
+    while not await is_done(task, beat_s):
+        await response.write(COMMENT)
+    events: Iterable[Json]
+    try:
+        answer = task.result()
+        is_answer = True
+        events = reply_chunks(answer, job.call.route, include_usage=job.call.include_usage, is_begun=is_begun)
+    except RequestError as error:
+        is_answer = False
+        events = [error_json(error)]
+    for data in events:
+        await response.write(event(data))
+    await response.write(DONE)
+    await response.write_eof()
+    job.is_answered = is_answer
+    return response
+
+
+async def _show_progress(response: web.StreamResponse, job: Job, task: asyncio.Future[Answer], beat_s: float) -> None:
+    """Say how many draws have arrived, as reasoning, until the run is done."""
+    shown, is_first, spoken = -1, True, time.monotonic()
+    while is_first or not task.done():
+        if job.num_arrived != shown:
+            text = f"{job.num_arrived} draws\n" if not is_first else f"{job.plan.recipe.line}\n"
+            await response.write(event(progress_chunk(job.head(), text, is_first=is_first)))
+            shown, is_first, spoken = (shown if is_first else job.num_arrived), False, time.monotonic()
+        elif time.monotonic() - spoken >= beat_s:
+            await response.write(COMMENT)
+            spoken = time.monotonic()
+        await is_done(task, min(PROGRESS_S, beat_s))
+
+
+async def is_done(future: asyncio.Future[Any], seconds: float | None) -> bool:
+    """Wait for a future, without end if `seconds` is None, and return whether it is done. Raises nothing of its own."""
+    if not future.done():
+        await asyncio.wait({future}, timeout=seconds)
+    return future.done()

@@ -1,0 +1,107 @@
+"""The models that are served: an engine each, under the name by which clients know it.
+
+Fields of a request that the endpoint behind an engine is to see, such as `response_format`, need an engine that sends
+them with every draw. Such variants are made of the engine's own spec, and kept for the next request with these fields.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from samplewise.core.registry import build, factory
+from samplewise.core.spec import Spec, parse_spec
+from samplewise.core.types import Json
+from samplewise.engines.base import Engine
+from samplewise.loop.context import Trial
+
+MAX_VARIANTS = 32  # idle ones that are kept
+
+
+class EngineVariants:
+    """Engines that differ from the one of a spec in the fields that they send, which its factory takes as `extra`."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._engines: OrderedDict[str, Engine] = OrderedDict()
+        self._num_lent: dict[str, int] = {}
+
+    @contextlib.asynccontextmanager
+    async def lend(self, fields: Mapping[str, Json]) -> AsyncIterator[Engine]:
+        """Give the engine that sends these fields beside its own. Raises what the factory raises."""
+        key = json.dumps(fields, sort_keys=True)
+        if key not in self._engines:
+            settings = dict(self._spec.kwargs)
+            extra = {**(settings.pop("extra", None) or {}), **fields}
+            self._engines[key] = build("engine", self._spec._replace(kwargs=(*settings.items(), ("extra", extra))))
+        self._engines.move_to_end(key)
+        self._num_lent[key] = self._num_lent.get(key, 0) + 1
+        try:
+            yield self._engines[key]
+        finally:
+            self._num_lent[key] -= 1
+            await self._close_idle()
+
+    async def _close_idle(self) -> None:
+        """Close the engines that were used longest ago, if there are many and nobody uses them."""
+        for key in list(self._engines):
+            if len(self._engines) <= MAX_VARIANTS:
+                return
+            if not self._num_lent[key]:
+                del self._num_lent[key]
+                await self._engines.pop(key).close()
+
+    async def close(self) -> None:
+        """Close all of them."""
+        while self._engines:
+            _, engine = self._engines.popitem()
+            await engine.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An engine under the name by which clients know its model. `variants` is None where fields cannot be passed on."""
+
+    name: str
+    engine: Engine
+    variants: EngineVariants | None = None
+    trial: Trial = field(default_factory=Trial)
+
+    @contextlib.asynccontextmanager
+    async def lend(self, fields: Mapping[str, Json]) -> AsyncIterator[Engine]:
+        """Give the engine for a request that passes these fields on."""
+        if not fields or self.variants is None:
+            yield self.engine
+            return
+        async with self.variants.lend(fields) as engine:
+            yield engine
+
+    async def close(self) -> None:
+        """Close the engine and its variants."""
+        if self.variants is not None:
+            await self.variants.close()
+        await self.engine.close()
+
+
+def make_upstream(text: str, name: str | None = None) -> Upstream:
+    """Return the engine that a spec names, with the name of its model unless another is given.
+
+    Raises UnknownName, BadSpec and what the factory raises.
+    """
+    spec = parse_spec(text)
+    engine: Engine = build("engine", spec)
+    takes_fields = "extra" in inspect.signature(factory("engine", spec.name)).parameters
+    return Upstream(name or model_name(spec), engine, EngineVariants(spec) if takes_fields else None)
+
+
+def model_name(spec: Spec) -> str:
+    """Return the model's name in an engine's spec, or the engine's where it names none: http:qwen is qwen."""
+    named = next((value for value in spec.args if isinstance(value, str) and value), None)
+    if named is None:
+        return spec.name
+    return Path(named).name or spec.name if Path(named).exists() else named

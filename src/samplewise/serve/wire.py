@@ -1,0 +1,484 @@
+"""Read requests of the OpenAI API, strictly. Pure.
+
+Every field of the API is in one of the lists below: honoured here, passed on to the endpoint behind the engine, ignored
+because it cannot change an answer, or refused. Anything else is refused too, with its name in `param`. A field that is
+null counts as left out, and a field that is refused may have its neutral value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from samplewise.core.text import as_one_line
+from samplewise.core.types import Json, Message
+
+Route = Literal["chat", "completions"]
+
+MAX_N = 128  # choices of one reply
+MAX_TOKENS = 131_072  # of one draw
+MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
+MAX_MESSAGES = 10_000
+MAX_TOP = 20  # likeliest tokens listed per position
+MAX_NAME = 2000  # characters of a model's name, which may hold a recipe
+ROLES = ("system", "developer", "user", "assistant")
+RETURNS = ("candidates", "votes")
+
+# Honoured by samplewise itself.
+HONOURED = {
+    "chat": (
+        *("model", "messages", "n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p"),
+        *("stop", "seed", "stream", "stream_options", "logprobs", "top_logprobs", "samplewise"),
+    ),
+    "completions": (
+        *("model", "prompt", "n", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "seed", "stream"),
+        *("stream_options", "logprobs", "samplewise"),
+    ),
+}
+# Sent with every draw to the endpoint behind the engine, unchanged; refused where the engine has none.
+PASSED = (
+    *("response_format", "frequency_penalty", "presence_penalty", "logit_bias", "reasoning_effort", "verbosity"),
+    *("repetition_penalty", "chat_template_kwargs", "structured_outputs", "guided_json", "guided_regex"),
+    *("guided_choice", "guided_grammar", "thinking", "enable_thinking", "min_tokens"),
+)
+# Without effect on an answer: about accounts, caches and records of the service that they were made for.
+IGNORED = (
+    *("user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
+    *("request_id",),
+)
+# Refused, with the reason. What comes back for them could not be returned, or not be chosen among.
+REFUSED: Mapping[str, str] = {
+    "tools": "calls of tools cannot be returned by the engines of this server",
+    "tool_choice": "calls of tools cannot be returned by the engines of this server",
+    "parallel_tool_calls": "calls of tools cannot be returned by the engines of this server",
+    "functions": "calls of functions cannot be returned by the engines of this server",
+    "function_call": "calls of functions cannot be returned by the engines of this server",
+    "audio": "there is no audio",
+    "modalities": "text is the only modality",
+    "prediction": "predicted outputs are not supported",
+    "web_search_options": "there is no web search",
+    "moderation": "there is no moderation",
+    "echo": "a prompt is not repeated; score a given text with the endpoint itself",
+    "suffix": "a text is continued at its end alone",
+    "best_of": "a recipe chooses: set model to, say, 'repeat(8) | best(likelihood)@MODEL'",
+    "prompt_logprobs": "a prompt is not scored; use the endpoint itself",
+    "return_token_ids": "token ids are not returned",
+    "ignore_eos": "a response ends where the model ends it",
+    "continue_final_message": "a response is not continued",
+    "add_generation_prompt": "a response is not continued",
+    "use_beam_search": "a recipe draws: there is no beam search",
+}
+# Values with which a field changes nothing. Those of `PASSED` are then left out.
+NEUTRAL: Mapping[str, tuple[Json, ...]] = {
+    "response_format": ({"type": "text"},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "repetition_penalty": (1,),
+    "chat_template_kwargs": ({},),
+    "min_tokens": (0,),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "modalities": (["text"],),
+    "echo": (False,),
+    "suffix": ("",),
+    "best_of": (1,),
+    "return_token_ids": (False,),
+    "ignore_eos": (False,),
+    "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
+    "use_beam_search": (False,),
+}
+
+
+class RequestError(Exception):
+    """A request that is answered with an error.
+
+    `kind` is OpenAI's `type`; `retry` whether the client should try again, None to leave that to the client.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "",
+        retry: bool | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.status, self.param, self.code = as_one_line(message, 2000), status, param, code
+        self.kind = kind or _kind(status)
+        self.retry, self.retry_after_s = retry, retry_after_s
+
+
+def _kind(status: int) -> str:
+    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    return kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
+
+
+class RequestLimits(NamedTuple):
+    """What a request may use at most, by its own word: tokens, USD, seconds. None is no limit."""
+
+    tokens: int | None = None
+    usd: float | None = None
+    seconds: float | None = None
+
+
+class Wishes(NamedTuple):
+    """The field `samplewise` of a body, and what the headers say of the same."""
+
+    recipe: str | None = None
+    draws: int | None = None  # the header X-ITS-Budget
+    limits: RequestLimits = RequestLimits()
+    returned: frozenset[str] = frozenset()  # of RETURNS
+    read: str | None = None  # how an answer is read: "number", "json('total')" ...
+    progress: bool = False  # in a stream, as reasoning
+
+
+class DrawFields(NamedTuple):
+    """How each response is to be drawn; None is left to the recipe."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+
+
+class Call(NamedTuple):
+    """A request for completions, checked."""
+
+    route: Route
+    model: str
+    messages: tuple[Message, ...]
+    fields: DrawFields = DrawFields()
+    n: int = 1
+    seed: int | None = None
+    stream: bool = False
+    include_usage: bool = False
+    logprobs: int | None = None  # likeliest tokens listed per position; None: no log-probs at all
+    passed: Mapping[str, Json] = {}  # fields for the endpoint
+    wishes: Wishes = Wishes()
+
+
+def parse_body(data: bytes) -> dict[str, Json]:
+    """Return a body's JSON object. Raises RequestError."""
+    try:
+        body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise RequestError("the body is not UTF-8") from None
+    except RecursionError:
+        raise RequestError("the body is nested too deeply") from None
+    except ValueError as error:
+        raise RequestError(f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise RequestError("the body must be a JSON object")
+    return body
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def parse_call(body: Mapping[str, Json], route: Route, headers: Mapping[str, str] | None = None) -> Call:
+    """Return the request that a body and its headers make. `headers` must ignore case. Raises RequestError."""
+    given = {name: value for name, value in body.items() if value is not None}
+    _check_known(given, route)
+    fields = _Fields(given)
+    model = fields.text("model", MAX_NAME)
+    if not model:
+        raise RequestError("name a model; GET /v1/models lists them", param="model")
+    return Call(
+        route=route,
+        model=model,
+        messages=_messages(given.get("messages")) if route == "chat" else _prompt(given.get("prompt")),
+        fields=DrawFields(
+            temperature=fields.number("temperature", 0.0, 2.0),
+            top_p=fields.number("top_p", 0.0, 1.0, above=True),
+            top_k=_top_k(fields.count("top_k", -1, 1_000_000)),
+            min_p=fields.number("min_p", 0.0, 1.0, below=True),
+            stop=_stop(given.get("stop")),
+            max_tokens=_max_tokens(fields),
+        ),
+        n=fields.count("n", 1, MAX_N) or 1,
+        seed=fields.count("seed", -(1 << 63), (1 << 64) - 1),
+        stream=fields.flag("stream"),
+        include_usage=_include_usage(given),
+        logprobs=_logprobs(fields, route),
+        passed={name: given[name] for name in PASSED if name in given and not _is_neutral(name, given[name])},
+        wishes=_wishes(given.get("samplewise"), headers or {}),
+    )
+
+
+def _check_known(given: Mapping[str, Json], route: Route) -> None:
+    """Raise RequestError for a field that is refused or not known."""
+    for name, value in given.items():
+        if name in HONOURED[route] or name in PASSED or name in IGNORED:
+            continue
+        if name in REFUSED:
+            if _is_neutral(name, value):
+                continue
+            raise RequestError(f"{name} is not supported: {REFUSED[name]}", param=name, code="unsupported_parameter")
+        raise RequestError(f"unknown field: {name}", param=name, code="unknown_parameter")
+
+
+def _is_neutral(name: str, value: Json) -> bool:
+    listed = NEUTRAL.get(name, ())
+    return any(value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in listed)
+
+
+class _Fields:
+    """Fields of an object by kind. Each raises RequestError with the name of the field."""
+
+    def __init__(self, given: Mapping[str, Json], prefix: str = "") -> None:
+        self._given, self._prefix = given, prefix
+
+    def number(self, name: str, least: float, most: float, *, above: bool = False, below: bool = False) -> float | None:
+        value = self._given.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(name, f"must be a number, got {_shown(value)}")
+        is_low = value < least or (above and value == least)
+        if is_low or value > most or (below and value == most):
+            low, high = "above" if above else "at least", "below" if below else "at most"
+            raise self.error(name, f"must be {low} {least:g} and {high} {most:g}, got {_shown(value)}")
+        return float(value)
+
+    def count(self, name: str, least: int, most: int) -> int | None:
+        value = self._given.get(name)
+        if value is None:
+            return None
+        if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+            value = int(value)  # as some clients write whole numbers
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.error(name, f"must be a whole number, got {_shown(value)}")
+        if not least <= value <= most:
+            raise self.error(name, f"must be {least} to {most}, got {_shown(value)}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self._given.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise self.error(name, f"must be true or false, got {_shown(value)}")
+        return value is True
+
+    def text(self, name: str, most: int) -> str | None:
+        value = self._given.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self.error(name, f"must be a string, got {_shown(value)}")
+        if len(value) > most:
+            raise self.error(name, f"must have at most {most:,} characters")
+        return _checked(value, f"{self._prefix}{name}")
+
+    def error(self, name: str, what: str) -> RequestError:
+        return RequestError(f"{self._prefix}{name} {what}", param=f"{self._prefix}{name}")
+
+
+def _shown(value: Json) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=True)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number that is too long"
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _checked(text: str, param: str) -> str:
+    """Return a text that can be written as UTF-8. JSON can spell halves of a character, which nothing accepts."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RequestError(f"{param} holds half a character (a lone surrogate)", param=param) from None
+    return text
+
+
+def _max_tokens(fields: _Fields) -> int | None:
+    newer = fields.count("max_completion_tokens", 1, MAX_TOKENS)
+    older = fields.count("max_tokens", 1, MAX_TOKENS)
+    return older if newer is None else newer
+
+
+def _top_k(value: int | None) -> int | None:
+    return 0 if value == -1 else value
+
+
+def _stop(value: Json) -> tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if listed is None:
+        return ()
+    if not isinstance(listed, list) or not all(text is None or isinstance(text, str) for text in listed):
+        raise RequestError(f"stop must be a string or a list of strings, got {_shown(value)}", param="stop")
+    texts = tuple(dict.fromkeys(_checked(text, "stop") for text in listed if text))
+    if len(texts) > MAX_STOPS or any(len(text) > MAX_STOP_LENGTH for text in texts):
+        raise RequestError(f"stop has at most {MAX_STOPS} texts of {MAX_STOP_LENGTH} characters", param="stop")
+    return texts
+
+
+def _include_usage(given: Mapping[str, Json]) -> bool:
+    options = given.get("stream_options")
+    if options is None:
+        return False
+    if given.get("stream") is not True:
+        raise RequestError("stream_options is for stream: true alone", param="stream_options")
+    if not isinstance(options, dict):
+        raise RequestError(f"stream_options must be an object, got {_shown(options)}", param="stream_options")
+    for name, value in options.items():
+        if name not in ("include_usage", "include_obfuscation", "continuous_usage_stats"):
+            raise RequestError(f"unknown field: stream_options.{name}", param=f"stream_options.{name}")
+        if name != "include_usage" and value not in (None, False):
+            raise RequestError(f"stream_options.{name} is not supported", param=f"stream_options.{name}")
+    return _Fields(options, "stream_options.").flag("include_usage")
+
+
+def _logprobs(fields: _Fields, route: Route) -> int | None:
+    if route == "completions":
+        return fields.count("logprobs", 0, MAX_TOP)
+    listed = fields.count("top_logprobs", 0, MAX_TOP)
+    if not fields.flag("logprobs"):
+        if listed:
+            raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+        return None
+    return listed or 0
+
+
+def _messages(listed: Json) -> tuple[Message, ...]:
+    if not isinstance(listed, list) or not listed:
+        raise RequestError("messages must be a list of at least one message", param="messages")
+    if len(listed) > MAX_MESSAGES:
+        raise RequestError(f"messages has more than {MAX_MESSAGES:,} messages", param="messages")
+    messages = tuple(_message(f"messages[{index}]", message) for index, message in enumerate(listed))
+    if not any(message.content.strip() for message in messages):
+        raise RequestError("messages hold no text", param="messages")
+    return messages
+
+
+def _message(param: str, message: Json) -> Message:
+    if not isinstance(message, dict):
+        raise RequestError(f"{param} must be an object with role and content", param=param)
+    role = message.get("role")
+    if role in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
+        raise RequestError(f"{param}: {REFUSED['tools']}", param=param, code="unsupported_parameter")
+    if not isinstance(role, str) or role not in ROLES:
+        raise RequestError(f"{param}.role must be one of {', '.join(ROLES)}, got {_shown(role)}", param=f"{param}.role")
+    # an assistant's own reasoning, refusals and annotations come back with a conversation: templates leave them out
+    known = ("role", "content", "name", "refusal", "annotations", "audio", "tool_calls", "function_call")
+    for name, value in message.items():
+        if name not in (*known, "reasoning", "reasoning_content", "samplewise"):
+            raise RequestError(f"unknown field: {param}.{name}", param=f"{param}.{name}", code="unknown_parameter")
+        if name == "audio" and value is not None:
+            raise RequestError(f"{param}.audio is not supported", param=f"{param}.audio")
+    return Message(role, _checked(_content(f"{param}.content", message.get("content")), f"{param}.content"))
+
+
+def _content(param: str, content: Json) -> str:
+    """Return a message's text, given as such or in parts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        raise RequestError(f"{param} must be a string, or a list of text parts", param=param)
+    texts = []
+    for index, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text":
+            what = f"parts of type {_shown(kind)} are not supported: the engines of this server take text alone"
+            raise RequestError(f"{param}[{index}]: {what}", param=f"{param}[{index}]", code="unsupported_content")
+        if not isinstance(part.get("text"), str):
+            raise RequestError(f"{param}[{index}].text must be a string", param=f"{param}[{index}].text")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _prompt(prompt: Json) -> tuple[Message, ...]:
+    """Return the prompt of a completions request as one message of the user."""
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if isinstance(prompt, list) and prompt and all(isinstance(item, str) for item in prompt):
+        raise RequestError("send one prompt a request; several are not supported", param="prompt")
+    if isinstance(prompt, list):
+        raise RequestError("a prompt of token ids is not supported: send text", param="prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise RequestError("prompt must be a text that is not empty", param="prompt")
+    return (Message("user", _checked(prompt, "prompt")),)
+
+
+# --- the field `samplewise`, and headers ------------------------------------------------------------------------------
+
+
+def _wishes(ours: Json, headers: Mapping[str, str]) -> Wishes:
+    """Return what the body's `samplewise` field says, and where it says nothing, the headers."""
+    for name in ("X-ITS-Endpoint", "X-ITS-API-Key"):
+        if name in headers:
+            raise RequestError(f"the header {name} is refused: the operator sets the endpoint and its key", param=name)
+    if ours is not None and not isinstance(ours, dict):
+        raise RequestError(f"samplewise must be an object, got {_shown(ours)}", param="samplewise")
+    given = {name: value for name, value in (ours or {}).items() if value is not None}
+    for name in given:
+        if name not in ("recipe", "budget", "return", "read", "progress"):
+            raise RequestError(f"unknown field: samplewise.{name}", param=f"samplewise.{name}")
+    fields = _Fields(given, "samplewise.")
+    header = headers.get("X-Samplewise-Recipe")
+    if header is not None and len(header) > MAX_NAME:
+        raise RequestError(f"X-Samplewise-Recipe has more than {MAX_NAME:,} characters", param="X-Samplewise-Recipe")
+    recipe = fields.text("recipe", MAX_NAME) or header or None
+    return Wishes(
+        recipe=recipe,
+        draws=_num_draws(headers.get("X-ITS-Budget")),
+        limits=_limits(given.get("budget")),
+        returned=_returned(given.get("return")),
+        read=fields.text("read", 200),
+        progress=fields.flag("progress"),
+    )
+
+
+def _num_draws(header: str | None) -> int | None:
+    if header is None:
+        return None
+    if not header.isascii() or not header.isdigit() or not 1 <= int(header[:9]) <= 10_000 or len(header) > 9:
+        raise RequestError("X-ITS-Budget must be a number of draws, 1 to 10,000", param="X-ITS-Budget")
+    return int(header)
+
+
+def _limits(budget: Json) -> RequestLimits:
+    if budget is None:
+        return RequestLimits()
+    if not isinstance(budget, dict):
+        raise RequestError("samplewise.budget must be an object with tokens, usd or seconds", param="samplewise.budget")
+    for name in budget:
+        if name not in RequestLimits._fields:
+            raise RequestError(f"unknown field: samplewise.budget.{name}", param=f"samplewise.budget.{name}")
+    fields = _Fields(budget, "samplewise.budget.")
+    return RequestLimits(
+        tokens=fields.count("tokens", 1, 10**12),
+        usd=fields.number("usd", 0.0, 1e6, above=True),
+        seconds=fields.number("seconds", 0.0, 86_400.0, above=True),
+    )
+
+
+def _returned(listed: Json) -> frozenset[str]:
+    if listed is None:
+        return frozenset()
+    if not isinstance(listed, list) or not all(isinstance(name, str) and name in RETURNS for name in listed):
+        raise RequestError(
+            f"samplewise.return is a list of {' and '.join(RETURNS)}, got {_shown(listed)}", param="samplewise.return"
+        )
+    return frozenset(listed)
+
+
+def read_timeout_s(headers: Mapping[str, str]) -> float | None:
+    """Return how many seconds the client waits between two bytes, by its own word; None if it does not say."""
+    try:
+        seconds = float(headers.get("x-stainless-read-timeout", ""))
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < math.inf else None

@@ -1,0 +1,145 @@
+"""The bench on a real language model: its arithmetic on made-up pools, and its page from the recorded ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench.real.benchmarks import BENCHMARKS
+from bench.real.draw import shape_of
+from bench.real.explore import group
+from bench.real.figures import Dealt, Difference, at_equal, chosen_by, dealt_orders, joined, passes, solved
+from bench.real.methods import METHODS
+from bench.real.page import picture, renewed
+from bench.real.pools import Pools, Row, Sitting, read_pools, write_pools
+from bench.real.power import importance, returned
+
+from samplewise.core.keys import Key
+from samplewise.recipe import parse_choice
+
+
+def row(grades: str, arms: tuple[str, ...] = (), question: str = "q", helpers: float = 0.0, **fields: object) -> Row:
+    """Return a row whose draws are right where `grades` has a 1; each costs 10 tokens, 4 of them drawn."""
+    num = len(grades)
+    right = tuple(float(grade) for grade in grades)
+    answers = tuple("right" if grade else f"wrong {i % 2}" for i, grade in enumerate(right))
+    whole = Row("m", question, answers, right, (4,) * num, (10.0,) * num, (-1.0,) * num, helpers, arms=arms)
+    return whole._replace(**fields)  # type: ignore[arg-type]
+
+
+def test_pass_at_k_is_that_of_all_subsets() -> None:
+    grades = "0100010"
+    every = [any(grades[i] == "1" for i in some) for some in itertools.combinations(range(7), 3)]
+    figure = passes(Dealt([row(grades)], 0.5), 3)
+    assert figure.values[0] == pytest.approx(np.mean(every))
+    assert figure.tokens == pytest.approx(30)
+    assert figure.seconds == pytest.approx(3 * 4 * 0.5)
+
+
+def test_a_mix_is_dealt_to_families_in_turn_and_in_a_family_to_variants() -> None:
+    arms = ("direct", "direct", "role/1", "role/1", "role/2", "role/2", "idea.single/1", "idea.single/2")
+    families = ["direct", "role", "idea"]
+    seconds: Counter[str] = Counter()
+    for order in dealt_orders(arms, Key(3), 300).tolist():
+        assert sorted(order) == list(range(8))
+        dealt = [arms[i] for i in order]
+        assert dealt[0] == "direct"
+        for start in (0, 3):  # two whole turns
+            assert sorted(a.split("/")[0].split(".")[0] for a in dealt[start : start + 3]) == sorted(families)
+        roles = [a for a in dealt if a.startswith("role")]
+        assert {roles[0], roles[1]} == {"role/1", "role/2"}  # each variant once before one of them again
+        seconds[dealt[1][:4]] += 1
+    # either of the other families with probability one half; outside 100..200 of 300 with probability 1e-8
+    assert 100 < seconds["role"] < 200
+
+
+def test_draws_of_one_arm_are_shuffled_evenly() -> None:
+    firsts = Counter(order[0] for order in dealt_orders(("direct",) * 4, Key(1), 2000).tolist())
+    assert all(400 < firsts[i] < 600 for i in range(4))  # 500 expected, deviation 19.4: false alarm 1e-6
+
+
+def test_helpers_are_paid_once_and_draws_each() -> None:
+    dealt = Dealt([row("0101", helpers=7.0)], 1.0)
+    assert dealt.at(solved, 2).tokens == pytest.approx(7 + 20)
+    both = joined(dealt, dealt)
+    assert both.at(solved, 8).tokens == pytest.approx(14 + 80)
+    assert len(both.rows[0].grades) == 8
+
+
+def test_equal_costs_mix_two_neighbors_and_never_extrapolate() -> None:
+    dealt = Dealt([row("01")], 1.0)
+    curve = [passes(dealt, 1), passes(dealt, 2)]  # .5 for 10 tokens, 1 for 20
+    assert at_equal(curve, (1, 2), 15)[0] == pytest.approx(0.75)
+    assert at_equal(curve, (1, 2), 1000)[0] == pytest.approx(1.0)
+    assert np.isnan(at_equal(curve, (1, 2), 9)[0])
+
+
+def test_selectors_see_answers_and_scores() -> None:
+    pool = row("0001", scores={"public_tests": (0.0, 0.0, 0.0, 1.0)})
+    vote, tests = (chosen_by(parse_choice(spec)[1])(pool) for spec in ("vote", "best(public_tests)"))
+    assert tests(range(4)) == 1.0
+    assert vote(range(4)) == 0.0  # "wrong 0" twice
+
+
+def test_one_response_by_weight() -> None:
+    weighted = row("10", log_weights=(np.log(3.0), 0.0))
+    figure = returned(Dealt([weighted], 1.0, 5.0))
+    assert figure.values[0] == pytest.approx(0.75)
+    assert (figure.tokens, figure.rounds) == (20.0, 5.0)
+    # importance weights of p ** 4 on draws from p: p ** 3
+    plain = row("10" + "0" * 14, logps=(0.0, -1.0) + (-50.0,) * 14)
+    assert importance(Dealt([plain], 1.0)).values[0] == pytest.approx(1 / (1 + np.exp(-3)))
+    assert importance(Dealt([plain], 1.0)).tokens == pytest.approx(160)
+
+
+def test_a_group_counts_fewer_draws_at_equal_tokens() -> None:
+    dealt = Dealt([row("1" + "0" * 15)], 1.0)
+    assert group(dealt, 16.0).values[0] == 1.0
+    # 8.5 of 16 draws hold the right one with probability 8.5 / 16; 100 orders, deviation .05: false alarm 1e-4
+    assert group(dealt, 8.5).values[0] == pytest.approx(8.5 / 16, abs=0.2)
+    assert group(dealt, 8.5).tokens == pytest.approx(85)
+
+
+def test_a_difference_says_what_it_shows() -> None:
+    words = [Difference(0.1, 0.01, 0.2).word, Difference(0.1, -0.01, 0.2).word, Difference(-0.1, -0.2, -0.01).word]
+    assert words == ["confirmed", "not seen", "opposite"]
+
+
+def test_programs_that_differ_in_names_alone_have_one_shape() -> None:
+    first = "def f(a, b):\n    '''Add.'''\n    # of two\n    total = a + b\n    return total\n"
+    assert shape_of(first) == shape_of("def f(x: int, y) -> int:\n    s = x + y\n    return s")
+    assert shape_of(first) != shape_of("def f(a, b):\n    total = a - b\n    return total\n")
+    assert shape_of("not python (") != shape_of("nor this )")
+
+
+def test_pools_come_back_as_they_were(tmp_path: Path) -> None:
+    rows = [
+        row("01", question="é", scores={"public_tests": (None, 0.5)}, shapes=("a", None), figures={"clipped": 0.5}),
+        row("11", arms=("direct", "role/1"), log_weights=(0.5, 0.0), helpers=3.0, logps=(None, -2.5)),
+    ]
+    pools = Pools({(r.method, r.question): r for r in rows}, (Sitting("m", 2, 1.5, 2.5, 16),))
+    write_pools("made-up", pools, tmp_path)
+    assert read_pools("made-up", tmp_path) == pools
+    assert read_pools("made-up", tmp_path).seconds_per_token("m") == pytest.approx(2.5 / 16)
+
+
+def test_a_block_of_the_page_is_filled_in_and_no_other() -> None:
+    page = "before\n<!-- power: gsm8k -->\nold\n<!-- end -->\n<!-- other -->\nkept\n<!-- end -->\n"
+    assert renewed(page, {"power: gsm8k": "new"}) == page.replace("old", "\nnew\n")
+
+
+def test_a_picture_shows_every_method() -> None:
+    figures = {
+        f"vote of {k}": {"accuracy": 0.4 + k / 100, "low": 0.3, "high": 0.7, "tokens": 100.0 * k} for k in (1, 4)
+    } | {"a < b": {"accuracy": 0.5, "low": 0.4, "high": 0.6, "tokens": 50.0}}
+    drawn = picture("title", figures, "tokens")
+    assert drawn.count("<circle") == 3 + 2  # three marks, two entries of the legend
+    assert "a &lt; b" in drawn
+
+
+def test_methods_have_names_of_their_own_and_known_benchmarks() -> None:
+    assert len({method.name for method in METHODS}) == len(METHODS)
+    assert {name for method in METHODS for name in method.benchmarks} <= set(BENCHMARKS)

@@ -1,0 +1,49 @@
+"""A task of lm-eval through the server, by its `local-chat-completions`: prints one JSON object with its accuracy."""
+
+import json
+import os
+import sys
+
+from puzzles import PUZZLES, is_24
+
+url, key, _ = sys.argv[1:]
+os.environ |= {"OPENAI_API_KEY": key, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+from lm_eval import simple_evaluate  # noqa: E402
+from lm_eval.api.task import ConfigurableTask  # noqa: E402
+
+
+def solved(document, results):
+    """Score an answer of the task's."""
+    return {"solved": float(is_24(results[0], document["numbers"]))}
+
+
+rows = [{"question": f"make 24 from {numbers}", "numbers": numbers} for numbers in PUZZLES]
+task = ConfigurableTask(
+    config={
+        "task": "puzzles",
+        "custom_dataset": lambda **_: {"test": rows},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{numbers}}",
+        "process_results": solved,
+        "metric_list": [{"metric": "solved", "aggregation": "mean", "higher_is_better": True}],
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 48, "temperature": 1.0, "do_sample": True},
+    }
+)
+results = simple_evaluate(
+    model="local-chat-completions",
+    model_args={
+        "model": "solve@tiny",
+        "base_url": f"{url}/chat/completions",
+        "tokenizer_backend": None,
+        "num_concurrent": 2,
+        "max_retries": 1,
+    },
+    tasks=[task],
+    apply_chat_template=True,
+    bootstrap_iters=0,
+)
+figures = results["results"]["puzzles"]
+print(json.dumps({"solved": next(v for k, v in figures.items() if k.startswith("solved")), "n": len(rows)}))

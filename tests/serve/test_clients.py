@@ -1,0 +1,151 @@
+"""Real clients through the server on the bundled model: each in its own process, from the environment .venv-clients.
+
+The recipe draws until a puzzle is solved, so that an answer is right whatever was drawn before it: of 64 draws of the
+bundled model at least one solves each of these puzzles, up to once in a million.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tests.serve.running import ROOT, running
+
+from samplewise.serve.keys import new_key
+
+HERE = Path(__file__).parent
+CLIENTS = HERE / "clients"
+PYTHON = ROOT / ".venv-clients" / "bin" / "python"
+SOLVE = "repeat(64) | until(passed(puzzle)) | best(puzzle)"
+NO_MODEL = "nothing/like-this"
+TIMEOUT_S = 120
+
+sys.path.insert(0, str(CLIENTS))
+from puzzles import is_24  # noqa: E402
+
+sys.path.remove(str(CLIENTS))
+
+pytestmark = [pytest.mark.clients, pytest.mark.slow]
+
+
+class Served(NamedTuple):
+    """Where the server is, and a key for it."""
+
+    url: str
+    key: str
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Serve the bundled model with keys, a preset and a store."""
+    folder = tmp_path_factory.mktemp("serve")
+    token, entry = new_key("tests")
+    (folder / "keys.toml").write_text(entry.replace("presets", "free"))
+    options = ["--engine", "tiny", "--preset", f"solve={SOLVE}", "--keys", str(folder / "keys.toml")]
+    log = folder / "log"
+    with running(log, *options, "--store", str(folder / "store.db")) as url:
+        yield Served(url, token, log)
+
+
+def run_client(name: str, served: Served) -> Any:
+    """Run a client's script, and return the JSON that it prints last."""
+    if not PYTHON.exists():
+        pytest.skip("the clients are not installed in .venv-clients: make test-clients installs them")
+    command = [str(PYTHON), str(CLIENTS / f"with_{name}.py"), served.url, served.key, NO_MODEL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    log = served.log.read_text(errors="replace")
+    assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-4000:]}\n{log[-2000:]}"
+    assert "Traceback" not in log
+    assert served.key not in log
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_openai(served: Served) -> None:
+    """Lists, whole, streamed, n, log-probs, headers, the older route, at once; errors that the client understands."""
+    seen = run_client("openai", served)
+    assert {"tiny", "solve@tiny"} <= set(seen["models"])
+    assert seen["model"] == "solve@tiny"
+    for way in ("sync", "stream"):
+        got = seen[way]
+        assert is_24(got["text"], "4 6 7 8"), got
+        assert got["finish"] == "stop"
+        usage, evidence = got["usage"], got["evidence"]
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+        assert evidence["spent"]["tokens"] == usage["total_tokens"]
+        assert 1 <= evidence["draws"] <= 64
+        assert usage["completion_tokens"] >= evidence["draws"]
+    assert seen["sync"]["headers"]["x-samplewise-run"] == seen["sync"]["evidence"]["run"]
+    assert len(seen["n"]["texts"]) == 3
+    assert seen["n"]["evidence"]["draws"] == 16
+    votes = seen["n"]["evidence"]["votes"]
+    assert len(set(seen["n"]["texts"])) == min(3, len(votes)) or len(votes) < 3
+    assert all(num is None or num > 0 for num in seen["n"]["logprobs"])
+    assert seen["header"] == 4
+    assert is_24(seen["completions"], "4 6 7 8")
+    assert all(is_24(text, "4 6 7 8") for text in seen["async"])
+    refused = seen["refused"]
+    assert refused["tools"] is None or refused["tools"][:2] == [400, "tools"]
+    assert refused["temperature"][:2] == [400, "temperature"]
+    assert refused["unknown"][:2] == [400, "temprature"]
+    assert refused["model"][0] == 404
+    assert refused["key"][0] == 401
+
+
+def test_litellm(served: Served) -> None:
+    seen = run_client("litellm", served)
+    assert is_24(seen["sync"]["text"], "4 6 7 8")
+    prompt, completion, total = seen["sync"]["usage"]
+    assert total == prompt + completion > 0
+    assert seen["sync"]["evidence"]["spent"]["tokens"] == total  # the field of our own comes through
+    assert is_24(seen["stream"]["text"], "4 6 7 8")
+    assert len(seen["n"]) == 2
+    assert seen["refused"] == {"model": "NotFoundError"}
+
+
+def test_langchain(served: Served) -> None:
+    seen = run_client("langchain", served)
+    assert is_24(seen["sync"]["text"], "4 6 7 8")
+    usage = seen["sync"]["usage"]
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"] > 0
+    assert is_24(seen["stream"]["text"], "4 6 7 8")
+    assert all(is_24(text, "4 6 7 8") for text in seen["async"])
+    assert seen["wishes"]["output_tokens"] >= 4
+
+
+def test_inspect(served: Served) -> None:
+    seen = run_client("inspect", served)
+    assert seen["status"] == "success", seen["error"]
+    assert seen["accuracy"] == 1.0, seen["texts"]
+    assert seen["tokens"] > 0
+
+
+def test_lm_eval(served: Served) -> None:
+    assert run_client("lm_eval", served) == {"solved": 1.0, "n": 3}
+
+
+def test_our_own_engine_and_doctor(served: Served, tmp_path: Path) -> None:
+    """The server stands in front of itself: a recipe over its plain model, and everything that it honours."""
+    engine = f'http("tiny", base_url="{served.url}", api_key="{served.key}")'
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def samplewise(*words: str) -> Any:
+        command = [sys.executable, "-m", "samplewise", *words, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_S, check=False)
+        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return json.loads(done.stdout.splitlines()[-1])
+
+    report = samplewise("doctor", "--engine", engine)
+    assert report, report
+    answer = samplewise("ask", "make 24 from 4 6 7 8", "--engine", engine, "--recipe", SOLVE)
+    assert is_24(answer["answer"], "4 6 7 8")
