@@ -136,6 +136,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "likelihood": "samplewise.verify.confidence:likelihood_score",
         "logp": "samplewise.verify.confidence:logp_score",
         "outputs": "samplewise.verify.outputs:outputs",
+        "pivot": "samplewise.verify.pivot:pivot",
         "public_tests": "samplewise.verify.code:public_tests",
         "puzzle": "samplewise.verify.puzzle:puzzle",
         "recorded": "samplewise.verify.recorded:recorded_score",
