@@ -23,7 +23,7 @@ from samplewise.runs.run import run_task
 from samplewise.store.database import Store
 from samplewise.tasks.base import Task
 from samplewise.verify.outputs import (
-    Call,
+    CallArguments,
     annotated_call,
     example_calls,
     generated_calls,
@@ -54,11 +54,11 @@ def test_inputs_are_the_calls_that_a_question_shows() -> None:
         "not Python(",
     )
     assert example_calls(asked) == (
-        Call(([1, 2],)),
-        Call(((1, -2.5),), (("k", "a"),)),
-        Call(({"a": 1},)),
-        Call(([3],), (("k", 2),)),
-        Call((4, 5)),
+        CallArguments(([1, 2],)),
+        CallArguments(((1, -2.5),), (("k", "a"),)),
+        CallArguments(({"a": 1},)),
+        CallArguments(([3],), (("k", 2),)),
+        CallArguments((4, 5)),
     )
     assert example_calls(asked._replace(facts={})) == ()
 
@@ -68,7 +68,11 @@ def test_inputs_are_lines_that_give_all_parameters_a_value() -> None:
         "def f(arr, k, sep=' '):\n  Input: arr = [-3, [4], 5], k = 12\n  For k = -1.5, arr = 'a\\'b' it is 3\n"
         "  arr == [1], k = 3\n  k: 2 alone\n  arr = [1, k = 3\n  arr = x, k = 3\n  arr: {'a': 1}, k: (1, 2)"
     )
-    assert example_calls(asked) == (Call(([-3, [4], 5], 12)), Call(("a'b", -1.5)), Call(({"a": 1}, (1, 2))))
+    assert example_calls(asked) == (
+        CallArguments(([-3, [4], 5], 12)),
+        CallArguments(("a'b", -1.5)),
+        CallArguments(({"a": 1}, (1, 2))),
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_inputs_are_lines_that_give_all_parameters_a_value() -> None:
 def test_without_an_example_inputs_follow_from_annotations(head: str, expected: tuple[object, ...] | None) -> None:
     call = annotated_call(question(f"Write it:\n\n    {head}\n        '''doc'''\n"))
     if "Optional" in head:
-        assert call == Call(("hello world", [3, 1, 2], (7, "hello world")))
+        assert call == CallArguments(("hello world", [3, 1, 2], (7, "hello world")))
     else:
         assert (None if call is None else call.args) == expected
 
@@ -103,7 +107,7 @@ values = st.recursive(
 @given(st.lists(values, min_size=1, max_size=3), st.integers(0, 20), st.integers(0, 9))
 def test_generated_inputs_are_of_the_same_types(args: list[object], num: int, seed: int) -> None:
     """They follow from the key, are different, and each can be written down and read again."""
-    examples = (Call(tuple(args)),)
+    examples = (CallArguments(tuple(args)),)
     calls = generated_calls(Key(seed), examples, num)
     assert calls == generated_calls(Key(seed), examples, num)
     assert len(calls) <= num
@@ -114,22 +118,22 @@ def test_generated_inputs_are_of_the_same_types(args: list[object], num: int, se
 
 
 def test_generated_inputs_stay_within_what_the_examples_show() -> None:
-    calls = generated_calls(KEY, (Call(([4, 7], "abc")), Call(([2], "b"))), 60)
+    calls = generated_calls(KEY, (CallArguments(([4, 7], "abc")), CallArguments(([2], "b"))), 60)
     assert len(calls) == 60
     for numbers, text in (call.args for call in calls):
         assert numbers, "no list of the examples is empty"
         assert all(number >= 1 for number in numbers), "and no number below 1"
         assert text
         assert set(text) <= set("abc")
-    assert min(call.args[0] for call in generated_calls(KEY, (Call((2,)), Call((3,))), 40)) == 1
-    negative = generated_calls(KEY, (Call((-1,)), Call((5,))), 40)
+    assert min(call.args[0] for call in generated_calls(KEY, (CallArguments((2,)), CallArguments((3,))), 40)) == 1
+    negative = generated_calls(KEY, (CallArguments((-1,)), CallArguments((5,))), 40)
     assert any(call.args[0] < -1 for call in negative)
 
 
 def test_examples_come_first_and_are_the_same_for_all() -> None:
     asked = question("f(9)", "assert f(2) == 4", "assert f(3) == 9")
     calls = shared_calls(KEY, asked, 8)
-    assert calls[:3] == (Call((2,)), Call((3,)), Call((9,)))
+    assert calls[:3] == (CallArguments((2,)), CallArguments((3,)), CallArguments((9,)))
     assert len(calls) == len(set(calls)) == 8
     assert shared_calls(KEY, asked, 2) == calls[:2]
     assert calls == shared_calls(KEY, asked, 8) != shared_calls(Key(6), asked, 8)
@@ -179,7 +183,7 @@ def test_outputs_of_programs() -> None:
         "def f(x",
         "def f(x):\n    x.append(1)",
     ]
-    ran = run_calls(programs, [Call((1,)), Call((2,))], "f")
+    ran = run_calls(programs, [CallArguments((1,)), CallArguments((2,))], "f")
     assert (
         ran[0]
         == ran[1]
@@ -190,7 +194,7 @@ def test_outputs_of_programs() -> None:
     assert ran[4] == ("!SystemExit", "!SystemExit")
     assert ran[5] == ("!failed", "!failed")
     assert ran[6] == ("!AttributeError", "!AttributeError")
-    (changed,) = run_calls(["def f(x):\n    x.append(1)"], [Call(([0],))], "f")
+    (changed,) = run_calls(["def f(x):\n    x.append(1)"], [CallArguments(([0],))], "f")
     assert changed == ("=list(None, tuple(list(0, 1)))",), "an argument changed in place is what it does"
 
 

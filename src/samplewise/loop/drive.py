@@ -87,10 +87,10 @@ def check_questions(recipe: Recipe, questions: Iterable[Question]) -> None:
     asked = tuple(questions)
     for name, verifier in recipe.verifiers.items():
         if isinstance(verifier, Judge):
-            check_fit(name, verifier, asked)
+            check_scorable(name, verifier, asked)
 
 
-def check_fit(name: str, judge: Judge, questions: Iterable[Question]) -> None:
+def check_scorable(name: str, judge: Judge, questions: Iterable[Question]) -> None:
     """Raise UsageError where the judge cannot score answers to any of the questions."""
     why = ""
     for question in questions if judge.unfit is not None else ():

@@ -151,7 +151,8 @@ def build_report(
         views=_views(store, entries, replays) if views else (),
         explored=_explored(entries, replays),
         passes=_passes(store, entries),
-        notes=(*_notes(measured), *_unanswered(store, entries), *_choices(store, entries)),
+        notes=(*_notes(measured), *_unanswered(store, entries)),
+        choices=_choices(store, entries),
     )
 
 

@@ -17,7 +17,7 @@ from samplewise.core.types import BatchVerifier, Generate, Pool, Usage, Verifier
 from samplewise.engines.base import Engine
 from samplewise.loop.context import RunContext
 from samplewise.loop.dispatch import Dispatcher
-from samplewise.loop.drive import check_fit, check_judge
+from samplewise.loop.drive import check_judge, check_scorable
 from samplewise.loop.keys import question_keys, run_key
 from samplewise.loop.ledger import Budget, Ledger
 from samplewise.loop.scoring import judge_pool
@@ -45,7 +45,7 @@ def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge]) -
     """
     for name, verify in verifiers.items():
         if isinstance(verify, Judge) and not verify.asks:
-            check_fit(name, verify, (record.problem.question for record in store.records(run)))
+            check_scorable(name, verify, (record.problem.question for record in store.records(run)))
     seed = next((stored.seed for stored in store.runs() if stored.id == run), 0)
     for record in store.records(run):
         question = record.problem.question
@@ -57,8 +57,8 @@ def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge]) -
                 if verify.asks:
                     raise SetupError(f"{name} has to ask an engine about run {run}: give select an --engine")
                 key = question_keys(run_key(seed), question.id).judge(name)
-                told = verify.scores(key, question, record.pool.candidates, record.answers, ())
-                for further, scores_of in told.items():
+                columns = verify.scores(key, question, record.pool.candidates, record.answers, ())
+                for further, scores_of in columns.items():
                     store.save_scores(run, question.id, f"{name}{further}", scores_of)
                 continue
             pairs = [(question, candidate) for candidate in record.pool.candidates]
@@ -79,7 +79,7 @@ async def rejudge(store: Store, run: Run, judges: Mapping[str, Judge], engine: E
     records = list(store.records(run.id))
     for name, judge in judges.items():
         check_judge(name, judge, engine)
-        check_fit(name, judge, (record.problem.question for record in records))
+        check_scorable(name, judge, (record.problem.question for record in records))
     spent = Usage()
     for index, record in enumerate(records):
         question = record.problem.question
@@ -90,8 +90,8 @@ async def rejudge(store: Store, run: Run, judges: Mapping[str, Judge], engine: E
         for name, judge in judges.items():
             if name not in scored and record.pool.candidates:
                 candidates = record.pool.candidates
-                told = await judge_pool(judge, keys.judge(name), question, candidates, record.answers, dispatcher)
-                for further, values in told.items():
+                columns = await judge_pool(judge, keys.judge(name), question, candidates, record.answers, dispatcher)
+                for further, values in columns.items():
                     store.save_scores(run.id, question.id, f"{name}{further}", values)
         spent = spent.plus(dispatcher.ledger.spent)
     members = {name: engine.member(Generate((), engine=name)).identity for name in ("", *sorted(engine.members))}

@@ -44,8 +44,8 @@ def sharpened(gamma: float = 2.0) -> Selector:
         index = int(np.searchsorted(cumulative, key.generator().random() * cumulative[-1], side="right"))
         answer = named[min(index, int(np.flatnonzero(probability)[-1]))]
         count = Counter(answers)
-        chance = dict(zip(named, probability.tolist(), strict=True))
-        weights = tuple(0.0 if each is None else chance[each] / count[each] for each in answers)
-        return Selection(answer, answers.index(answer), weights, {"probability": chance[answer]})
+        probability_of = dict(zip(named, probability.tolist(), strict=True))
+        weights = tuple(0.0 if each is None else probability_of[each] / count[each] for each in answers)
+        return Selection(answer, answers.index(answer), weights, {"probability": probability_of[answer]})
 
     return Selector("sharpened", choose)

@@ -66,6 +66,6 @@ class Judge:
         self, key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, replies: Replies
     ) -> dict[str, tuple[float, ...]]:
         """Return the scores (N,) under "", and further numbers under ".further"."""
-        told = self.detail(key, question, candidates, answers, replies) if self.detail is not None else {}
+        details = self.detail(key, question, candidates, answers, replies) if self.detail is not None else {}
         rated = self.rate(key, question, candidates, answers, replies)
-        return {"": rated, **{f".{further}": values for further, values in told.items()}}
+        return {"": rated, **{f".{further}": values for further, values in details.items()}}

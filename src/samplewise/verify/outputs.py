@@ -36,7 +36,7 @@ MARK = "samplewise output "
 RETURNED = "="  # begins the output of a call that returned
 
 
-class Call(NamedTuple):
+class CallArguments(NamedTuple):
     """The arguments of one call of the function, all of them literals."""
 
     args: tuple[Any, ...]
@@ -46,13 +46,13 @@ class Call(NamedTuple):
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 
-def example_calls(question: Question) -> tuple[Call, ...]:
+def example_calls(question: Question) -> tuple[CallArguments, ...]:
     """Return the different calls with literal arguments that a question shows, in order: those in its tests, those in
     its text, whose results need not be told, and lines of its text that give a value to each parameter."""
     name, text = str(question.facts.get("entry_point") or ""), _text_of(question)
     sources = [str(test) for test in question.facts.get("tests") or ()] if name else []
     sources += _written_calls(text, name) if name else []
-    calls: dict[str, Call] = {}
+    calls: dict[str, CallArguments] = {}
     for source in sources:
         try:
             tree = ast.parse(source)
@@ -89,28 +89,28 @@ def _written_calls(text: str, name: str) -> list[str]:
     return calls
 
 
-def _literal_call(node: ast.Call) -> Call | None:
+def _literal_call(node: ast.Call) -> CallArguments | None:
     try:
         args = tuple(ast.literal_eval(argument) for argument in node.args)
         kwargs = tuple((str(word.arg), ast.literal_eval(word.value)) for word in node.keywords if word.arg)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return None
-    return Call(args, kwargs) if len(kwargs) == len(node.keywords) else None
+    return CallArguments(args, kwargs) if len(kwargs) == len(node.keywords) else None
 
 
-def _assigned_calls(text: str, parameters: Sequence[str]) -> list[Call]:
+def _assigned_calls(text: str, parameters: Sequence[str]) -> list[CallArguments]:
     """Return a call for each line that gives a value to all parameters, as "arr = [1, 2], k = 3" does."""
     calls = []
     for line in text.splitlines() if parameters else ():
         values = []
         for name in parameters:
             start = re.search(rf"(?<![\w.]){re.escape(name)}\s*[=:]\s*(?!=)", line)
-            found = _leading_literal(line[start.end() :]) if start else None
-            if found is None:
+            literal = _leading_literal(line[start.end() :]) if start else None
+            if literal is None:
                 break
-            values.append(found[0])
+            values.append(literal[0])
         else:
-            calls.append(Call(tuple(values)))
+            calls.append(CallArguments(tuple(values)))
     return calls
 
 
@@ -155,17 +155,20 @@ def _text_of(question: Question) -> str:
     return "\n".join(message.content for message in question.messages)
 
 
-def annotated_call(question: Question) -> Call | None:
+def annotated_call(question: Question) -> CallArguments | None:
     """Return a call with a plain value for each annotation of the function's head, as the question shows it; None where
     a parameter has no annotation, or one without a plain value."""
     values = [_plain_value(parameter.annotation) for parameter in _required(_head(question))]
-    return Call(tuple(values)) if values and None not in values else None
+    return CallArguments(tuple(values)) if values and None not in values else None
 
 
 _PLAIN: Mapping[str, Any] = {
     **{"int": 7, "float": 2.5, "str": "hello world", "bool": True, "list": [3, 1, 2], "tuple": (3, 1, 2)},
     **{"dict": {"a": 1, "b": 2}, "set": {1, 2, 3}},
 }
+
+
+_SEVERAL: Mapping[type, list[Any]] = {int: [3, 1, 2], float: [2.5, 1.0, 4.5], str: ["bc", "a", "abc"]}
 
 
 def _plain_value(annotation: ast.expr | None) -> Any:
@@ -187,9 +190,7 @@ def _plain_value(annotation: ast.expr | None) -> Any:
     if kind in ("optional", "union"):
         return values[0]
     if kind in ("list", "sequence", "iterable", "set", "frozenset"):
-        several = {int: [3, 1, 2], float: [2.5, 1.0, 4.5], str: ["bc", "a", "abc"]}.get(
-            type(values[0]), [values[0]] * 2
-        )
+        several: list[Any] = _SEVERAL.get(type(values[0]), [values[0]] * 2)
         return set(several) if kind.endswith("set") and not isinstance(values[0], list | dict | set) else several
     if kind == "dict" and len(values) > 1 and None not in values and not isinstance(values[0], list | dict | set):
         return {values[0]: values[1]}
@@ -205,7 +206,7 @@ class _Shown(NamedTuple):
     has_empty: bool
 
     @classmethod
-    def of(cls, calls: Sequence[Call]) -> _Shown:
+    def of(cls, calls: Sequence[CallArguments]) -> _Shown:
         numbers: list[float] = []
         texts: list[str] = []
         has_empty = False
@@ -226,7 +227,7 @@ class _Shown(NamedTuple):
         return cls(-most if lowest < 0 else min(lowest, 1.0), most, "".join(sorted(set("".join(texts)))), has_empty)
 
 
-def generated_calls(key: Key, examples: Sequence[Call], num: int) -> tuple[Call, ...]:
+def generated_calls(key: Key, examples: Sequence[CallArguments], num: int) -> tuple[CallArguments, ...]:
     """Return up to `num` different calls, none of them an example: examples with one value or two changed.
 
     They follow from the key and the examples alone.
@@ -235,7 +236,7 @@ def generated_calls(key: Key, examples: Sequence[Call], num: int) -> tuple[Call,
         return ()
     rng, shown = key.fold("inputs").generator(), _Shown.of(examples)
     known = {repr(call) for call in examples}
-    calls: list[Call] = []
+    calls: list[CallArguments] = []
     for _ in range(TRIES * num):
         source = [*examples, *calls]
         call = source[int(rng.integers(len(source)))]
@@ -250,7 +251,7 @@ def generated_calls(key: Key, examples: Sequence[Call], num: int) -> tuple[Call,
     return tuple(calls)
 
 
-def _changed_call(call: Call, rng: np.random.Generator, shown: _Shown) -> Call:
+def _changed_call(call: CallArguments, rng: np.random.Generator, shown: _Shown) -> CallArguments:
     size = len(call.args) + len(call.kwargs)
     index = int(rng.integers(size)) if size else 0
     if index < len(call.args):
@@ -315,7 +316,7 @@ def _changed_items(items: list[Any], rng: np.random.Generator, change: Any, may_
     return [*items[:index], change(items[index]), *items[index + 1 :]]
 
 
-def shared_calls(key: Key, question: Question, num: int) -> tuple[Call, ...]:
+def shared_calls(key: Key, question: Question, num: int) -> tuple[CallArguments, ...]:
     """Return up to `num` calls on which all programs of a question run: its examples first, then generated ones."""
     examples = example_calls(question)[:num]
     if examples:
@@ -396,7 +397,7 @@ def _main(source, name, calls, seconds, mark):
 
 
 def run_calls(
-    solutions: Sequence[str], calls: Sequence[Call], entry_point: str, sandbox: Sandbox | None = None
+    solutions: Sequence[str], calls: Sequence[CallArguments], entry_point: str, sandbox: Sandbox | None = None
 ) -> list[tuple[str, ...] | None]:
     """Return the output of every call, a text, for each of the solutions (N,); None where the sandbox itself failed.
 

@@ -51,10 +51,10 @@ def pivot_pairs(order: Sequence[int], pivots: Sequence[int]) -> list[tuple[int, 
     in_ring = set(ring_pairs(order))
     pairs = []
     for rank, pivot in enumerate(pivots):
-        for place, other in enumerate(order):
+        for index, other in enumerate(order):
             if other == pivot or other in pivots[:rank]:
                 continue
-            pair = (other, pivot) if (place + rank) % 2 else (pivot, other)
+            pair = (other, pivot) if (index + rank) % 2 else (pivot, other)
             pairs.append(pair[::-1] if pair in in_ring else pair)
     return pairs
 
