@@ -42,9 +42,9 @@ MODEL = "qwen-coder"
 
 
 def default_engine() -> str:
-    """Return the spec of the model's folder, in 32 bits."""
+    """Return the spec of the model's folder, in the precision that its weights come in."""
     home = os.environ.get("SAMPLEWISE_MODELS") or Path.home() / ".cache" / "samplewise-models"
-    return f"local('{Path(home) / MODEL}', device='cpu', max_rows=192)"
+    return f"local('{Path(home) / MODEL}', device='cpu', dtype='bfloat16', max_rows=256)"
 
 
 def show_size(console: Console, methods: Sequence[Method], names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.about import cpu
 from bench.real.benchmarks import Benchmark, chunks, load
 from bench.real.methods import Method
 from bench.real.pools import Pools, Row, Sitting, read_pools, write_pools
@@ -80,11 +81,17 @@ def draw(benchmark: Benchmark, method: Method, chunk: Task, engine: Any, store: 
     )
     if summary.cancelled:
         return False
-    record(benchmark, method, chunk, store, summary.run)
+    record(benchmark, method, chunk, store, summary.run, describe(engine))
     return True
 
 
-def record(benchmark: Benchmark, method: Method, chunk: Task, store: Store, run_id: str) -> None:
+def describe(engine: Any) -> str:
+    """Return an engine's name, the precision of its weights where they are here, and the processor."""
+    checkpoint = getattr(engine, "checkpoint", None)
+    return ", ".join([engine.name, *([checkpoint.dtype] if checkpoint else []), cpu()])
+
+
+def record(benchmark: Benchmark, method: Method, chunk: Task, store: Store, run_id: str, engine: str) -> None:
     """Write a finished run's draws into the recorded pools."""
     run = next(run for run in store.runs() if run.id == run_id)
     pools = read_pools(benchmark.name)
@@ -99,7 +106,7 @@ def record(benchmark: Benchmark, method: Method, chunk: Task, store: Store, run_
         )._replace(figures=figures.get(question, {}))
     notes = [data for _, kind, data in store.events(run.id) if kind == "sitting"]
     seconds, processor_s, tokens = (sum(values) for values in zip(*notes, strict=True))
-    sitting = Sitting(method.name, len(problems), round(seconds, 1), round(processor_s, 1), tokens)
+    sitting = Sitting(method.name, len(problems), round(seconds, 1), round(processor_s, 1), tokens, engine)
     write_pools(benchmark.name, Pools(rows, (*pools.sittings, sitting)))
 
 

@@ -54,6 +54,7 @@ class Sitting(NamedTuple):
     seconds: float
     processor_s: float
     tokens: int
+    engine: str = ""  # its name, precision and processor
 
 
 class Pools(NamedTuple):

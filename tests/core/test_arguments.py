@@ -158,7 +158,7 @@ EXAMPLES = [
         "repeat(1000000000000000000)",
         "repeat: num_samples must be at most 10,000,000, got 1000000000000000000",
     ),
-    ("sampler", "tempering(alphas=(1, 'a'))", "tempering: alphas must be a list of numbers, got (1, 'a')"),
+    ("sampler", "tempering(alphas=(1, 'a'))", "tempering: alphas must be a list of numbers or a text, got (1, 'a')"),
     ("explore", "css(order='x')", "css: order must be chain or vocabulary, got 'x'"),
     ("engine", "team(tiny, strong=3)", "team: strong must be a text, got 3"),
     ("arm", "ladder(1, 'a')", "ladder: temperatures must be a number, got 'a'"),

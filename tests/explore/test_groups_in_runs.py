@@ -310,6 +310,27 @@ def test_no_strength_is_plain_draws(tiny: Any) -> None:
     assert none.spent == plain.spent
 
 
+def test_a_group_gives_one_answer(tiny: Any) -> None:
+    """Through the whole way, and from the store: what follows the cue is the same text for all who came to it."""
+    line = "repeat(8, explore=consensus(start='=', answer_tokens=6), max_tokens=40) | vote"
+    with Store(":memory:") as store:
+        found = made(tiny, line, store)
+        answers = [c.text.split("=", 1)[1] for c in found.pool.candidates if "=" in c.text]
+        (told,) = [group for info in found.trace for group in info["explored"]]  # type: ignore[index, call-overload, union-attr]
+        assert told["problem"] == ""
+        assert told["numbers"]["members"] == len(answers) > 1
+        assert len(set(answers)) == 1
+        assert len({c.text for c in found.pool.candidates}) > 1
+        again = made(tiny, line, store)
+        assert (again.pool, again.paid) == (found.pool, Usage())
+
+
+def test_consensus_takes_no_waves(tiny: Any) -> None:
+    found = made(tiny, "repeat(4, explore=consensus(start='='), wave=2, max_tokens=80) | vote")
+    assert found.pool.num_failed == 4
+    assert not found.pool.candidates
+
+
 @pytest.mark.parametrize(
     "line",
     ["repeat(8, explore=lss, max_tokens=40)", "vary(permute(2)) | repeat(9, explore=lss, wave=3, max_tokens=40)"],

@@ -11,7 +11,7 @@ import pytest
 from samplewise.core.registry import build
 from samplewise.explore import controls
 from samplewise.explore.controls import Reshape, cold, frozen_distiller, hot, zero
-from samplewise.explore.settings import Esamp, ExploreSettings, arithmetic, css, esamp, lss
+from samplewise.explore.settings import Esamp, ExploreSettings, arithmetic, consensus, css, esamp, lss
 
 EVERY = [
     esamp(),
@@ -28,6 +28,9 @@ EVERY = [
     controls.top_sigma(2.0),
     controls.top_entropy(),
     arithmetic(),
+    consensus(),
+    consensus(1.0, start="\\boxed{", answer_tokens=8),
+    consensus(start='it\'s "so":\n'),
 ]
 
 
@@ -68,6 +71,10 @@ def test_who_needs_the_states_after_the_first_block() -> None:
         (lambda: esamp(width=0), "width must be a whole number of at least 1, got 0"),
         (lambda: css(1.5), "min_cosine must be at least -1 and at most 1, got 1.5"),
         (lambda: lss(sigma=0), "sigma must be above 0, got 0"),
+        (lambda: consensus(0.0), "gamma must be above 0, got 0.0"),
+        (lambda: consensus(start=" \n"), "start must be a text that is not blank, got ' "),
+        (lambda: consensus(start=7), "start must be a text that is not blank, got 7"),  # type: ignore[arg-type]
+        (lambda: consensus(answer_tokens=0), "answer_tokens must be a whole number of at least 1, got 0"),
         (lambda: Reshape(heat=0), "heat must be above 0, got 0"),
         (lambda: hot(0.9), "heat must be at least 1, got 0.9"),
         (lambda: cold(1.5), "heat must be above 0 and at most 1, got 1.5"),

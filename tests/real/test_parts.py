@@ -37,11 +37,12 @@ SAMPLERS: Mapping[str, Sequence[str]] = {
     "repeat": [POOL, "repeat(4, temperature=0.7, top_k=50, top_p=0.9, min_p=0.01, max_tokens=8)"],
     "sir": ["sir(4, max_tokens=8)", "sir(4, top_k=20, max_tokens=8)"],
     "smc": ["smc(4, block=3, max_tokens=8)"],
-    "tempering": ["tempering((1.5, 2.0, 3.0), 2, max_tokens=8)"],
+    "tempering": ["tempering((1.5, 2.0, 3.0), 2, max_tokens=8)", "tempering('qwen3-gpqa', 2, max_tokens=8)"],
 }
 EXPLORE: Mapping[str, Sequence[str]] = {
     "arithmetic": ["arithmetic"],
     "cold": ["cold"],
+    "consensus": ["consensus(start='1', answer_tokens=2)"],
     "css": ["css"],
     "esamp": ["esamp", "esamp(learner='ridge')"],
     "frozen": ["frozen"],
@@ -54,6 +55,7 @@ EXPLORE: Mapping[str, Sequence[str]] = {
     "zero": ["zero"],
 }
 STOPS: Mapping[str, str] = {
+    "agreement": "agreement(2)",
     "asc": "asc",
     "asc_dirichlet": "asc_dirichlet",
     "bayes_factor": "bayes_factor",
@@ -78,6 +80,7 @@ STOPS: Mapping[str, str] = {
     "sprt": "sprt",
     "ucb_pandora": "ucb_pandora(reward, price=0.01, first=3, cap=6)",
     "vote_e": "vote_e",
+    "vote_plan": "vote_plan(cap=6)",
     "vote_share": "vote_share",
 }
 SELECTORS: Mapping[str, str] = {

@@ -65,6 +65,14 @@ def serve_models(
     ] = 0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a draw where nobody names a limit")] = 2048,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="The longest that a request may draw")] = 600.0,
+    quiet_seconds: Annotated[
+        float,
+        typer.Option(
+            "--quiet-seconds",
+            min=0.0,
+            help="After these a reply that is not streamed is kept alive by newlines; 0: never",
+        ),
+    ] = 15.0,
     log_requests: Annotated[
         bool, typer.Option("--log/--no-log", help="Write a JSON line for each request to standard error")
     ] = True,
@@ -102,6 +110,7 @@ def serve_models(
         plain_below=plain_below,
         max_tokens=max_tokens,
         seconds=seconds,
+        quiet_s=quiet_seconds or None,
     )
     context = _tls(tls_cert, tls_key)
     with contextlib.ExitStack() as stack:

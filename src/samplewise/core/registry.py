@@ -71,6 +71,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
     },
     "explore": {
         "arithmetic": "samplewise.explore.settings:arithmetic",
+        "consensus": "samplewise.explore.settings:consensus",
         "css": "samplewise.explore.settings:css",
         "esamp": "samplewise.explore.settings:esamp",
         "lss": "samplewise.explore.settings:lss",
@@ -85,6 +86,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "zero": "samplewise.explore.controls:zero",
     },
     "stop": {
+        "agreement": "samplewise.stop.published.consistency:agreement",
         "asc": "samplewise.stop.consistency:asc",
         "asc_dirichlet": "samplewise.stop.published.dirichlet:asc_dirichlet",
         "bayes_factor": "samplewise.stop.published.dirichlet:bayes_factor",
@@ -109,6 +111,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "sprt": "samplewise.stop.sequential:sprt",
         "ucb_pandora": "samplewise.stop.published.ucb_pandora:ucb_pandora",
         "vote_e": "samplewise.stop.certified:vote_e",
+        "vote_plan": "samplewise.stop.waves:vote_plan",
         "vote_share": "samplewise.stop.published.consistency:vote_share",
     },
     "selector": {

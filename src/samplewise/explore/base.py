@@ -23,11 +23,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from samplewise.core.errors import SetupError
 from samplewise.core.numerics import Ints
 
+Flags = NDArray[np.bool_]
 SMALL = 1024  # vocabulary size up to which all cosines are kept
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of head(deep) against logits, relative; else 2e-2
 
@@ -44,6 +46,8 @@ class EngineStep(NamedTuple):
     deep: Tensor  # (N, d) what enters the head
     shallow: Tensor | None  # (N, d) after the first block; None where no policy asks for it
     filtered: bool = True  # whether `log_probs` may hold -inf
+    uniforms: Tensor | None = None  # (N,) float64 in [0, 1): what the engine draws each row's token with
+    met: Flags | None = None  # (N,) rows whose group has met (`ExploreSettings.meets_at`); None: none has
 
 
 class Advice(NamedTuple):
@@ -107,6 +111,8 @@ class PolicyStep(NamedTuple):
     deep: Tensor
     shallow: Tensor | None
     filtered: bool
+    uniforms: Tensor | None = None
+    met: Flags | None = None
 
 
 class TokenPolicy:

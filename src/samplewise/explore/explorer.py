@@ -181,9 +181,21 @@ class Explorer:
         if not part.every:
             chosen = [column[part.rows] for column in chosen]
         temperature, logits, log_probs, deep = chosen
-        shallow = step.shallow if step.shallow is None or part.every else step.shallow[part.rows]
+        shallow, uniforms = (
+            column if column is None or part.every else column[part.rows] for column in (step.shallow, step.uniforms)
+        )
+        met = None if step.met is None else step.met[part.host]
         return PolicyStep(
-            part.layout, step.position[part.host], temperature, logits, log_probs, deep, shallow, step.filtered
+            part.layout,
+            step.position[part.host],
+            temperature,
+            logits,
+            log_probs,
+            deep,
+            shallow,
+            step.filtered,
+            uniforms,
+            met,
         )
 
     def _forget_batch(self) -> None:

@@ -4,6 +4,7 @@
     css          clustered stratified sampling: one stratified draw for all draws in similar contexts
     lss          latent stratified sampling: css with a memory of the group's earlier draws
     arithmetic   arithmetic sampling (Vilnis and others, 2023)
+    consensus    one answer decoded from all reasoning traces of a group (arXiv 2605.28142)
 
 The controls, which are there only to compare with, are in `explore.controls`.
 
@@ -47,6 +48,16 @@ class ExploreSettings:
     def reads_prompt(self) -> bool:
         """Whether the policy reads the prompt's own states, for one more pass over the prompt a group."""
         return False
+
+    @property
+    def meets_at(self) -> str:
+        """The text at whose end a draw waits until every draw of its group has come to it; "" where none waits."""
+        return ""
+
+    @property
+    def tokens_after(self) -> int:
+        """How many tokens a draw has from where its group met; with fewer left, it does not wait and is not met."""
+        return 0
 
     def __str__(self) -> str:
         settings: Any = self
@@ -179,4 +190,30 @@ class Arithmetic(ExploreSettings):
     policy_class: ClassVar[str] = "samplewise.explore.arithmetic:ArithmeticPolicy"
 
 
-esamp, css, lss, arithmetic = Esamp, Css, Lss, Arithmetic
+@dataclass(frozen=True, slots=True)
+class Consensus(ExploreSettings):
+    """Decode one answer from all reasoning of a group: draws reason apart up to `start`, then take the same tokens, by
+    the mean of their distributions to the power `gamma`."""
+
+    word: ClassVar[str] = "consensus"
+    policy_class: ClassVar[str] = "samplewise.explore.consensus:ConsensusPolicy"
+    gamma: float = 2.0  # 1: the mean itself; above 1 it is sharpened
+    start: str = "The answer is"  # the text in a response after which its answer begins
+    answer_tokens: int = 64  # most tokens of an answer; a draw that comes to `start` with fewer left answers alone
+
+    def __post_init__(self) -> None:
+        require_within("gamma", self.gamma, 0.0, above=True)
+        if not isinstance(self.start, str) or not self.start.strip():
+            raise ValueError(f"start must be a text that is not blank, got {self.start!r}")
+        _require_whole("answer_tokens", self.answer_tokens, 1)
+
+    @property
+    def meets_at(self) -> str:
+        return self.start
+
+    @property
+    def tokens_after(self) -> int:
+        return self.answer_tokens
+
+
+esamp, css, lss, arithmetic, consensus = Esamp, Css, Lss, Arithmetic, Consensus

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from samplewise import __version__
 from samplewise.core.errors import SamplewiseError
+from samplewise.core.types import Json
 from samplewise.serve.jobs import Job, Jobs
 from samplewise.serve.keys import OPEN, KeyRing, Policy, token_of
 from samplewise.serve.limits import Busy, Gate
@@ -27,6 +28,7 @@ from samplewise.serve.origin import cors_headers, foreign_origin
 from samplewise.serve.page import HEADERS, Board, ServedName, ShownAnswer, content_policy, render_page
 from samplewise.serve.replies import Answer, error_headers, error_json
 from samplewise.serve.stream import send_stream, send_whole
+from samplewise.serve.tracing import RequestSpan, find_tracing
 from samplewise.serve.wire import Call, RequestError, Route, parse_body, parse_call, read_timeout_s
 
 MAX_BODY = 8 << 20  # bytes
@@ -60,6 +62,7 @@ class Service:
         self._log, self._origins, self._hosts = log, frozenset(origins), frozenset(hosts)
         self._created = int(time.time())
         self._opening: asyncio.Task[None] | None = None
+        self._tracing = find_tracing()
 
     # --- engines ------------------------------------------------------------------------------------------------------
 
@@ -69,13 +72,18 @@ class Service:
 
     async def _open_all(self) -> None:
         upstreams = self.jobs.upstreams
+        told: dict[str, str] = {}  # why a model's engine is not open
         while len(self.opened) < len(upstreams):
             for name, upstream in upstreams.items():
+                if name in self.opened:
+                    continue
                 try:
                     await upstream.engine.open()
                     self.opened.add(name)
                 except SamplewiseError as error:
-                    self._write("not_open", model=name, error=str(error))
+                    if told.get(name) != str(error):
+                        self._write("not_open", model=name, error=str(error))
+                    told[name] = str(error)
             if len(self.opened) < len(upstreams):
                 await asyncio.sleep(OPEN_AGAIN_S)
 
@@ -121,6 +129,7 @@ class Service:
         started, status, why = time.monotonic(), 500, "failed"
         job: Job | None = None
         policy: Policy | None = None
+        span = None if self._tracing is None else self._tracing.begin(route, request.headers)
         try:
             policy = self.policy_of(request)
             if self.gate.is_draining:
@@ -130,8 +139,9 @@ class Service:
             deadline = started + self._seconds(call, read_timeout_s(request.headers))
             choosing = [request.headers.get(name) for name in ("X-Samplewise-Recipe", "X-ITS-Budget")]
             job = await self.jobs.start(call, body, policy, deadline, headers=choosing)
+            job.span = span
             response = await self._run(request, job)
-            status, why = response.status, ""
+            status, why = response.status, job.error
             return response
         except RequestError as error:
             status, why = error.status, error.code or error.kind
@@ -140,7 +150,7 @@ class Service:
             status, why = CLIENT_LEFT, "client_left"
             raise
         finally:
-            self._observe(route, policy, job, status, why, started)
+            self._observe(route, policy, job, status, why, started, span)
 
     def _seconds(self, call: Call, read_s: float | None) -> float:
         """Return how long a run may draw: less than the client waits, where nothing keeps it waiting."""
@@ -310,22 +320,31 @@ class Service:
         status: int,
         why: str,
         started: float,
+        span: RequestSpan | None,
     ) -> None:
-        """Count a request that has ended, write it to the log, and show it on the page."""
-        seconds = time.monotonic() - started
+        """Count a request that has ended, end its span, and write it to the log."""
+        seconds = round(time.monotonic() - started, 4)
         key = "" if policy is None else policy.name
+        fields: dict[str, Json] = {"client": key, "route": route, "code": status, "why": why, "seconds": seconds}
         if job is None:
             self.metrics.observe_request("", "", status, seconds)
-            self._write("request", client=key, route=route, code=status, why=why, seconds=round(seconds, 4))
-            return
-        plan, result, metrics = job.plan, job.result, self.metrics
-        first_byte_s = job.first_byte - started
+        else:
+            fields |= self._observe_job(job, key, status, started, seconds)
+        if span is not None:
+            span.end(fields, why)
+        self._write("request", **fields)
+
+    def _observe_job(self, job: Job, key: str, status: int, started: float, seconds: float) -> dict[str, Json]:
+        """Count a run, show it on the page, and return what is to be logged of it."""
+        plan, result, metrics, paid = job.plan, job.result, self.metrics, job.paid
+        first_byte_s = round(job.first_byte - started, 4)
         metrics.observe_request(plan.label, plan.upstream.name, status, seconds, first_byte_s)
-        metrics.add_tokens("prompt", job.paid.prompt_tokens)
-        metrics.add_tokens("completion", job.paid.completion_tokens)
+        metrics.add_tokens("prompt", paid.prompt_tokens)
+        metrics.add_tokens("completion", paid.completion_tokens)
+        num = None if result is None else len(result.pool.candidates)
         shown = None
-        if result is not None:
-            metrics.observe_draws(len(result.pool.candidates))
+        if result is not None and num is not None:
+            metrics.observe_draws(num)
             metrics.add_saved(job.saved)
             if job.is_answered:
                 shown = ShownAnswer(
@@ -333,33 +352,28 @@ class Service:
                     model=job.call.model,
                     answer=result.answer or "",
                     votes=result.votes,
-                    num_draws=len(result.pool.candidates),
-                    tokens=job.paid.tokens,
+                    num_draws=num,
+                    tokens=paid.tokens,
                     saved=job.saved,
                     stop=result.stop.reason,
                 )
         if job.admitted.is_set():
             self.board.end(key, job.run.id, shown)
-        self._write(
-            "request",
-            client=key,
-            route=route,
-            model=plan.upstream.name,
-            recipe=plan.label,
-            line=plan.recipe.line,
-            run=job.run.id,
-            resumed=job.run.is_resumed,
-            aside=plan.aside,
-            code=status,
-            why=why,
-            seconds=round(seconds, 4),
-            first_byte=round(first_byte_s, 4),
-            draws=None if result is None else len(result.pool.candidates),
-            stop=None if result is None else result.stop.reason,
-            tokens=job.paid.tokens,
-            usd=job.paid.usd,
-            saved=job.saved,
-        )
+        return {
+            "model": plan.upstream.name,
+            "recipe": plan.label,
+            "run": job.run.id,
+            "resumed": job.run.is_resumed,
+            "aside": plan.aside,
+            "first_byte": first_byte_s,
+            "draws": num,
+            "stop": None if result is None else result.stop.reason,
+            "tokens": paid.tokens,
+            "tokens_in": paid.prompt_tokens,
+            "tokens_out": paid.completion_tokens,
+            "usd": paid.usd,
+            "saved": job.saved,
+        }
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)

@@ -52,15 +52,11 @@ class DrawLog(Store):
         return None
 
 
-class WantingEngine(Engine):
-    """An engine whose draws carry more arrays than they were asked with. Their names in a store are those of the ask.
+class FrontEngine(Engine):
+    """An engine in front of another, for one run: everything is that one's. It leaves closing to who opened that."""
 
-    It lives for one run, and leaves closing to the engine behind it.
-    """
-
-    def __init__(self, behind: Engine, want: Sequence[str]) -> None:
-        self._behind, self._want = behind, tuple(want)
-        self._sent: dict[int, tuple[Ask, Ask]] = {}  # by id of the ask: it, and what the engine was asked
+    def __init__(self, behind: Engine) -> None:
+        self._behind = behind
         self.name, self.identity = behind.name, behind.identity
         self.max_concurrency, self.members = behind.max_concurrency, behind.members
         self.default_max_tokens = behind.default_max_tokens
@@ -87,6 +83,24 @@ class WantingEngine(Engine):
 
     def free_slots(self) -> int:
         return self._behind.free_slots()
+
+    def may_bill(self, ask: Ask) -> bool:
+        return self._behind.may_bill(ask)
+
+    def num_drawn(self, ask: Ask) -> int | None:
+        return self._behind.num_drawn(ask)
+
+    def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
+        return self._behind.answer(asks)
+
+
+class WantingEngine(FrontEngine):
+    """An engine whose draws carry more arrays than they were asked with. In a store they are what was asked for."""
+
+    def __init__(self, behind: Engine, want: Sequence[str]) -> None:
+        super().__init__(behind)
+        self._want = tuple(want)
+        self._sent: dict[int, tuple[Ask, Ask]] = {}  # by id of the ask: it, and what the engine was asked
 
     def may_bill(self, ask: Ask) -> bool:
         return self._behind.may_bill(self._asked(ask))

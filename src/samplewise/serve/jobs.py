@@ -16,8 +16,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from samplewise.core.errors import EngineError, SamplewiseError, SetupError, StoreError, Unsupported, UsageError
-from samplewise.core.events import Arrived, Event
+from samplewise.core.errors import SamplewiseError, UsageError
+from samplewise.core.events import Arrived, Event, Retried
 from samplewise.core.keys import Key
 from samplewise.core.types import Capability, Failure, Generate, Question, Usage
 from samplewise.engines.base import Engine
@@ -26,11 +26,20 @@ from samplewise.loop.drive import run_question
 from samplewise.loop.keys import run_key
 from samplewise.loop.ledger import Budget
 from samplewise.loop.result import Result
+from samplewise.loop.threads import unless_cancelled
 from samplewise.serve.drawn import DrawLog, WantingEngine
 from samplewise.serve.keys import Policy
 from samplewise.serve.limits import Ticket
-from samplewise.serve.plans import PLAIN, Plan, Planner, ServeSettings
-from samplewise.serve.replies import Answer, FinalChoice, evidence_of, ranked_positions, token_logprobs
+from samplewise.serve.plans import PLAIN, Plan, Planner, ServeSettings, raised_error
+from samplewise.serve.replies import (
+    Answer,
+    FinalChoice,
+    evidence_of,
+    ranked_positions,
+    relayed_evidence,
+    token_logprobs,
+)
+from samplewise.serve.tracing import RequestSpan
 from samplewise.serve.upstreams import Upstream
 from samplewise.serve.wire import Call, RequestError
 from samplewise.store.database import Store
@@ -101,7 +110,10 @@ class Job:
         self.failure: Failure | None = None  # of the last request that failed
         self.num_arrived = 0
         self.is_answered = False  # to the last byte
+        self.is_late = False  # its time was up before its draws
+        self.span: RequestSpan | None = None
         self.first_byte = math.nan  # when it was sent, on the monotonic clock
+        self.error = ""  # the code of the one that a reply ended in after it had begun
         self.on_arrival: Callable[[int], None] | None = None  # is told how many draws have arrived
 
     @property
@@ -115,7 +127,9 @@ class Job:
 
     def note(self, event: Event) -> None:
         """Take an event of the run."""
-        if isinstance(event, Arrived):
+        if isinstance(event, Retried):
+            self.failure = event.failure or self.failure
+        elif isinstance(event, Arrived):
             self.num_arrived += event.failure is None
             if event.source != "store":
                 self.paid = self.paid.plus(event.usage)
@@ -178,14 +192,14 @@ class Jobs:
         """Run a job and return its answer. Raises RequestError. What was paid is told to the ticket."""
         try:
             async with asyncio.timeout(max(0.0, job.deadline - time.monotonic()) + GRACE_S):
-                answer = await self._run(job, ticket)
+                answer = await (self._relay(job, ticket) if job.plan.is_relayed else self._run(job, ticket))
         except TimeoutError:
             message = "the answer could not be read and scored in time"
             raise RequestError(message, status=504, code="timeout", retry=False) from None
         except SamplewiseError as error:
-            raise run_error(error, job.paid) from None
+            raise raised_error(error, job.paid) from None
         finally:
-            if ticket is not None and (job.result is not None or not job.cancel.is_set()):
+            if ticket is not None and (job.result is not None or job.plan.is_relayed or not job.cancel.is_set()):
                 ticket.spend(job.paid.tokens, job.paid.usd)  # one that was cut off hard is charged its reservation
         return answer
 
@@ -196,16 +210,42 @@ class Jobs:
         has_log = call.logprobs is not None or (call.n > 1 and plan.recipe.stop is not None)
         log = DrawLog(self._store) if has_log else None
         async with plan.upstream.lend(call.passed) as engine:
+            if job.span is not None:
+                engine = job.span.watch(engine)
             if call.logprobs is not None:
                 engine = WantingEngine(engine, _wanted(engine))
             store = self._store if log is None else log
             context = RunContext(engine, store, _budget(job, ticket), job.note, job.cancel, plan.upstream.trial)
             result = await run_question(asked_question(call), plan.recipe, context, key, read=plan.read)
             job.result, job.paid = result, result.paid
+            job.is_late = result.stop.reason == "budget" and time.monotonic() >= job.deadline
             if not result.pool.candidates:
                 raise no_candidate(job, result)
             more = await self._more(job, result, context, key) if log is not None else None
         return make_answer(job, result, more, log)
+
+    async def _relay(self, job: Job, ticket: Ticket | None) -> Answer:
+        """Pass a request on to the endpoint as it stands. One that is cut off is charged at its most."""
+        call, relay, max_tokens = job.call, job.plan.upstream.relay, job.plan.max_tokens
+        assert relay is not None
+        worst = relay.worst_case(call, max_tokens)
+        budget = _budget(job, ticket)
+        if not budget.admits(worst):
+            raise _too_small(worst)
+        job.paid = worst
+        sent = asyncio.wait_for(relay.send(call, max_tokens), budget.seconds)
+        try:
+            reply = await unless_cancelled(sent, job.cancel)
+        except RequestError:
+            job.paid = Usage(requests=1)
+            raise
+        except TimeoutError:
+            raise RequestError("no response came in time", status=504, code="timeout", retry=False) from None
+        if reply is None:
+            raise RequestError("the request was cancelled", status=499, code="cancelled")
+        choices, job.paid = reply
+        evidence = relayed_evidence(job.run.id, job.plan.recipe.line, len(choices), job.paid, job.plan.aside)
+        return Answer(job.id, job.created, call.model, tuple(choices), job.paid, evidence)
 
     async def _more(self, job: Job, result: Result, context: RunContext, key: Key) -> Result | None:
         """Draw what a stop rule left out, where a request wants more choices than there are candidates.
@@ -224,9 +264,8 @@ class Jobs:
         return more
 
     def close(self, job: Job) -> None:
-        """Note that a job has ended: a run that was not answered, or not to its end, is remembered."""
-        is_cut = job.result is not None and job.result.stop.reason in ("budget", "cancelled")
-        if self._store is not None and job.num_arrived and (is_cut or not job.is_answered):
+        """Note that a job has ended: a run that was not answered, or whose time was up, is remembered."""
+        if self._store is not None and job.num_arrived and (job.is_late or not job.is_answered):
             self._unfinished.put(job.asked, job.run)
 
     async def close_engines(self) -> None:
@@ -301,17 +340,6 @@ def make_answer(job: Job, result: Result, more: Result | None = None, log: DrawL
     return Answer(job.id, job.created, call.model, tuple(choices), usage, evidence)
 
 
-def run_error(error: SamplewiseError, paid: Usage) -> RequestError:
-    """Return what a client is answered when a run raised. After tokens were paid it is not to try again by itself."""
-    retry = False if paid.tokens else None
-    if isinstance(error, Unsupported | UsageError):
-        return RequestError(str(error), param="model", code="unsupported_recipe", retry=retry)
-    if isinstance(error, EngineError | StoreError):
-        return RequestError(str(error), status=503, code="engine_unavailable", retry=retry)
-    message = str(error) if isinstance(error, SetupError) else "the run failed"
-    return RequestError(message, status=502, code="engine_misconfigured", retry=False)
-
-
 FAILURES: Mapping[str, tuple[int, str]] = {
     "BadRequest": (400, "engine_refused"),
     "ContextOverflow": (400, "context_length_exceeded"),
@@ -325,7 +353,7 @@ FAILURES: Mapping[str, tuple[int, str]] = {
 def no_candidate(job: Job, result: Result) -> RequestError:
     """Return why a run has no candidate, as what a client is answered."""
     retry = False if result.paid.tokens else None
-    if job.failure is not None and result.stop.reason != "budget":
+    if job.failure is not None:
         status, code = FAILURES.get(job.failure.kind, (502, "engine_unavailable"))
         param = "messages" if code == "context_length_exceeded" else None
         wait_s = job.failure.retry_after_s if status == 429 else None
@@ -335,8 +363,11 @@ def no_candidate(job: Job, result: Result) -> RequestError:
     if time.monotonic() >= job.deadline:
         return RequestError("no response was drawn in time", status=504, code="timeout", retry=False)
     if result.stop.reason == "budget":
-        limit = int(dict(job.plan.recipe.stages.sampler.kwargs).get("max_tokens", 0))
-        least = job.plan.upstream.engine.worst_case(Generate(job.call.messages, max_tokens=limit))
-        message = f"the budget does not admit a draw, which may cost {least.tokens:,} tokens: give a smaller max_tokens"
-        return RequestError(message, param="max_tokens", code="budget_too_small", retry=retry)
+        least = job.plan.upstream.engine.worst_case(Generate(job.call.messages, max_tokens=job.plan.max_tokens))
+        return _too_small(least, retry)
     return RequestError("no response was drawn", status=502, code="engine_unavailable", retry=retry)
+
+
+def _too_small(least: Usage, retry: bool | None = None) -> RequestError:
+    message = f"the budget does not admit a draw, which may cost {least.tokens:,} tokens: give a smaller max_tokens"
+    return RequestError(message, param="max_tokens", code="budget_too_small", retry=retry)

@@ -22,6 +22,7 @@ PRESET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DEFAULT_PRESETS: Mapping[str, str] = {"vote8": "repeat(8) | vote"}
 # In a recipe that a client wrote: the verifiers that read no file, reach no other server and run no program.
 FREE_VERIFIERS = ("deepconf", "judge", "knockout", "likelihood", "logp", "puzzle", "reward", "self_certainty")
+MAX_SPLITS = 16  # of the "@" in a name that are tried
 MAX_FREE = 1024  # of a whole number in it, draws among them
 LARGE = {"max_tokens": 131_072, "budget_tokens": 10**9}  # arguments that may be larger
 WORD = re.compile(r"[A-Za-z_]{1,32}")
@@ -41,8 +42,12 @@ def split_name(name: str, models: Collection[str], presets: Collection[str]) -> 
     """
     if name in models:
         return ModelName(None, name)
-    for index, character in enumerate(name):
-        if character == "@" and is_recipe(name[:index].strip(), presets):
+    index = -1
+    for _ in range(MAX_SPLITS):
+        index = name.find("@", index + 1)
+        if index < 0:
+            break
+        if is_recipe(name[:index].strip(), presets):
             return ModelName(name[:index].strip(), name[index + 1 :].strip())
     if len(models) == 1 and is_recipe(name.strip(), presets):
         return ModelName(name.strip(), next(iter(models)))

@@ -6,6 +6,7 @@ the recipe says of the same, except that limits of both hold.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -14,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from samplewise.core.errors import SamplewiseError
+from samplewise.core.errors import EngineError, SamplewiseError, SetupError, StoreError, Unsupported, UsageError
 from samplewise.core.registry import build, factory
 from samplewise.core.spec import Spec
-from samplewise.core.types import Capability, Question, Reader
+from samplewise.core.types import Capability, Question, Reader, Usage
 from samplewise.loop.threads import in_thread
 from samplewise.recipe import Recipe, Stages, from_stages
 from samplewise.serve.names import DEFAULT_PRESETS, check_free, split_name, stages_of
@@ -28,7 +29,8 @@ from samplewise.verify.auto import read_auto
 PLAIN = "plain"  # the recipe label of a model without a strategy
 CUSTOM = "custom"  # of a recipe that a client wrote
 COMPLETIONS_MAX_TOKENS = 16  # of the older route, by its API
-MAX_RECIPES = 256  # that are kept
+ANY_SAMPLER = Spec("repeat", (1,))
+MAX_RECIPES, MAX_FRAMES = 256, 32  # that are kept; a frame may hold a reward model
 NEUTRAL_DRAW = DrawFields(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
 DRAW_FIELDS = ("temperature", "top_p", "top_k", "min_p", "stop")
 # The argument of each sampler that says how many candidates its pool has.
@@ -72,6 +74,7 @@ class Plan(NamedTuple):
     label: str  # the preset's name, PLAIN or CUSTOM
     read: Reader
     aside: str | None = None
+    is_relayed: bool = False  # the endpoint gets the request as it stands, in place of the recipe
 
     @property
     def verifier(self) -> str | None:
@@ -83,6 +86,11 @@ class Plan(NamedTuple):
         """How many draws the recipe makes at most, None if that is not fixed."""
         return pool_size(self.recipe.stages) if self.recipe.sampler.name == "repeat" else None
 
+    @property
+    def max_tokens(self) -> int:
+        """The limit of a draw, 0 if the sampler has none."""
+        return int(dict(self.recipe.stages.sampler.kwargs).get("max_tokens", 0))
+
 
 class Planner:
     """Makes plans. Keeps the recipes that it has built."""
@@ -90,10 +98,17 @@ class Planner:
     def __init__(self, upstreams: Mapping[str, Upstream], settings: ServeSettings) -> None:
         self._upstreams, self._settings = upstreams, settings
         self._recipes: OrderedDict[str, Recipe] = OrderedDict()
+        self._frames: OrderedDict[str, Recipe] = OrderedDict()  # with `ANY_SAMPLER`
 
     async def plan(self, call: Call, is_free: bool) -> Plan:
         """Return what is run for a request. `is_free`: it may name a recipe of its own. Raises RequestError."""
         upstream, stages, label = self._stages(call, is_free)
+        try:
+            await upstream.engine.open()
+        except SamplewiseError as error:
+            raise raised_error(error) from None
+        if call.relayed is not None:
+            return await self._relayed(call, upstream, stages, label)
         max_tokens = self._max_tokens(call, upstream)
         aside = unhonored_field(call, stages, self._settings.plain_below) if label != PLAIN else None
         if aside is None:
@@ -114,6 +129,18 @@ class Planner:
                 code="unsupported_parameter",
             )
         return Plan(upstream, recipe, label, _reader(call, label), aside)
+
+    async def _relayed(self, call: Call, upstream: Upstream, stages: Stages, label: str) -> Plan:
+        """Return the plan of a request that goes to the endpoint as it stands."""
+        what = f"{call.relayed} cannot be honored"
+        if upstream.relay is None:
+            message = f"{what}: {upstream.name} is no endpoint that calls tools or takes anything but text"
+            raise RequestError(message, param=call.relayed, code="unsupported_parameter")
+        if label != PLAIN and self._settings.aside == "refuse":
+            message = f"{what} by {stages.line}; ask for {upstream.name} itself"
+            raise RequestError(message, param=call.relayed, code="unsupported_parameter")
+        recipe = await self._recipe(with_request(plain_stages(call.n), call, self._max_tokens(call, upstream)))
+        return Plan(upstream, recipe, PLAIN, read_whole, call.relayed if label != PLAIN else None, is_relayed=True)
 
     def _stages(self, call: Call, is_free: bool) -> tuple[Upstream, Stages, str]:
         """Return the model, the recipe's stages as they are named, and its label."""
@@ -162,19 +189,38 @@ class Planner:
         return upstream.engine.default_max_tokens or self._settings.max_tokens
 
     async def _recipe(self, stages: Stages) -> Recipe:
-        """Return the recipe of stages, built once: a reward model is loaded with it, so in a thread."""
+        """Return the recipe of stages.
+
+        All but the sampler is built once for all requests: a reward model is loaded with it, so also in a thread.
+        """
         line = stages.line
-        if line not in self._recipes:
-            try:
-                recipe = await in_thread(from_stages, stages)
-            except SamplewiseError as error:
-                raise RequestError(str(error), param="model", code="invalid_recipe") from None
-            self._recipes[line] = recipe
-            if len(self._recipes) > MAX_RECIPES:
-                self._recipes.popitem(last=False)
-            return recipe
-        self._recipes.move_to_end(line)
-        return self._recipes[line]
+        if (known := self._recipes.get(line)) is not None:
+            self._recipes.move_to_end(line)
+            return known
+        try:
+            frame = await self._frame(stages._replace(sampler=ANY_SAMPLER))
+            sampler = build("sampler", stages.sampler)
+        except SamplewiseError as error:
+            raise RequestError(str(error), param="model", code="invalid_recipe") from None
+        recipe = dataclasses.replace(frame, stages=stages, sampler=sampler)
+        _keep(self._recipes, line, recipe, MAX_RECIPES)
+        return recipe
+
+    async def _frame(self, stages: Stages) -> Recipe:
+        line = stages.line
+        if (known := self._frames.get(line)) is not None:
+            self._frames.move_to_end(line)
+            return known
+        frame = await in_thread(from_stages, stages)
+        _keep(self._frames, line, frame, MAX_FRAMES)
+        return frame
+
+
+def _keep(recipes: OrderedDict[str, Recipe], line: str, recipe: Recipe, most: int) -> None:
+    """Keep a recipe, and forget the one that was used longest ago if there are too many."""
+    recipes[line] = recipe
+    if len(recipes) > most:
+        recipes.popitem(last=False)
 
 
 def plain_stages(n: int) -> Stages:
@@ -262,7 +308,7 @@ def with_request(stages: Stages, call: Call, max_tokens: int) -> Stages:
                 kwargs[name] = value
     changed = stages._replace(sampler=stages.sampler._replace(kwargs=tuple(kwargs.items())))
     size = pool_size(changed)
-    return with_size(changed, call.n) if size is not None and size < call.n else changed
+    return with_size(changed, call.n) if size is not None and 1 <= size < call.n else changed
 
 
 def check_logprobs(call: Call, recipe: Recipe, upstream: Upstream) -> None:
@@ -299,6 +345,17 @@ def _custom_stages(text: str, param: str, is_free: bool) -> Stages:
 def _not_free(param: str) -> RequestError:
     message = "this key may use plain models and the presets that GET /v1/models lists, not recipes of its own"
     return RequestError(message, status=403, param=param, code="recipe_not_allowed")
+
+
+def raised_error(error: SamplewiseError, paid: Usage = Usage()) -> RequestError:
+    """Return what a client is answered when an engine raised. After tokens were paid it must not just try again."""
+    retry = False if paid.tokens else None
+    if isinstance(error, Unsupported | UsageError):
+        return RequestError(str(error), param="model", code="unsupported_recipe", retry=retry)
+    if isinstance(error, EngineError | StoreError):
+        return RequestError(str(error), status=503, code="engine_unavailable", retry=retry)
+    message = str(error) if isinstance(error, SetupError) else "the run failed"
+    return RequestError(message, status=502, code="engine_misconfigured", retry=False)
 
 
 # --- how an answer is read --------------------------------------------------------------------------------------------

@@ -30,12 +30,18 @@ class TokenLogprob(NamedTuple):
 
 
 class FinalChoice(NamedTuple):
-    """One of the n responses."""
+    """One of the n responses.
+
+    What an endpoint itself replied has further `parts` of its message, calls of tools among them, and its log-probs as
+    they came.
+    """
 
     text: str
     finish: str = "stop"  # or "length"
     reasoning: str = ""
     logprobs: tuple[TokenLogprob, ...] | None = None
+    parts: Mapping[str, Json] = {}
+    raw_logprobs: Json = None
 
 
 class Answer(NamedTuple):
@@ -171,6 +177,15 @@ def evidence_of(
     return plain
 
 
+def relayed_evidence(run: str, recipe: str, draws: int, usage: Usage, aside: str | None) -> dict[str, Json]:
+    """Return what a reply says of a request that the endpoint answered as it stood. `recipe` is a plain draw's."""
+    stop = {"reason": "finished", "evidence": {}}
+    evidence: dict[str, Json] = {"run": run, "recipe": recipe, "draws": draws, "failed": 0, "answer": None}
+    evidence |= {"agreement": None, "stop": stop, "spent": _cost(usage), "paid": _cost(usage), "relayed": True}
+    plain: dict[str, Json] = plain_json({**evidence, **({"aside": aside} if aside else {})})
+    return plain
+
+
 def _cost(usage: Usage) -> dict[str, Json]:
     return {
         "requests": usage.requests,
@@ -258,13 +273,15 @@ def _head(answer: Answer, kind: str) -> dict[str, Json]:
 
 
 def _chat_choice(index: int, choice: FinalChoice) -> dict[str, Json]:
-    message: dict[str, Json] = {"role": "assistant", "content": without_halves(choice.text), "refusal": None}
+    text = without_halves(choice.text)
+    content = None if choice.parts.get("tool_calls") and not text else text
+    message: dict[str, Json] = {"role": "assistant", "content": content, "refusal": None}
     if choice.reasoning:
         message["reasoning_content"] = without_halves(choice.reasoning)
     return {
         "index": index,
-        "message": message,
-        "logprobs": _chat_logprobs(choice.logprobs),
+        "message": {**message, **plain_json(choice.parts)},
+        "logprobs": plain_json(choice.raw_logprobs) or _chat_logprobs(choice.logprobs),
         "finish_reason": choice.finish,
     }
 
@@ -336,10 +353,19 @@ def _deltas(choice: FinalChoice, route: Route, has_role: bool) -> Iterator[tuple
             yield {"role": "assistant", "content": ""}, None
         for piece in pieces(choice.reasoning):
             yield {"reasoning_content": piece}, None
+        for name, value in plain_json(choice.parts).items():
+            is_list = name == "tool_calls" and isinstance(value, list)
+            yield {name: [_numbered(i, call) for i, call in enumerate(value)] if is_list else value}, None
     logprobs = _chat_logprobs(choice.logprobs) if route == "chat" else _text_logprobs(choice.logprobs)
+    logprobs = plain_json(choice.raw_logprobs) or logprobs
     for piece in pieces(choice.text) or ([""] if logprobs else []):
         yield {"content" if route == "chat" else "text": piece}, logprobs
         logprobs = None
+
+
+def _numbered(index: int, call: Json) -> Json:
+    """Return a call of a tool as a stream has it: with its index."""
+    return {"index": index, **call} if isinstance(call, dict) else call
 
 
 def pieces(text: str) -> list[str]:

@@ -83,6 +83,7 @@ async def send_whole(
     try:
         body, is_answer = reply_json(task.result(), route), True
     except RequestError as error:
+        job.error = error.code or error.kind
         body, is_answer = error_json(error), False
     await response.write(json.dumps(body, allow_nan=False).encode())
     await response.write_eof()
@@ -104,8 +105,9 @@ async def send_stream(
     events of the stream.
     """
     admitted = asyncio.ensure_future(job.admitted.wait())
+    first: set[asyncio.Future[Any]] = {task, admitted}
     try:
-        await asyncio.wait({task, admitted}, timeout=beat_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(first, timeout=beat_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         admitted.cancel()
     if task.done():
@@ -125,6 +127,7 @@ async def send_stream(
         is_answer = True
         events = reply_chunks(answer, job.call.route, include_usage=job.call.include_usage, is_begun=is_begun)
     except RequestError as error:
+        job.error = error.code or error.kind
         is_answer = False
         events = [error_json(error)]
     for data in events:

@@ -19,6 +19,7 @@ from samplewise.core.spec import Spec, parse_spec
 from samplewise.core.types import Json
 from samplewise.engines.base import Engine
 from samplewise.loop.context import Trial
+from samplewise.serve.relay import HasEndpoint, Relay
 
 MAX_VARIANTS = 32  # idle ones that are kept
 
@@ -65,11 +66,15 @@ class EngineVariants:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """An engine under the name by which clients know its model. `variants` is None where fields cannot be passed on."""
+    """An engine under the name by which clients know its model.
+
+    `variants` is None where fields cannot be passed on to an endpoint, `relay` where whole requests cannot.
+    """
 
     name: str
     engine: Engine
     variants: EngineVariants | None = None
+    relay: Relay | None = None
     trial: Trial = field(default_factory=Trial)
 
     @contextlib.asynccontextmanager
@@ -96,7 +101,21 @@ def make_upstream(text: str, name: str | None = None) -> Upstream:
     spec = parse_spec(text)
     engine: Engine = build("engine", spec)
     takes_fields = "extra" in inspect.signature(factory("engine", spec.name)).parameters
-    return Upstream(name or model_name(spec), engine, EngineVariants(spec) if takes_fields else None)
+    variants = EngineVariants(spec) if takes_fields else None
+    is_chat = isinstance(engine, HasEndpoint) and (engine.findings() or {}).get("api") == "chat"
+    relay = Relay(engine, _own_fields(spec)) if is_chat else None
+    return Upstream(name or model_name(spec), engine, variants, relay)
+
+
+def _own_fields(spec: Spec) -> dict[str, Json]:
+    """Return the fields that an engine for an endpoint adds to every request, by its spec."""
+    settings = dict(spec.kwargs)
+    fields = dict(settings.get("extra") or {})
+    if (effort := settings.get("reasoning_effort")) is not None:
+        fields["reasoning_effort"] = effort
+    if (thinking := settings.get("enable_thinking")) is not None:
+        fields["chat_template_kwargs"] = {**fields.get("chat_template_kwargs", {}), "enable_thinking": thinking}
+    return fields
 
 
 def model_name(spec: Spec) -> str:

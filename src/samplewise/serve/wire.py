@@ -1,8 +1,8 @@
 """Read requests of the OpenAI API, strictly. Pure.
 
-Every field of the API is in one of the lists below: honoured here, passed on to the endpoint behind the engine, ignored
-because it cannot change an answer, or refused. Anything else is refused too, with its name in `param`. A field that is
-null counts as left out, and a field that is refused may have its neutral value.
+Every field of the API is in one of the lists below: honored here, passed on to the endpoint behind the engine, ignored
+because it cannot change an answer, a reason for a recipe to step aside, or refused. Anything else is refused too, with
+its name in `param`. A field that is null counts as left out, and a field that is refused may have its neutral value.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ MAX_MESSAGES = 10_000
 MAX_TOP = 20  # likeliest tokens listed per position
 MAX_NAME = 2000  # characters of a model's name, which may hold a recipe
 ROLES = ("system", "developer", "user", "assistant")
+RELAYED_ROLES = ("tool", "function")
+RELAYED_PARTS = ("image_url", "input_audio", "file", "refusal", "video_url", "audio_url")  # types of content
 RETURNS = ("candidates", "votes")
 
-# Honoured by samplewise itself.
-HONOURED = {
+# Honored by samplewise itself.
+HONORED = {
     "chat": (
         *("model", "messages", "n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p"),
         *("stop", "seed", "stream", "stream_options", "logprobs", "top_logprobs", "samplewise"),
@@ -48,17 +50,13 @@ IGNORED = (
     *("user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
     *("request_id",),
 )
-# Refused, with the reason. What comes back for them could not be returned, or not be chosen among.
+# What a recipe cannot choose among: it steps aside, and the endpoint gets the whole request, where there is one.
+RELAYED = (
+    *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "audio", "modalities"),
+    *("prediction", "web_search_options"),
+)
+# Refused, with the reason.
 REFUSED: Mapping[str, str] = {
-    "tools": "calls of tools cannot be returned by the engines of this server",
-    "tool_choice": "calls of tools cannot be returned by the engines of this server",
-    "parallel_tool_calls": "calls of tools cannot be returned by the engines of this server",
-    "functions": "calls of functions cannot be returned by the engines of this server",
-    "function_call": "calls of functions cannot be returned by the engines of this server",
-    "audio": "there is no audio",
-    "modalities": "text is the only modality",
-    "prediction": "predicted outputs are not supported",
-    "web_search_options": "there is no web search",
     "moderation": "there is no moderation",
     "echo": "a prompt is not repeated; score a given text with the endpoint itself",
     "suffix": "a text is continued at its end alone",
@@ -70,7 +68,7 @@ REFUSED: Mapping[str, str] = {
     "add_generation_prompt": "a response is not continued",
     "use_beam_search": "a recipe draws: there is no beam search",
 }
-# Values with which a field changes nothing. Those of `PASSED` are then left out.
+# Values with which a field changes nothing: it is then left out.
 NEUTRAL: Mapping[str, tuple[Json, ...]] = {
     "response_format": ({"type": "text"},),
     "frequency_penalty": (0,),
@@ -168,12 +166,14 @@ class Call(NamedTuple):
     logprobs: int | None = None  # likeliest tokens listed per position; None: no log-probs at all
     passed: Mapping[str, Json] = {}  # fields for the endpoint
     wishes: Wishes = Wishes()
+    relayed: str | None = None  # the first part for which the whole request must go to the endpoint
+    raw: Mapping[str, Json] = {}  # then all fields as they came, but those that are null
 
 
 def parse_body(data: bytes) -> dict[str, Json]:
     """Return a body's JSON object. Raises RequestError."""
     try:
-        body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except UnicodeDecodeError:
         raise RequestError("the body is not UTF-8") from None
     except RecursionError:
@@ -189,6 +189,13 @@ def _refuse_constant(name: str) -> Json:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
 def parse_call(body: Mapping[str, Json], route: Route, headers: Mapping[str, str] | None = None) -> Call:
     """Return the request that a body and its headers make. `headers` must ignore case. Raises RequestError."""
     given = {name: value for name, value in body.items() if value is not None}
@@ -197,10 +204,14 @@ def parse_call(body: Mapping[str, Json], route: Route, headers: Mapping[str, str
     model = fields.text("model", MAX_NAME)
     if not model:
         raise RequestError("name a model; GET /v1/models lists them", param="model")
+    relayed = [name for name in RELAYED if name in given and not _is_neutral(name, given[name])]
+    messages = _messages(given.get("messages"), relayed) if route == "chat" else _prompt(given.get("prompt"))
+    if relayed and route == "completions":
+        raise RequestError(f"{relayed[0]} is for chats", param=relayed[0], code="unsupported_parameter")
     return Call(
         route=route,
         model=model,
-        messages=_messages(given.get("messages")) if route == "chat" else _prompt(given.get("prompt")),
+        messages=messages,
         fields=DrawFields(
             temperature=fields.number("temperature", 0.0, 2.0),
             top_p=fields.number("top_p", 0.0, 1.0, above=True),
@@ -216,13 +227,15 @@ def parse_call(body: Mapping[str, Json], route: Route, headers: Mapping[str, str
         logprobs=_logprobs(fields, route),
         passed={name: given[name] for name in PASSED if name in given and not _is_neutral(name, given[name])},
         wishes=_wishes(given.get("samplewise"), headers or {}),
+        relayed=relayed[0] if relayed else None,
+        raw=given if relayed else {},
     )
 
 
 def _check_known(given: Mapping[str, Json], route: Route) -> None:
     """Raise RequestError for a field that is refused or not known."""
     for name, value in given.items():
-        if name in HONOURED[route] or name in PASSED or name in IGNORED:
+        if name in HONORED[route] or name in PASSED or name in IGNORED or name in RELAYED:
             continue
         if name in REFUSED:
             if _is_neutral(name, value):
@@ -352,50 +365,57 @@ def _logprobs(fields: _Fields, route: Route) -> int | None:
     return listed or 0
 
 
-def _messages(listed: Json) -> tuple[Message, ...]:
+def _messages(listed: Json, relayed: list[str]) -> tuple[Message, ...]:
+    """Return a chat's messages as text. Adds to `relayed` where there is something else in them."""
     if not isinstance(listed, list) or not listed:
         raise RequestError("messages must be a list of at least one message", param="messages")
     if len(listed) > MAX_MESSAGES:
         raise RequestError(f"messages has more than {MAX_MESSAGES:,} messages", param="messages")
-    messages = tuple(_message(f"messages[{index}]", message) for index, message in enumerate(listed))
-    if not any(message.content.strip() for message in messages):
+    messages = tuple(_message(f"messages[{index}]", message, relayed) for index, message in enumerate(listed))
+    if not relayed and not any(message.content.strip() for message in messages):
         raise RequestError("messages hold no text", param="messages")
     return messages
 
 
-def _message(param: str, message: Json) -> Message:
+def _message(param: str, message: Json, relayed: list[str]) -> Message:
     if not isinstance(message, dict):
         raise RequestError(f"{param} must be an object with role and content", param=param)
     role = message.get("role")
-    if role in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
-        raise RequestError(f"{param}: {REFUSED['tools']}", param=param, code="unsupported_parameter")
-    if not isinstance(role, str) or role not in ROLES:
+    if not isinstance(role, str) or role not in (*ROLES, *RELAYED_ROLES):
         raise RequestError(f"{param}.role must be one of {', '.join(ROLES)}, got {_shown(role)}", param=f"{param}.role")
     # an assistant's own reasoning, refusals and annotations come back with a conversation: templates leave them out
-    known = ("role", "content", "name", "refusal", "annotations", "audio", "tool_calls", "function_call")
-    for name, value in message.items():
-        if name not in (*known, "reasoning", "reasoning_content", "samplewise"):
+    known = ("role", "content", "name", "refusal", "annotations", "reasoning", "reasoning_content", "samplewise")
+    others = ("audio", "tool_calls", "function_call", "tool_call_id")
+    for name in message:
+        if name not in (*known, *others):
             raise RequestError(f"unknown field: {param}.{name}", param=f"{param}.{name}", code="unknown_parameter")
-        if name == "audio" and value is not None:
-            raise RequestError(f"{param}.audio is not supported", param=f"{param}.audio")
-    return Message(role, _checked(_content(f"{param}.content", message.get("content")), f"{param}.content"))
+    num = len(relayed)
+    relayed += [f"{param}.role"] if role in RELAYED_ROLES else []
+    relayed += [f"{param}.{name}" for name in others if message.get(name)]
+    content = message.get("content")
+    if content is None and len(relayed) > num:  # a call of a tool stands alone
+        return Message(role, "")
+    return Message(role, _checked(_content(f"{param}.content", content, relayed), f"{param}.content"))
 
 
-def _content(param: str, content: Json) -> str:
+def _content(param: str, content: Json, relayed: list[str]) -> str:
     """Return a message's text, given as such or in parts."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content:
-        raise RequestError(f"{param} must be a string, or a list of text parts", param=param)
+        raise RequestError(f"{param} must be a string, or a list of parts", param=param)
     texts = []
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            what = f"parts of type {_shown(kind)} are not supported: the engines of this server take text alone"
+        if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise RequestError(f"{param}[{index}].text must be a string", param=f"{param}[{index}].text")
+            texts.append(part["text"])
+        elif isinstance(kind, str) and kind in RELAYED_PARTS:
+            relayed.append(f"{param}[{index}]")
+        else:
+            what = f"no part of a message is of type {_shown(kind)}"
             raise RequestError(f"{param}[{index}]: {what}", param=f"{param}[{index}]", code="unsupported_content")
-        if not isinstance(part.get("text"), str):
-            raise RequestError(f"{param}[{index}].text must be a string", param=f"{param}[{index}].text")
-        texts.append(part["text"])
     return "".join(texts)
 
 

@@ -13,11 +13,12 @@ from tests.support.forking import Tree
 from samplewise.core.keys import Key
 from samplewise.core.types import Completion, Message, Pool, Usage
 from samplewise.engines.toy import Toy
+from samplewise.recipe import recipe
 from samplewise.samplers.base import Variant
 from samplewise.samplers.infos import read_trace
 from samplewise.samplers.power import adaptive, summarize_chains, tempering
 from samplewise.samplers.power.adaptive import agreement_gain, answer_of
-from samplewise.samplers.power.ladder import LadderSettings, ladder_sampler, swap_log_probability
+from samplewise.samplers.power.ladder import PPT_LADDERS, LadderSettings, ladder_sampler, swap_log_probability
 from samplewise.samplers.power.response import DrawnResponse
 
 ARMS = (Variant("direct", (Message("user", "spell a word"),)),)
@@ -105,12 +106,27 @@ def test_a_rung_whose_start_failed_begins_where_another_does() -> None:
     assert run(tempering((1.5, 3.0), 3, 1, max_tokens=5), Key(0), fails=frozenset({0, 1}))[0] == Pool((), 2)
 
 
+@pytest.mark.parametrize("name", PPT_LADDERS)
+def test_a_published_ladder_goes_by_its_name(name: str) -> None:
+    """In a recipe too, and it is the ladder of its rungs, to the token."""
+    sampler = recipe(f"tempering('{name}', 2, max_tokens=5)").sampler
+    named, rungs = (run(made, Key(3)) for made in (sampler, tempering(PPT_LADDERS[name], 2, max_tokens=5)))
+    assert named == rungs
+    assert named[1][0] == {"alphas": list(PPT_LADDERS[name])}
+
+
+def test_an_unknown_ladder_is_told_which_there_are() -> None:
+    with pytest.raises(ValueError, match="no ladder is called 'ppt'; give powers, or one of qwen3-math500, "):
+        tempering("ppt")
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"alphas": (2.0,)},
         {"alphas": (3.0, 2.0)},
         {"alphas": (0.5, 2.0)},
+        {"alphas": "qwen3"},
         {"rounds": 0},
         {"cuts": "entropy"},
         {"keep": "some"},

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.support.ensembles import ladder_table
+from tests.support.ensembles import ladder_table, particle_masses
 from tests.support.forking import ForkedChoices, Tree
 from tests.support.kernels import power_target
 from tests.support.runs import WHOLE_KERNELS, joint, name_of, of_candidate, whole_chain, whole_matrix, whole_run
@@ -24,7 +24,9 @@ from tests.support.runs import WHOLE_KERNELS, joint, name_of, of_candidate, whol
 from samplewise.core.numerics import Floats, log_normalise
 from samplewise.core.types import Sampling
 from samplewise.samplers.base import Sampler, Variant
+from samplewise.samplers.power.importance import SirSettings, sir_sampler
 from samplewise.samplers.power.ladder import LadderSettings, ladder_sampler
+from samplewise.samplers.power.smc import SmcSettings, smc_sampler
 
 EXACT = 1e-12
 HORIZON = 3
@@ -46,6 +48,12 @@ def target_of(model: Tree, alpha: float, shift: float = 0.0, horizon: int = HORI
 
 def matrix_of(model: Tree, alpha: float, steps: int, **settings: Any) -> Floats:
     return whole_matrix(whole_chain(alpha, steps, HORIZON, **settings), model, HORIZON)
+
+
+def stationary(matrix: Floats) -> Floats:
+    """Return the distribution (S,) that many steps end in."""
+    rows = np.vstack([matrix.T - np.eye(len(matrix)), np.ones((1, len(matrix)))])
+    return np.asarray(np.linalg.lstsq(rows, np.append(np.zeros(len(matrix)), 1.0), rcond=None)[0])
 
 
 def starts_of(model: Tree, tau: float, horizon: int = HORIZON) -> Floats:
@@ -153,13 +161,13 @@ def test_a_preference_for_length_is_part_of_the_target(cuts: str, shift: float) 
 # --- ladders ----------------------------------------------------------------------------------------------------------
 
 
-def ladder(rounds: int, alphas: Sequence[float], cuts: str, tau: float | None) -> Any:
+def ladder(rounds: int, alphas: Sequence[float], cuts: str, tau: float | None, horizon: int = 2) -> Any:
     def sampler(choices: ForkedChoices) -> Sampler[Any]:
         return ladder_sampler(
             LadderSettings(
                 alphas=tuple(alphas),
                 rounds=rounds,
-                max_tokens=2,
+                max_tokens=horizon,
                 cuts=cuts,  # type: ignore[arg-type]
                 temperature=tau,
                 keep="all",
@@ -218,3 +226,82 @@ def test_a_horizon_favors_what_it_cuts(alpha: float) -> None:
     ratios = [far[tokens] / mass for tokens, mass in near.items() if model.ended(tokens)]
     np.testing.assert_allclose(ratios, ratios[0])
     assert ratios[0] == pytest.approx(1.0) if alpha == 1.0 else ratios[0] > 1.001
+
+
+def padded_chain(model: Tree, alpha: float) -> Floats:
+    """The transition matrix (S, S) of the textbook chain over responses padded to the horizon, written out.
+
+    A state has `HORIZON` tokens, all after a stop token certain. A step cuts at a position that is uniform over all of
+    them, whatever the state, and redraws the rest from p. A cut in the padding redraws certain tokens: the step stays.
+    """
+    responses = model.responses(HORIZON)
+    matrix = np.zeros((len(responses), len(responses)))
+    for i, one in enumerate(responses):
+        for cut in range(HORIZON):
+            if cut >= len(one):
+                matrix[i, i] += 1 / HORIZON
+                continue
+            for j, other in enumerate(responses):
+                if other[:cut] != one[:cut] or len(other) <= cut:
+                    continue
+                there, back = (math.fsum(model.logp(tokens)[cut:]) for tokens in (other, one))
+                accepted = min(1.0, math.exp((alpha - 1.0) * (there - back)))
+                matrix[i, j] += math.exp(there) * accepted / HORIZON
+                matrix[i, i] += math.exp(there) * (1.0 - accepted) / HORIZON
+    return matrix
+
+
+def mass_at_the_horizon(model: Tree, distribution: Floats) -> float:
+    return math.fsum(
+        mass for tokens, mass in zip(model.responses(HORIZON), distribution, strict=True) if not model.ended(tokens)
+    )
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+@pytest.mark.parametrize("kernel", ["padded", *AT_ONE, "sir", "smc", "tempering"])
+def test_every_kernel_has_the_target_of_padded_responses(kernel: str, alpha: float) -> None:
+    """One space for all: responses of 1, 2 and 3 tokens, of which the horizon cuts one, weighed alike by every kernel
+    and by the textbook chain over padded responses. What a chain is run for, and what weights are unbiased for."""
+    model = model_of()
+    responses = model.responses(HORIZON)
+    assert sorted(len(tokens) for tokens in responses) == [1, 2, 3, 3]
+    target = target_of(model, alpha)
+    assert 0.01 < mass_at_the_horizon(model, target) < 0.99
+    if kernel in ("sir", "smc"):
+        make: Any = {
+            "sir": lambda choices: sir_sampler(
+                SirSettings(num_samples=2, alpha=alpha, max_tokens=HORIZON, make_choices=choices)
+            ),
+            "smc": lambda choices: smc_sampler(
+                SmcSettings(num_particles=2, alpha=alpha, max_tokens=HORIZON, block=1, make_choices=choices)
+            ),
+        }[kernel]
+        masses = particle_masses(make, model)
+        found = np.array([masses[name] for name in names_of(model)])
+        assert set(masses) == set(names_of(model))  # nothing outside the space
+        found = found / found.sum()
+    elif kernel == "tempering":
+        table = ladder_table(ladder(1, (alpha, alpha + 1.0), "uniform", None, HORIZON), model, HORIZON, 2)
+        found = stationary(table.matrix).reshape(len(responses), len(responses)).sum(axis=1)
+    else:
+        matrix = (
+            padded_chain(model, alpha) if kernel == "padded" else matrix_of(model, alpha, 1, **WHOLE_KERNELS[kernel])
+        )
+        found = stationary(matrix)
+    np.testing.assert_allclose(found, target, atol=1e-10, rtol=0)
+
+
+def test_giving_back_what_has_ended_is_another_distribution() -> None:
+    """The truncation bias: a run that returns a response once it has ended, and moves those alone that the horizon cut,
+    is far from the target that the whole kernel has, from the kernel's own stationary distribution on."""
+    model = model_of()
+    matrix, target = matrix_of(model, 2.0, 1), target_of(model, 2.0)
+    stopped = np.array(
+        [
+            np.eye(len(target))[i] if model.ended(tokens) else matrix[i]
+            for i, tokens in enumerate(model.responses(HORIZON))
+        ]
+    )
+    np.testing.assert_allclose(target @ matrix, target, atol=EXACT, rtol=0)
+    after = target @ np.linalg.matrix_power(stopped, 10)
+    assert mass_at_the_horizon(model, after) < 0.5 * mass_at_the_horizon(model, target)

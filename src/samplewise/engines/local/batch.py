@@ -1,8 +1,9 @@
 """The running batch: rows join, draw one token each at every step, and leave. One thread calls it; it does no I/O.
 
 Rows 0 ... n-1 run. A row that ends is replaced by the last one, so what runs is always the first n rows of every
-buffer. What a row draws follows from its ask alone: its uniforms come from its own seed, one a position, whatever else
-runs. (Another batch shape rounds the logits differently: see engine.py.)
+buffer. Rows that wait for others of their group come after those that run, and have no part in a step. What a row draws
+follows from its ask alone: its uniforms come from its own seed, one a position, whatever else runs. (Another batch
+shape rounds the logits differently: see engine.py.)
 
 Asks with the same context (prompt and prefix) that join together are computed once, in the first of their rows, and
 copied. Contexts, and responses whose token ids were wanted, stay in `Prefixes`, where a later ask that begins with them
@@ -29,7 +30,7 @@ from samplewise.explore.softmax import Softmax
 
 from .cache import Prefixes
 from .columns import BLOCK, NUM_LOGGED, Columns, Reals, Wholes, as_positions
-from .exploring import Exploring
+from .exploring import Exploring, meeting_point
 from .forward import Forward
 from .language import Language
 from .prefill import PrefillGroup, prefill_batches
@@ -42,7 +43,7 @@ class _Code:
 
     EOS = 1
     REJECTED = 2  # below its rejection bound
-    WATCH = 4  # a stop string may be complete
+    WATCH = 4  # a stop string, or the cue at which a group meets, may be complete
     STUCK = 8  # nothing was left to draw
     BROKEN = 16  # the model's probability is nan
     DOOMED = 32  # was going to fall below its bound whatever was drawn
@@ -184,7 +185,8 @@ class Batch:
             power = 1 / temperature if ratio_cannot_rise(alpha, temperature) else math.nan
             reals.append(Reals(temperature, top_p, min_p, alpha, bound, 0.0, power))
             banned = -1 if ask.forbid_first is None else ask.forbid_first
-            wholes.append(Wholes(0, top_k, self._stop_set(ask.stop), banned))
+            cue = meeting_point(ask).rstrip()
+            wholes.append(Wholes(0, top_k, self._stop_set((*ask.stop, cue) if cue else ask.stop), banned))
             self._banning |= banned >= 0
         columns.write(first, reals, wholes)
         for row, ask in enumerate(asks, first):
@@ -210,13 +212,13 @@ class Batch:
     # -------------------------------------------------------------------------------------------------------- running
 
     def step(self) -> list[Done]:
-        """Draw the next token of every row. Return the rows that ended; they have left."""
-        num_rows, columns = self.num_rows, self.columns
+        """Draw the next token of every row that waits for no other. Return the rows that ended; they have left."""
+        num_rows, columns = self._arrange(), self.columns
         num_cached, num_drawn = columns.num_cached[:num_rows], columns.num_drawn[:num_rows]
         due = np.flatnonzero(num_drawn % BLOCK == 0)
         if len(due):
             self._refill(due)
-        self.forward.reserve(num_rows, int(num_cached.max(initial=0)) + 1, num_rows)
+        self.forward.reserve(self.num_rows, int(num_cached.max(initial=0)) + 1, self.num_rows)
         done: list[Done] = []
         lost: set[int] = set()
         chunk = max(1, num_rows) if self.exploring.num_rows else self.chunk
@@ -231,6 +233,28 @@ class Batch:
                 done += failed_jobs([row.job for row in self._rows[part]], error)
         self._banning = self._scoring = False  # every first token is drawn
         return done + self._leave(range(num_rows), lost)
+
+    def _arrange(self) -> int:
+        """Let the groups go on that have met, and move rows that wait for others behind the rows that run. Return how
+        many run."""
+        columns, num = self.columns, self.num_rows
+        if not self.exploring.meets:
+            return num
+        for row, most in self.exploring.meet(columns.limit[:num] - columns.num_drawn[:num]):
+            columns.limit[row] = columns.num_drawn[row] + most  # so that they reach their limits together
+        is_waiting = self.exploring.waiting(num)
+        num_running = num - int(is_waiting.sum())
+        ahead = np.flatnonzero(is_waiting[:num_running]).tolist()
+        if ahead:
+            behind = (num_running + np.flatnonzero(~is_waiting[num_running:])).tolist()
+            holes, movers = [*ahead, *behind], [*behind, *ahead]
+            to, source = (torch.tensor(rows, device=self.device) for rows in (holes, movers))
+            self.forward.copy(to, source, int(columns.num_cached[movers].max()))
+            columns.move(to, source, holes, movers)
+            self.exploring.swap(ahead, behind)
+            for one, other in zip(ahead, behind, strict=True):
+                self._rows[one], self._rows[other] = self._rows[other], self._rows[one]
+        return num_running
 
     def _draw(self, part: slice, logits: Tensor, pick: Tensor | None) -> None:
         """Draw a token for each row of `part` and log it, without waiting for the device."""
@@ -290,9 +314,14 @@ class Batch:
                 by_token = np.stack(statistics, axis=1).tolist() if width else []
                 first = tuple(self._rows[row].first)
                 drawn = RowDraw(ids.astype(np.int64).tolist(), logp.tolist(), logq.tolist(), by_token, first)
-                end = self._end(row, int(codes[row - rows.start]), drawn, bool(full[row - rows.start]))
+                code = int(codes[row - rows.start])
+                end = self._end(row, code, drawn, bool(full[row - rows.start]))
                 if end is not None:
                     ended.append(end)
+                elif code & _Code.WATCH and self.exploring.is_apart(row):
+                    cue = meeting_point(self._rows[row].ask)
+                    if self.language.ends_in(drawn.tokens, cue):
+                        self.exploring.arrive(row, int(columns.limit[row] - columns.num_drawn[row]))
         done = self.exploring.end([end.row for end in ended], columns.num_drawn, self._completions(ended))
         self.drop([*lost, *(end.row for end in ended)])
         return done

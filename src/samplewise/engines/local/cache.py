@@ -99,7 +99,8 @@ class Slots(Cache):
         return self._upto
 
     def copy(self, to: Tensor, source: Tensor, length: int) -> None:
-        """Copy the first `length` tokens of rows `source` (N,) to rows `to` (N,); no row is in both."""
+        """Copy the first `length` tokens of rows `source` (N,) to rows `to` (N,). All are read before any is written,
+        so rows can change places."""
         for buffers in self._layers:
             for buffer in buffers:
                 part = buffer[:, :, :length]

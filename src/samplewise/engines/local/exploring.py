@@ -2,6 +2,9 @@
 
 Rows of one group draw together, step by step; a group ends when as many draws have ended as its asks say it has. A
 group may come in waves: between them it has no rows and is kept, and when there are too many the longest idle one goes.
+Rows of a group that meets (`ExploreSettings.meets_at`) wait at its cue, without a pass of their own, until every row of
+the group waits there, has ended, or has too few tokens left; those that wait then go on together.
+
 What a group learned depends on all of its rows. So when one is lost (cancelled, or its step failed), the group is lost
 and can only be asked for again from its first draw on. Of an ended group only its report is kept.
 """
@@ -21,7 +24,7 @@ from samplewise.core.keys import Key
 from samplewise.core.numerics import Ints
 from samplewise.core.types import Generate, Json, explores
 from samplewise.engines.base import failed
-from samplewise.explore.base import Advice, EngineStep
+from samplewise.explore.base import Advice, EngineStep, Flags
 from samplewise.explore.explorer import Explorer, GroupReport
 
 from .forward import Cached, Forward
@@ -29,6 +32,7 @@ from .prepared import Done, PreparedAsk, explore_settings
 from .sample import Filters, TokenDraws, draw
 from .taps import Taps, head_of
 
+NONE, APART, WAITING, MET, ALONE = range(5)  # how far a row of a group that meets has come; NONE: its group does not
 IDLE = 256  # groups that wait for their next wave: 64 questions at once, each with up to four arms
 REPORTS = 1024  # of ended groups, kept for people
 LOST = 4096  # names of lost groups that are remembered
@@ -50,6 +54,11 @@ def exploration_summary(report: GroupReport, samples: int) -> dict[str, Json]:
     return {"policy": report.settings, "samples": samples, "numbers": numbers, "problem": report.problem}
 
 
+def meeting_point(ask: Generate) -> str:
+    """Return the text at whose end a draw of this ask waits for its group; "" where it never does."""
+    return explore_settings(ask.sampling.explore).meets_at if ask.sampling.explore else ""
+
+
 class Exploring:
     """The groups of a batch, and host columns for its R rows."""
 
@@ -59,6 +68,8 @@ class Exploring:
         self._explorer: Explorer | None = None
         self._numbers = np.zeros(0, dtype=np.int64)  # (R,) -1: draws plainly
         self._samples = np.zeros(0, dtype=np.int64)  # (R,)
+        self._phase = np.zeros(0, dtype=np.int64)  # (R,)
+        self._after = np.zeros(0, dtype=np.int64)  # (R,) tokens that a row must have left to meet its group
         self._groups: OrderedDict[str, _Group] = OrderedDict()  # the longest unused first
         self._by_number: dict[int, _Group] = {}
         self._lost: OrderedDict[str, int] = OrderedDict()  # name -> its first sample
@@ -75,6 +86,7 @@ class Exploring:
     def refusal(self, asks: Iterable[Generate]) -> str:
         """Return why asks that would join together cannot, or ""."""
         begun: dict[str, set[int]] = {}
+        meeting: dict[str, Generate] = {}
         for ask in asks:
             held, first = self._groups.get(ask.group), self._lost.get(ask.group, ask.draw)
             if ask.group not in begun:
@@ -88,6 +100,12 @@ class Exploring:
             begun[ask.group].add(ask.draw)
             if len(begun[ask.group]) > ask.group_size:
                 return f"group {ask.group!r} has {ask.group_size} samples, and more of them are asked for"
+            if meeting_point(ask):
+                meeting[ask.group] = ask
+        for name, ask in meeting.items():
+            if len(begun[name]) < ask.group_size:
+                few = f"and {len(begun[name])} of {ask.group_size} are asked for"
+                return f"explore={ask.sampling.explore} draws a group at once, {few}; leave out wave="
         return ""
 
     def listen(self, jobs: Iterable[PreparedAsk]) -> None:
@@ -101,9 +119,11 @@ class Exploring:
         """Let rows from `first` on join. Raises BadRequest with what `refusal` returns, or SetupError."""
         end = first + len(asks)
         if end > len(self._numbers):
-            more = np.full(end - len(self._numbers), -1)
-            self._numbers, self._samples = (np.concatenate([old, more]) for old in (self._numbers, self._samples))
-        self._numbers[first:end] = -1
+            more = np.zeros(end - len(self._numbers), dtype=np.int64)
+            self._numbers, self._samples, self._phase, self._after = (
+                np.concatenate([old, more]) for old in (self._numbers, self._samples, self._phase, self._after)
+            )
+        self._numbers[first:end], self._phase[first:end] = -1, NONE
         exploring = [(row, ask) for row, ask in enumerate(asks, first) if ask.sampling.explore]
         if not exploring:
             return
@@ -131,6 +151,8 @@ class Exploring:
         group.samples.add(ask.draw)
         group.in_flight += 1
         self._numbers[row], self._samples[row] = number, ask.draw
+        if settings.meets_at:
+            self._phase[row], self._after[row] = APART, settings.tokens_after
         self.num_rows += 1
         if warm:  # one more pass over the prompt for each group (taps.py)
             self._explorer.warm(number, *self._taps.prompt(self._prompts[ask.group]))
@@ -164,12 +186,16 @@ class Exploring:
 
     def move(self, holes: Sequence[int], movers: Sequence[int]) -> None:
         """Move rows into the gaps of others that have left."""
-        for column in (self._numbers, self._samples):
-            column[holes] = column[movers]
-        self._numbers[movers] = -1
+        self._copy(holes, movers)
+        self._numbers[movers], self._phase[movers] = -1, NONE
+
+    def _copy(self, to: Sequence[int], source: Sequence[int]) -> None:
+        for column in (self._numbers, self._samples, self._phase, self._after):
+            column[to] = column[source]
 
     def _leave(self, row: int, count: Ints) -> _Group | None:
         number, self._numbers[row] = int(self._numbers[row]), -1
+        self._phase[row] = NONE
         if number < 0:
             return None
         assert self._explorer is not None
@@ -200,6 +226,40 @@ class Exploring:
     def _drop(self, group: _Group) -> None:
         del self._groups[group.name], self._by_number[group.number]
 
+    # ---------------------------------------------------------------------------------------------------------- meeting
+
+    @property
+    def meets(self) -> bool:
+        """Whether some row is of a group that meets."""
+        return self.num_rows > 0 and bool(self._phase.any())
+
+    def is_apart(self, row: int) -> bool:
+        """Return whether a row still draws by itself on the way to where its group meets."""
+        return bool(self._phase[row] == APART)
+
+    def arrive(self, row: int, left: int) -> None:
+        """Let a row that has come to its cue wait; with too few tokens left it goes on alone."""
+        self._phase[row] = WAITING if left >= self._after[row] else ALONE
+
+    def meet(self, left: Ints) -> list[tuple[int, int]]:
+        """Let groups go on of which no row is under way any more. `left` (R,) is how many tokens each row may draw yet.
+        Return the rows that have met, and how many tokens each of them has from here."""
+        phase, numbers = self._phase[: len(left)], self._numbers[: len(left)]
+        phase[(phase == APART) & (left < self._after[: len(left)])] = ALONE  # it could not answer with the others
+        is_waiting = phase == WAITING
+        rows = np.flatnonzero(is_waiting & ~np.isin(numbers, numbers[phase == APART])) if is_waiting.any() else ()
+        phase[list(rows)] = MET
+        return [(int(row), int(self._after[row])) for row in rows]
+
+    def waiting(self, num_rows: int) -> Flags:
+        """Return which of the rows (R,) wait for others of their group."""
+        is_waiting: Flags = self._phase[:num_rows] == WAITING
+        return is_waiting
+
+    def swap(self, rows: Sequence[int], others: Sequence[int]) -> None:
+        """Let rows change places."""
+        self._copy([*rows, *others], [*others, *rows])
+
     # ---------------------------------------------------------------------------------------------------------- drawing
 
     def draw(
@@ -218,15 +278,26 @@ class Exploring:
         if self._explorer is None or not bool((numbers >= 0).any()):
             return draw(logits, filters, uniforms, pick, banned, exponents)
         explorer, samples, position = self._explorer, self._samples[part].copy(), count[part].copy()
+        met = self._phase[part] == MET
         deep, shallow = self._taps.deep, self._taps.shallow if explorer.shallow else None
         if pick is not None:
             deep, shallow = deep[pick], None if shallow is None else shallow[pick]
 
         def advise(lines: Tensor, log_probs: Tensor) -> list[Advice]:
-            filtered, temperature = filters.filtered, filters.temperature
-            return explorer.advise(
-                EngineStep(numbers, samples, position, temperature, lines, log_probs, deep, shallow, filtered)
+            step = EngineStep(
+                numbers,
+                samples,
+                position,
+                filters.temperature,
+                lines,
+                log_probs,
+                deep,
+                shallow,
+                filters.filtered,
+                uniforms,
+                met if met.any() else None,
             )
+            return explorer.advise(step)
 
         try:
             drawn = draw(logits, filters, uniforms, pick, banned, exponents, advise)

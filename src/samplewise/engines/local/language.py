@@ -189,6 +189,11 @@ class Language:
             return None
         return int(ids[-1]) if len(ids) else None
 
+    def ends_in(self, tokens: Sequence[int], text: str) -> bool:
+        """Return whether the text of `tokens` ends in `text`; spaces at either end do not count."""
+        tail = tokens[-(64 + 4 * len(text)) :]  # ample
+        return self.texts([tail])[0].rstrip().endswith(text.rstrip())
+
     def completes(self, stop: tuple[str, ...]) -> Tensor:
         """Return the tokens (V,) bool that can complete a stop string; the text is only searched after one of them.
 

@@ -111,9 +111,14 @@ def _check_explore(ask: Generate) -> None:
     if not ask.group or ask.group_size < 1:
         raise BadRequest(f"explore={explore} needs the name of a group and how many samples it has")
     try:
-        explore_settings(explore)
+        settings = explore_settings(explore)
     except SamplewiseError as error:
         raise BadRequest(str(error)) from error
+    if settings.meets_at and ask.max_tokens <= settings.tokens_after:
+        raise BadRequest(
+            f"explore={explore} keeps {settings.tokens_after} tokens for the answer, and max_tokens={ask.max_tokens} "
+            "leaves none to reason with"
+        )
 
 
 def _check_sampling(sampling: Sampling) -> None:

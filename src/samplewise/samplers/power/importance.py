@@ -4,6 +4,8 @@ N responses x_i from q, log W_i = alpha log p(x_i) + lambda L_i - log q(x_i). Th
 p^alpha f. Drawing one response in proportion to W is consistent in N and biased at any N. Where few responses hold all
 of the weight (an effective sample size below 2) it is best-of-N by weight, no more.
 
+The sum is over complete responses: those that ended, and those that the horizon cut, as in `kernel`.
+
 With several temperatures each draw picks one of them at random and its weight uses the density of the mixture, so no
 weight exceeds what the best of the temperatures would give it (defensive). Cost: N requests of at most T tokens.
 """

@@ -6,15 +6,18 @@ own kernel, all requests together, then a sweep over the pairs of neighbors from
     swap with probability min(1, exp((a_{k+1} - a_k) (log p(x_k) - log p(x_{k+1}))))        no request
 
 Either leaves the joint distribution invariant, the product of the rungs' p^{a_k} exp(lambda L), each over the complete
-responses of `kernel`: those that ended, and those that the horizon cut. The rungs are fixed
-before the run; tune them (swap rates of .15 to .6) on other questions. Cost: K starts, and at most K requests a round.
+responses of `kernel`: those that ended, and those that the horizon cut. Swaps are of whole responses, so they stay in
+that space. This is parallel power tempering (PPT, arXiv 2609.38104); its rungs have names in `PPT_LADDERS`.
+
+The rungs are fixed before the run; tune them (swap rates of .15 to .6) on other questions. Cost: K starts, and at most
+K requests a round.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -36,9 +39,23 @@ from samplewise.samplers.power.requests import (
 )
 from samplewise.samplers.power.response import DrawnResponse, response_candidate
 
+# The rungs of PPT by class of model and benchmark (arXiv 2609.38104): qwen3 is Qwen3-4B and 8B, qwen3.5 is Qwen3.5-9B.
+# Published with 5 to 20 rounds, no filter, and a horizon of 2,048 to 8,192 tokens. Of two of them only the ends are
+# known here, 1.8 and 2.4; the rungs between are evenly spaced.
+PPT_LADDERS: Mapping[str, tuple[float, ...]] = {
+    "qwen3-math500": (2.35, 2.5, 2.7, 2.9),
+    "qwen3-aime": (1.8, 2.0, 2.2, 2.4),
+    "qwen3-livecodebench": (1.8, 2.0, 2.2, 2.4),
+    "qwen3-humaneval": (1.5, 1.6, 1.8),
+    "qwen3-gpqa": (1.15, 1.3, 1.5),
+    "qwen3.5-aime": (1.25, 1.4, 1.6),
+    "qwen3.5-livecodebench": (1.1, 1.25, 1.4),
+    "qwen3.5-gpqa": (1.05, 1.1, 1.25),
+}
+
 
 def tempering(
-    alphas: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0),
+    alphas: tuple[float, ...] | str = (1.5, 2.0, 3.0, 4.0),
     rounds: int = 20,
     ladders: int = 1,
     *,
@@ -54,11 +71,12 @@ def tempering(
     """Sample p(x)^alpha by replica exchange: chains at rising `alphas` that swap responses, for `rounds` rounds.
 
     Each rung proposes at its own temperature 1 / alpha, or all at one `temperature`, which top_k, top_p and min_p need.
-    The last response of each ladder's highest power is a candidate; keep="all" adds the other rungs.
+    The last response of each ladder's highest power is a candidate; keep="all" adds the other rungs. `alphas` may be
+    the name of a published ladder, "qwen3-math500" (see `PPT_LADDERS`). ValueError where an argument is out of range.
     """
     return ladder_sampler(
         LadderSettings(
-            alphas=alphas,
+            alphas=named_ladder(alphas),
             rounds=rounds,
             ladders=ladders,
             temperature=temperature,
@@ -71,6 +89,15 @@ def tempering(
             min_p=min_p,
         )
     )
+
+
+def named_ladder(alphas: tuple[float, ...] | str) -> tuple[float, ...]:
+    """Return the rungs that a name of `PPT_LADDERS` stands for, or the rungs themselves. ValueError if unknown."""
+    if not isinstance(alphas, str):
+        return alphas
+    if alphas not in PPT_LADDERS:
+        raise ValueError(f"no ladder is called {alphas!r}; give powers, or one of {', '.join(PPT_LADDERS)}")
+    return PPT_LADDERS[alphas]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,424 @@
+"""Runs that do not end as they should: clients that leave and come back, deadlines, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.serve.serving import HELLO, Served, events, served_at, serving, streamed_text
+from tests.support.script import Script, Seen, completion, reply
+
+from samplewise.core.types import Candidate, Completion, Generate, Message, Usage
+from samplewise.engines.toy import toy
+from samplewise.serve import jobs
+from samplewise.serve.drawn import DrawLog, WantingEngine
+from samplewise.serve.jobs import RunName, Unfinished, fingerprint
+from samplewise.serve.keys import KeyRing, Policy, key_digest
+from samplewise.serve.limits import Gate
+from samplewise.store.database import Store
+
+LEFT_S = 1.0  # within which nothing of a client that left is still asked
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 20))
+
+
+class Upstream:
+    """An endpoint that answers each draw after `seconds`, the texts of `answers` in turn, the last one for ever."""
+
+    def __init__(self, seconds: float, *answers: str) -> None:
+        self.seconds, self.answers = seconds, list(answers) or ["yes"]
+        self.num_drawn = 0
+        self.seeds: list[int] = []
+        self.script = Script(self.answer)
+
+    async def answer(self, seen: Seen) -> bytes:
+        self.seeds.append(seen.body["seed"])
+        await asyncio.sleep(self.seconds)
+        text = self.answers[min(self.num_drawn, len(self.answers) - 1)]
+        self.num_drawn += 1
+        return reply(completion(text, tokens=5, prompt=7))
+
+    @property
+    def num_open(self) -> int:
+        """How many requests wait for their answer."""
+        return len(self.seeds) - self.num_drawn - self.script.lost
+
+
+async def leave(served: Served, after_s: float, **body: Any) -> None:
+    """Send a request and close its connection."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(after_s):
+            await served.post(**body)
+            raise AssertionError("it was answered")
+
+
+async def until(condition: Any, seconds: float = LEFT_S) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# --- clients that leave -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [{}, {"stream": True}, {"stream": True, "samplewise": {"progress": True}}])
+@pytest.mark.parametrize("quiet_s", [0.05, 15.0])
+def test_a_client_that_leaves_cancels_every_request_upstream(body: dict[str, Any], quiet_s: float) -> None:
+    async def go() -> None:
+        upstream = Upstream(10.0)
+        async with upstream.script.serving() as url, served_at(url, quiet_s=quiet_s, heartbeat_s=0.05) as served:
+            await leave(served, 0.2, model="vote4@toy", **body)
+            await until(lambda: upstream.script.lost == 4)
+            assert len(upstream.seeds) == 4
+            line = await served.logged(1)
+            assert line["code"] == 499
+            assert line["tokens"] > 0  # what was cut off is charged at its most
+            assert served.service.gate.in_flight == 0
+            assert not upstream.num_drawn
+
+    run(go())
+
+
+def test_a_client_that_leaves_the_queue_is_forgotten() -> None:
+    async def go() -> None:
+        upstream = Upstream(0.5)
+        gate = Gate(concurrency=1, queue=5)
+        async with upstream.script.serving() as url, served_at(url, gate=gate) as served:
+            first = asyncio.create_task(served.post())
+            await asyncio.sleep(0.1)
+            await leave(served, 0.1)
+            await until(lambda: gate.num_queued == 0)
+            assert (await first).status == 200
+            assert len(upstream.seeds) == 1
+
+    run(go())
+
+
+def test_other_requests_go_on_when_one_is_left() -> None:
+    async def go() -> None:
+        upstream = Upstream(0.3)
+        async with upstream.script.serving() as url, served_at(url) as served:
+            other = asyncio.create_task(served.post(model="vote4@toy"))
+            await leave(served, 0.1, model="vote4@toy")
+            assert (await other).body["samplewise"]["draws"] == 4
+
+    run(go())
+
+
+# --- and come back ----------------------------------------------------------------------------------------------------
+
+
+def test_who_comes_back_pays_only_the_rest(tmp_path: Path) -> None:
+    """A client leaves after two of six draws; its retry has the same six draws, and four of them are asked for."""
+    body = {"model": "repeat(6, wave=1) | vote@toy"}
+
+    async def go() -> None:
+        upstream = Upstream(0.1, "a", "b")
+        with Store(tmp_path / "s.db") as store:
+            async with upstream.script.serving() as url, served_at(url, store=store) as served:
+                await leave(served, 0.25, **body)
+                await served.logged(1)
+                drawn, asked = upstream.num_drawn, list(upstream.seeds)
+                assert 1 <= drawn < 6
+                got = await served.post(**body)
+                assert got.body["samplewise"]["resumed"] is True
+                assert got.body["samplewise"]["draws"] == 6
+                assert upstream.num_drawn == 6
+                assert upstream.seeds == [*asked, *upstream.seeds[len(asked) :]]
+                assert len(set(upstream.seeds)) == 6
+                assert got.body["usage"]["total_tokens"] == 6 * 12
+                assert got.body["samplewise"]["paid"]["tokens"] == (6 - drawn) * 12
+                assert (await served.logged(1))["run"] == got.body["samplewise"]["run"]
+                again = await served.post(**body)
+                assert "resumed" not in again.body["samplewise"]
+                assert upstream.num_drawn == 12
+                assert len(set(upstream.seeds)) == 12
+
+    run(go())
+
+
+@pytest.mark.parametrize("change", ["body", "route", "header", "key", "time", "store"])
+def test_only_the_same_request_goes_on(change: str, tmp_path: Path) -> None:
+    keys = KeyRing({key_digest(name): Policy(name, recipes="free") for name in ("a", "b")})
+    now = [0.0]
+
+    async def go(store: Store | None) -> None:
+        upstream = Upstream(0.1)
+        async with (
+            upstream.script.serving() as url,
+            served_at(url, store=store, keys=keys, now=lambda: now[0], resume_s=600.0) as served,
+        ):
+            body: dict[str, Any] = {"model": "repeat(3, wave=1)@toy", "headers": {"Authorization": "Bearer a"}}
+            await leave(served, 0.15, **body)
+            await served.logged(1)
+            if change == "body":
+                body["temperature"] = 1
+            elif change == "route":
+                body["path"] = "/v1/completions"
+            elif change == "header":
+                body["headers"] = {**body["headers"], "X-ITS-Budget": "3"}
+            elif change == "key":
+                body["headers"] = {"Authorization": "Bearer b"}
+            elif change == "time":
+                now[0] = 601.0
+            got = await served.post(**body)
+            assert got.status == 200
+            assert "resumed" not in got.body["samplewise"]
+            assert got.body["samplewise"]["paid"]["requests"] == 3
+
+    if change == "store":
+        run(go(None))
+    else:
+        with Store(tmp_path / "s.db") as store:
+            run(go(store))
+
+
+def test_two_that_left_go_on_apart(tmp_path: Path) -> None:
+    """Equal requests at once are independent, and so they are when they come back."""
+    body = {"model": "repeat(3, wave=1)@toy"}
+
+    async def go() -> None:
+        upstream = Upstream(0.1)
+        with Store(tmp_path / "s.db") as store:
+            async with upstream.script.serving() as url, served_at(url, store=store) as served:
+                await asyncio.gather(leave(served, 0.15, **body), leave(served, 0.15, **body))
+                await served.logged(2)
+                got = [await served.post(**body) for _ in range(3)]
+                runs = [reply.body["samplewise"]["run"] for reply in got]
+                assert len(set(runs)) == 3
+                assert [reply.body["samplewise"].get("resumed") for reply in got] == [True, True, None]
+
+    run(go())
+
+
+def test_unfinished_runs_are_remembered_for_a_while() -> None:
+    now = [0.0]
+    runs = Unfinished(10.0, lambda: now[0])
+    assert runs.take(b"x") is None
+    runs.put(b"x", RunName("a", 1))
+    now[0] = 5.0
+    runs.put(b"x", RunName("b", 2))
+    assert runs.take(b"x") == RunName("a", 1, True)
+    now[0] = 14.9
+    assert runs.take(b"x") == RunName("b", 2, True)
+    assert runs.take(b"x") is None
+    runs.put(b"x", RunName("c", 3))
+    now[0] = 24.9
+    assert runs.take(b"x") is None
+    for num in range(jobs.MAX_REMEMBERED + 5):
+        runs.put(str(num).encode(), RunName("d", num))
+    assert runs.take(b"4") is None
+    assert runs.take(b"5") == RunName("d", 5, True)
+
+
+def test_requests_are_told_apart_byte_by_byte() -> None:
+    prints = [
+        fingerprint("a", "chat", b"x"),
+        fingerprint("b", "chat", b"x"),
+        fingerprint("a", "completions", b"x"),
+        fingerprint("a", "chat", b"x "),
+        fingerprint("a", "chat", b"x", ["y"]),
+        fingerprint("a", "chat", b"x", [None, "y"]),
+        fingerprint("a", "chat", b"x", ["\udc80"]),
+    ]
+    assert len(set(prints)) == len(prints)
+    assert fingerprint("a", "chat", b"x", ["y"]) == fingerprint("a", "chat", b"x", ["y"])
+
+
+# --- deadlines and limits ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_at_the_deadline_the_answer_is_the_best_so_far(is_stream: bool) -> None:
+    async def go() -> None:
+        upstream = Upstream(0.1, "a", "b", "b", "c")
+        async with upstream.script.serving() as url, served_at(url) as served:
+            wants = {"budget": {"seconds": 0.45}}
+            model = "repeat(50, wave=1) | vote@toy"
+            got = await served.post(model=model, samplewise=wants, stream=is_stream)
+            assert got.status == 200
+            if is_stream:
+                (*_, last) = chunks = events(got.data)
+                text, finish, evidence = streamed_text(chunks), last["choices"][0]["finish_reason"], last["samplewise"]
+            else:
+                choice, evidence = got.body["choices"][0], got.body["samplewise"]
+                text, finish = choice["message"]["content"], choice["finish_reason"]
+            assert (text, finish) == ("b", "length")
+            assert evidence["stop"]["reason"] == "budget"
+            assert 3 <= evidence["draws"] <= 5
+            await until(lambda: upstream.num_open == 0)
+
+    run(go())
+
+
+@pytest.mark.parametrize(
+    ("settings", "headers", "is_stream", "seconds"),
+    [
+        ({"seconds": 7.0}, {}, False, 7.0),
+        ({}, {}, False, 600.0),
+        ({}, {"x-stainless-read-timeout": "20"}, False, 600.0),
+        ({"quiet_s": None}, {"x-stainless-read-timeout": "20"}, False, 18.0),
+        ({}, {"x-stainless-read-timeout": "15"}, False, 13.5),
+        ({}, {"x-stainless-read-timeout": "2"}, False, 1.5),
+        ({}, {"x-stainless-read-timeout": "0.4"}, False, 0.2),
+        ({}, {"x-stainless-read-timeout": "2"}, True, 600.0),
+        ({"quiet_s": None}, {"x-stainless-read-timeout": "2"}, True, 600.0),
+        ({}, {"x-stainless-read-timeout": "soon"}, False, 600.0),
+    ],
+)
+def test_a_run_ends_before_its_client_gives_up(
+    settings: dict[str, Any], headers: dict[str, str], is_stream: bool, seconds: float
+) -> None:
+    from samplewise.serve.wire import parse_call, read_timeout_s
+
+    async def go() -> None:
+        async with serving(**settings) as served:
+            call = parse_call({"model": "toy", "messages": HELLO, "stream": is_stream}, "chat")
+            assert served.service._seconds(call, read_timeout_s(headers)) == pytest.approx(seconds)
+
+    run(go())
+
+
+def test_a_read_timeout_ends_a_silent_run_in_time() -> None:
+    async def go() -> None:
+        upstream = Upstream(0.1, "a")
+        async with upstream.script.serving() as url, served_at(url) as served:
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            got = await served.post(model="repeat(99, wave=1)@toy", headers={"X-Stainless-Read-Timeout": "1"})
+            assert loop.time() - started < 1.0
+            assert got.body["choices"][0]["finish_reason"] == "length"
+
+    run(go())
+
+
+def test_nothing_drawn_in_time_is_an_error() -> None:
+    async def go() -> None:
+        upstream = Upstream(5.0)
+        async with upstream.script.serving() as url, served_at(url) as served:
+            got = await served.post(samplewise={"budget": {"seconds": 0.1}})
+            assert (got.status, got.body["error"]["code"]) == (504, "timeout")
+            assert got.headers["x-should-retry"] == "false"
+            await until(lambda: upstream.script.lost == 1)
+
+    run(go())
+
+
+def test_a_budget_of_tokens_ends_a_run_with_the_best_so_far() -> None:
+    async def go() -> None:
+        async with serving() as served:
+            got = await served.post(model="repeat(40) | vote@toy", samplewise={"budget": {"tokens": 50}})
+            assert got.body["usage"]["total_tokens"] <= 50
+            assert got.body["samplewise"]["stop"]["reason"] == "budget"
+            assert got.body["choices"][0]["finish_reason"] == "length"
+            got = await served.post(samplewise={"budget": {"tokens": 5}})
+            assert (got.status, got.body["error"]["code"]) == (400, "budget_too_small")
+
+    run(go())
+
+
+def test_the_least_limit_holds() -> None:
+    keys = KeyRing({key_digest("k"): Policy("k", recipes="free", tokens_per_request=30)})
+
+    async def go() -> None:
+        async with serving(keys=keys) as served:
+            for budget in ({}, {"tokens": 1000}, {"tokens": 20}):
+                got = await served.post(
+                    model="repeat(40) | vote@toy",
+                    samplewise={"budget": budget},
+                    headers={"Authorization": "Bearer k"},
+                )
+                assert got.body["usage"]["total_tokens"] <= min(30, budget.get("tokens", 30))
+
+    run(go())
+
+
+def test_a_limit_in_money_needs_a_price() -> None:
+    async def go() -> None:
+        upstream = Upstream(0.0)
+        async with upstream.script.serving() as url, served_at(url) as served:
+            got = await served.post(model="repeat(50)@toy", samplewise={"budget": {"usd": 100e-6}})
+            assert got.body["samplewise"]["spent"]["usd"] <= 100e-6
+            assert got.body["samplewise"]["stop"]["reason"] == "budget"
+
+    run(go())
+
+
+def test_usage_counts_failed_attempts() -> None:
+    """A draw that failed after it may have been billed, and the one that replaced it."""
+    answers = iter([reply({"error": {"message": "broken"}}, 500), *(reply(completion("a")) for _ in range(9))])
+
+    async def go() -> None:
+        script = Script(lambda seen: next(answers))
+        async with script.serving() as url, served_at(url) as served:
+            got = await served.post(model="repeat(2, wave=1) | vote@toy", max_tokens=5)
+            assert got.body["samplewise"]["spent"]["requests"] == 3
+            assert got.body["usage"]["completion_tokens"] == 15
+            assert got.body["samplewise"]["paid"]["requests"] == 3
+
+    run(go())
+
+
+# --- the parts --------------------------------------------------------------------------------------------------------
+
+ASK = Generate((Message("user", "hi"),), max_tokens=6, seed=3)
+
+
+def test_an_engine_is_asked_for_more_and_named_the_same() -> None:
+    engine = toy()
+    wanting = WantingEngine(engine, ("logp", "tokens"))
+
+    async def go() -> None:
+        await wanting.open()
+        (arrival,) = [arrival async for arrival in wanting.answer([ASK])]
+        (plain,) = [arrival async for arrival in engine.answer([ASK])]
+        assert plain.completion.logp is None
+        assert arrival.completion.logp is not None
+        assert arrival.completion.tokens is not None
+        assert math.fsum(arrival.completion.logp) == arrival.completion.logp_sum
+        assert arrival.completion._replace(logp=None, tokens=None) == plain.completion
+        other = ASK._replace(engine="judge")
+        (judged,) = [arrival async for arrival in wanting.answer([other])]
+        assert judged.completion.logp is None
+
+    run(go())
+    assert (wanting.identity, wanting.can, wanting.worst_case(ASK)) == (
+        engine.identity,
+        engine.can,
+        engine.worst_case(ASK),
+    )
+    assert wanting.member(ASK) is engine
+    assert wanting.may_bill(ASK) == engine.may_bill(ASK)
+
+
+def test_a_log_remembers_draws_and_hands_them_on(tmp_path: Path) -> None:
+    drawn = Completion("a", "stop", Usage(1, 2, 3), logp=(-1.0,), logp_sum=-1.0)
+    with Store(tmp_path / "s.db") as store:
+        log = DrawLog(store)
+        log.put_draw(b"1" * 16, "e", ASK, drawn)
+        assert store.draws([b"1" * 16]).keys() == {b"1" * 16}
+        store.put_draw(b"2" * 16, "e", ASK._replace(seed=4), drawn._replace(text="b"))
+        assert DrawLog(store).draws([b"1" * 16, b"2" * 16, b"3" * 16]).keys() == {b"1" * 16, b"2" * 16}
+    alone = DrawLog(None)
+    alone.put_draw(b"1" * 16, "e", ASK, drawn)
+    assert alone.draws([b"1" * 16, b"2" * 16]) == {b"1" * 16: drawn}
+    candidate = Candidate("a", num_tokens=3, logp_sum=-1.0)
+    assert alone.completion_of(candidate) is drawn
+    for other in (
+        candidate._replace(text="b"),
+        candidate._replace(num_tokens=4),
+        candidate._replace(finish="length"),
+        candidate._replace(reasoning="r"),
+        candidate._replace(logp_sum=-2.0),
+        candidate._replace(logp_sum=math.nan),
+    ):
+        assert alone.completion_of(other) is None
+    alone.put_draw(b"3" * 16, "e", ASK, drawn._replace(logp_sum=math.nan, text="n"))
+    assert alone.completion_of(Candidate("n", num_tokens=3)) is not None
