@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--puzzles", type=int, default=200)
     parser.add_argument("--store", help="where the embedded model's draws are kept; default: nowhere")
     options = parser.parse_args()
-    console, key, started = Console(width=150), Key(SEED).fold("bench", "stop"), time.monotonic()
+    console, key, started = Console(width=190), Key(SEED).fold("bench", "stop"), time.monotonic()
     parts = options.only or PARTS
     figures: dict[str, Any] = {"golden_share": None, "worlds": None, "replay": None, "rounds": None, "tiny": None}
     if "golden" in parts:

@@ -36,6 +36,7 @@ from samplewise.tasks.recorded import recorded_task
 
 NUM_ORDERS = 100
 NUM_BOOTSTRAPS = 2000
+AS_ACCURATE = 0.002  # what a plan may lose on the questions that its prices are chosen on
 VOTE_RULES = {
     "asc .95": ("asc(0.95)",),
     "asc .99": ("asc(0.99)",),
@@ -49,8 +50,8 @@ VOTE_RULES = {
     "vote_plan": ("vote_plan(cap=8)",),
     "asc, chosen": ("asc(0.6)", "asc(0.7)", "asc(0.8)", "asc(0.9)", "asc(0.95)", "asc(0.99)"),
 }
-PRICES = tuple((ratio * price, price) for price in (0.001, 0.002, 0.005, 0.01, 0.02, 0.04) for ratio in (0, 2, 8))
-ROUND_ORDERS = 40  # random orders of each question, in the part on rounds
+PRICES = tuple((ratio * price, price) for price in (0.002, 0.005, 0.01, 0.02, 0.04) for ratio in (0, 2, 8))
+ROUND_ORDERS = 20  # random orders of each question, in the part on rounds
 
 
 VOTE, BEST = vote(), best("score")
@@ -203,25 +204,27 @@ class Spent(NamedTuple):
     accuracy: Floats
     draws: Floats
     rounds: Floats
-    tokens: Floats  # 0 where the recording has none
+    tokens: Floats  # nan where some draws were recorded without them
 
 
 def three_way(console: Console, title: str, pools: Sequence[StoredPool], cap: int, key: Key) -> dict[str, Any]:
     """`vote_plan` beside other rules: accuracy, draws and rounds of each; then against each at its own accuracy.
 
-    Halves of the questions take prices (and the pilot's prior) from each other: of the plans that are there at least as
-    accurate as the rule, the one with the smallest sum of draws and rounds, both relative to the rule's. Where none
-    is, it is the most accurate. The default prior and that of the pilot are two rows.
+    Halves of the questions take prices (and the pilot's prior) from each other: of the plans that are there as accurate
+    as the rule, up to `AS_ACCURATE`, the one whose larger ratio, of draws or of rounds to the rule's, is the smallest.
+    Where none is, it is the most accurate. The default prior and that of the pilot are two rows.
     """
     groups = [pool.question.id for pool in pools]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
     halves = [np.array([numbers[name] % 2 == side for name in groups]) for side in (0, 1)]
 
+    is_known = all(cost > 0 for pool in pools for cost in pool.costs)
+
     def spent(spec: str) -> Spent:
         rule: StopRule[Any] = build("stop", spec)
         (row,) = replay_pools([rule] * len(pools), VOTE, pools, key, caps=[cap], num_orders=ROUND_ORDERS)
         found = measured(row)
-        return Spent(found.accuracy, found.samples, found.rounds, np.nan_to_num(found.tokens))
+        return Spent(found.accuracy, found.samples, found.rounds, found.tokens if is_known else found.tokens * math.nan)
 
     others = ("asc(0.9)", "asc(0.95)", "asc(0.99)", "esc(3)", "esc(5)", "agreement(2)", "agreement(3)", "lead(2)")
     fixed = [f"cap({num})" for num in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32) if num <= cap]
@@ -237,7 +240,7 @@ def three_way(console: Console, title: str, pools: Sequence[StoredPool], cap: in
     shown = {**rows, **{_plan(prices, cap): row for (prices, side), row in plans.items() if side is None}}
     for spec, row in shown.items():
         figures["rows"][spec] = {name: float(column.mean()) for name, column in row._asdict().items()}
-        tokens = f"{row.tokens.mean():.0f}" if row.tokens.any() else ""
+        tokens = f"{row.tokens.mean():.0f}" if is_known else ""
         cells = [f"{row.accuracy.mean():.4f}", f"{row.draws.mean():.2f}", f"{row.rounds.mean():.2f}", tokens]
         table.add_row(spec, *cells)
     console.print(table, "")
@@ -285,15 +288,14 @@ def _plan(prices: tuple[float, float], cap: int, prior: tuple[float, float] | No
 
 
 def _cheapest(plans: Mapping[tuple[float, float], Spent], rival: Spent, some: Floats) -> tuple[float, float]:
-    """The prices whose plan is, on some questions, as accurate as the rival and cheapest in draws and rounds."""
+    """The prices whose plan is as accurate as the rival on some questions, and best in the worse of both ratios."""
     accuracy = {prices: float(row.accuracy[some].mean()) for prices, row in plans.items()}
-    enough = min(float(rival.accuracy[some].mean()) - 1e-9, max(accuracy.values()))
+    enough = min(float(rival.accuracy[some].mean()) - AS_ACCURATE, max(accuracy.values()))
 
-    def cost(prices: tuple[float, float]) -> float:
-        row = plans[prices]
-        return float(
-            row.draws[some].mean() / rival.draws[some].mean() + row.rounds[some].mean() / rival.rounds[some].mean()
-        )
+    def cost(prices: tuple[float, float]) -> tuple[float, float]:
+        pairs = ((plans[prices].draws, rival.draws), (plans[prices].rounds, rival.rounds))
+        ratios = [float(ours[some].mean() / theirs[some].mean()) for ours, theirs in pairs]
+        return max(ratios), min(ratios)
 
     return min((prices for prices in plans if accuracy[prices] >= enough), key=cost)
 
