@@ -79,7 +79,8 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 
 .venv-clients/.made: tests/serve/requirements.txt
 	$(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python $(PIP) --no-deps -r tests/serve/requirements.txt
+	.venv-clients/bin/python $(PIP) uv
+	.venv-clients/bin/uv pip install --quiet --python .venv-clients/bin/python --no-deps -r tests/serve/requirements.txt
 	touch $@
 
 sandbox:  ## bubblewrap, which programs are graded in; without it their tests are skipped

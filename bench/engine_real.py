@@ -19,8 +19,8 @@ turning logits into tokens.
 before: the share of plain throughput.
 
 **Power sampling.** 8 questions, 10 steps of `power(4)` over 64 tokens: seconds of ours, against an implementation in
-the published style written for bench/power_cost.py: one chain, `generate` for every proposal. `power_over_published` is
-the last model's.
+the published style written for bench/power_cost.py: one chain, `generate` for every proposal. It takes one question
+after another, so `--each` of them are timed and stand for all. `power_over_published` is the last model's.
 
 Models are folders; the default ones are looked for under `$SAMPLEWISE_MODELS` or ~/.cache/samplewise-models.
 """
@@ -70,9 +70,10 @@ class Settings(NamedTuple):
     questions: int
     samples: int
     tokens: int
-    each: int  # questions of a round that `generate_each` gets
+    each: int  # questions of a round that `generate_each` gets, and `generate` for power sampling
     explore_tokens: int
     seed: int
+    sides: tuple[str, ...]
 
 
 # --------------------------------------------------------------------------------------------------------------- sides
@@ -222,7 +223,8 @@ def throughput(folder: Path, engine: Any, model: Any, settings: Settings, ceilin
     stops, key = engine.checkpoint.stops, Key(settings.seed).fold("engine_real")
     problems = [problem.question for problem in gsm8k().problems]
     order = key.fold("questions").generator().permutation(len(problems)).tolist()
-    vllm = Vllm(folder, settings.questions * settings.samples) if VLLM_PYTHON.exists() else None
+    with_vllm = VLLM_PYTHON.exists() and "vllm" in settings.sides
+    vllm = Vllm(folder, settings.questions * settings.samples) if with_vllm else None
     runs: dict[str, list[Run]] = {side: [] for side in SIDES}
     shares = []
     try:
@@ -238,7 +240,7 @@ def throughput(folder: Path, engine: Any, model: Any, settings: Settings, ceilin
             }
             if vllm is not None:
                 sides["vllm"] = lambda p=prompts, s=now: vllm.run(p, s, stops)
-            names = list(sides)
+            names = [name for name in sides if name in settings.sides]
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 with clocked(engine) as clock:
                     run = apart(sides[name])
@@ -287,12 +289,14 @@ def powers(engine: Any, model: Any, settings: Settings) -> dict[str, Any]:
     key = Key(settings.seed).fold("engine_real", "power")
     prompts = [problem.question.messages for problem in gsm8k().problems[:POWER_QUESTIONS]]
     ids = [engine._language.prompt(messages) for messages in prompts]
+    some = ids[: settings.each]
     mine, theirs = [], []
     for number in range(settings.rounds):
         spent = apart(power_cost.ours, engine, prompts, 4.0, 0.25, key.fold(number, "ours"))
         took, _ = apart(
-            power_cost.published, model, ids, engine.checkpoint.stops, 4.0, 0.25, key.fold(number, "published")
+            power_cost.published, model, some, engine.checkpoint.stops, 4.0, 0.25, key.fold(number, "published")
         )
+        took *= len(ids) / len(some)
         mine.append(spent.seconds)
         theirs.append(took)
         say(f"  power: ours {spent.seconds:.1f} s, published style {took:.1f} s: {took / spent.seconds:.1f} times")
@@ -335,8 +339,10 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=4)
     parser.add_argument("--explore-tokens", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sides", default=",".join(SIDES), help="of the throughput, ours among them")
     arguments = parser.parse_args()
     fields = {name: getattr(arguments, name) for name in Settings._fields}
+    fields["sides"] = tuple(arguments.sides.split(","))
     settings, parts, started = Settings(**fields), arguments.parts.split(","), time.monotonic()
     hugging.utils.logging.set_verbosity_error()
     hugging.utils.logging.disable_progress_bar()

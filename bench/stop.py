@@ -3,6 +3,7 @@
 golden   the released code's sample counts, from the parameters that its notebooks print (four decimals)
 worlds   laws of scores and of answers that are known: what each rule attains, against what it says
 replay   recorded draws in many random orders, beside the fixed number of draws at equal tokens
+rounds   the same for votes: accuracy, draws and rounds of a plan against other rules
 tiny     200 held-out puzzles: one fixed configuration against the best of 64 by reward
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.about import about, rounded
-from bench.stop_replay import humaneval, maths, otis
+from bench.stop_replay import humaneval, maths, otis, rounds
 from bench.stop_tiny import tiny
 from bench.stop_worlds import first_pass_shares, worlds
 from samplewise.core.files import data_folder
@@ -26,7 +27,7 @@ from samplewise.core.keys import Key
 from samplewise.stop.grid import grid_count
 
 SEED = 0
-PARTS = ("golden", "worlds", "replay", "tiny")
+PARTS = ("golden", "worlds", "replay", "rounds", "tiny")
 
 
 def golden(console: Console) -> dict[str, Any]:
@@ -63,9 +64,9 @@ def main() -> None:
     parser.add_argument("--puzzles", type=int, default=200)
     parser.add_argument("--store", help="where the embedded model's draws are kept; default: nowhere")
     options = parser.parse_args()
-    console, key, started = Console(width=150), Key(SEED).fold("bench", "stop"), time.monotonic()
+    console, key, started = Console(width=190), Key(SEED).fold("bench", "stop"), time.monotonic()
     parts = options.only or PARTS
-    figures: dict[str, Any] = {"golden_share": None, "worlds": None, "replay": None, "tiny": None}
+    figures: dict[str, Any] = {"golden_share": None, "worlds": None, "replay": None, "rounds": None, "tiny": None}
     if "golden" in parts:
         figures |= golden(console)
     if "worlds" in parts:
@@ -77,6 +78,8 @@ def main() -> None:
             "math_qwen_rm_8x": maths(console, key),
             "humaneval": humaneval(console, key, options.every),
         }
+    if "rounds" in parts:
+        figures["rounds"] = rounds(console, key, options.runs)
     if "tiny" in parts:
         figures["tiny"] = tiny(console, key, options.puzzles, options.store)
     print(json.dumps(rounded({**figures, **about("stop", SEED, started)})))

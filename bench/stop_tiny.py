@@ -8,6 +8,7 @@ mean over random orders of the same 64 draws a puzzle, all tokens counted; one o
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.stop_replay import at_equal_tokens, bootstrap, measured
+from bench.stop_replay import at_equal_tokens, bootstrap, measured, three_way
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats
 from samplewise.core.registry import build
@@ -38,6 +39,9 @@ RULES = {
     "futile below .05": f"optscale(0.95, reward, target={TARGET}, cap={CAP}, price=0.05)",
     "asc .95": "asc(0.95)",
     "vote_e .05": "vote_e(0.05)",
+    "esc 5": "esc(5)",
+    "agreement 2": "agreement(2)",
+    "vote_plan": f"vote_plan(cap={CAP})",
 }
 
 
@@ -72,7 +76,16 @@ def tiny(console: Console, key: Key, puzzles: int, store_at: str | None = None) 
         best, weighted = fixed["best(reward)"][-1].grades.mean(axis=1), measure(store, run, never, SIMPLE, key)[0]
         simple = weighted.grades.mean(axis=1)
         table = Table(
-            f"{puzzles} puzzles", "accuracy", "one run", "draws", "tokens", "fixed, same tokens", "above it", box=None
+            f"{puzzles} puzzles",
+            "accuracy",
+            "one run",
+            "draws",
+            "rounds",
+            "tokens",
+            "seconds",
+            "fixed, same tokens",
+            "above it",
+            box=None,
         )
         figures: dict[str, Any] = {
             "best_of_64_accuracy": float(best.mean()),
@@ -83,7 +96,7 @@ def tiny(console: Console, key: Key, puzzles: int, store_at: str | None = None) 
         for name, rows in (*fixed.items(), (SIMPLE, (weighted,))):
             last = rows[-1]
             table.add_row(
-                f"{name}, {CAP} draws", f"{last.grades.mean():.4f}", "", str(CAP), f"{last.tokens.mean():.0f}"
+                f"{name}, {CAP} draws", f"{last.grades.mean():.4f}", "", str(CAP), "1", f"{last.tokens.mean():.0f}"
             )
         rules: dict[str, Any] = {}
         for name, rule in RULES.items():
@@ -96,7 +109,9 @@ def tiny(console: Console, key: Key, puzzles: int, store_at: str | None = None) 
                 "accuracy": float(grades.mean()),
                 "run_deviation": float(replays.grades.mean(axis=0).std(ddof=1)),
                 "samples": float(replays.draws.mean()),
+                "rounds": float(replays.rounds.mean()),
                 "tokens": own,
+                "seconds_of_draws": float(replays.seconds.mean()),  # nan: this engine does not say
                 "token_saving": 1 - own / float(whole.tokens.mean()),
                 **over("over_frontier", grades - frontier, ids, key.fold("frontier", name)),
                 **over("over_64_draws", grades - whole.grades.mean(axis=1), ids, key.fold("loss", name)),
@@ -108,10 +123,14 @@ def tiny(console: Console, key: Key, puzzles: int, store_at: str | None = None) 
                 f"{row['accuracy']:.4f}",
                 f"±{row['run_deviation']:.4f}",
                 f"{row['samples']:.1f}",
+                f"{row['rounds']:.1f}",
                 f"{own:.0f} (-{row['token_saving']:.0%})",
+                "" if math.isnan(row["seconds_of_draws"]) else f"{row['seconds_of_draws']:.1f}",
                 f"{frontier.mean():.4f}",
                 f"{row['over_frontier']:+.4f} [{row['over_frontier_low']:+.4f}, {row['over_frontier_high']:+.4f}]",
             )
+        drawn_by_vote = stored_pools(store, run.id, bill_run(store, run, recipe(run.recipe)))
+        three = three_way(console, f"{puzzles} puzzles, cap 32", drawn_by_vote, 32, key.fold("rounds"))
     console.print(table, "")
     for name, row in rules.items():
         beside = [
@@ -119,7 +138,7 @@ def tiny(console: Console, key: Key, puzzles: int, store_at: str | None = None) 
             for field, label in (("over_64_draws", "all 64 draws"), ("over_weighted", f"{SIMPLE} of 64"))
         ]
         console.print(f"{name}: above {', '.join(beside)}")
-    return {**rules["default"], **figures, "rules": rules}
+    return {**rules["default"], **figures, "rules": rules, "three_way": three}
 
 
 def over(name: str, gain: Floats, ids: list[str], key: Key) -> dict[str, float]:

@@ -25,7 +25,7 @@ from rich.table import Table
 from bench.about import about, rounded
 from bench.real.benchmarks import BENCHMARKS, NUM_PROBLEMS, SEED, Benchmark
 from bench.real.claims import claims_json, table, verdicts
-from bench.real.draw import cache_folder, draw, missing
+from bench.real.draw import cache_folder, draw, missing, record_again
 from bench.real.explore import explore_part
 from bench.real.methods import METHODS, Method
 from bench.real.page import renew
@@ -42,9 +42,9 @@ MODEL = "qwen-coder"
 
 
 def default_engine() -> str:
-    """Return the spec of the model's folder, in 32 bits."""
+    """Return the spec of the model's folder, in the precision that its weights come in."""
     home = os.environ.get("SAMPLEWISE_MODELS") or Path.home() / ".cache" / "samplewise-models"
-    return f"local('{Path(home) / MODEL}', device='cpu', max_rows=192)"
+    return f"local('{Path(home) / MODEL}', device='cpu', dtype='bfloat16', max_rows=256)"
 
 
 def show_size(console: Console, methods: Sequence[Method], names: Sequence[str]) -> None:
@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--benchmark", choices=BENCHMARKS, action="append", help="one, or several; all by default")
     parser.add_argument("--method", action="append", help="draw only these methods")
     parser.add_argument("--engine", help="another model: an engine as on the command line, such as http(...)")
+    parser.add_argument("--again", action="store_true", help="record finished draws of the store once more")
     parser.add_argument("--page", action="store_true", help="renew the tables and pictures of docs/evidence.md")
     parser.add_argument("--store", type=Path, help="keep the draws here")
     options = parser.parse_args()
@@ -119,6 +120,9 @@ def main() -> None:
     parts = options.part or list(PARTS)
     methods = tuple(m for m in METHODS if m.part in (*parts, "plain") and m.name in (options.method or [m.name]))
     show_size(console, methods, names)
+    if options.again:
+        with Store(options.store or cache_folder() / "draws.db", must_exist=True) as store:
+            record_again(store)
     if options.minutes:
         draw_all(options, methods, [BENCHMARKS[name] for name in names])
         show_size(console, methods, names)

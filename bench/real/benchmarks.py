@@ -11,7 +11,7 @@ from samplewise.tasks.base import Task, with_system
 
 SEED = 0
 NUM_PROBLEMS = 60
-SHORT = "Reply with the code alone, without comments, examples or explanations."
+SHORT = "Reply with one code block that holds the function alone: no docstring, no comments, no tests, no explanation."
 
 
 class Benchmark(NamedTuple):
@@ -30,7 +30,7 @@ class Benchmark(NamedTuple):
 
 
 BENCHMARKS = {
-    "humaneval": Benchmark("humaneval", "humaneval(prompt='chat')", 256, SHORT),
+    "humaneval": Benchmark("humaneval", "humaneval(prompt='chat')", 320, SHORT),
     "mbpp": Benchmark("mbpp", "mbpp", 192, SHORT),
     "gsm8k": Benchmark("gsm8k", "gsm8k", 256),
     "math500": Benchmark("math500", "math500", 320, levels=(1, 2, 3)),

@@ -46,7 +46,7 @@ CLAIMS = (
     Claim("agreement(2) over a fixed N", "stop", "agreement 2", ("equal tokens",)),
     Claim("log-pool over a vote, on the mix", "vary", "log-pool of 16", ("over vote, on the mix",)),
     Claim("softsat over a vote, 16 plain draws", "select", "softsat of 16", ("over vote",)),
-    Claim("a vote over behaviors over a vote over texts", "select", "vote of 16", ("over text vote",)),
+    Claim("a vote over behaviors over a vote over texts", "select", "behaviour of 16", ("over vote",)),
 )
 
 

@@ -12,19 +12,20 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.real.benchmarks import Benchmark, chunks, load
-from bench.real.methods import Method
+from bench.about import cpu
+from bench.real.benchmarks import BENCHMARKS, Benchmark, chunks, load
+from bench.real.methods import METHODS, Method
 from bench.real.pools import Pools, Row, Sitting, read_pools, write_pools
 from samplewise.cli.progress import Bar
 from samplewise.core.registry import build
-from samplewise.core.types import Problem
-from samplewise.recipe import recipe
+from samplewise.recipe import Recipe, recipe
 from samplewise.report.explored import summarize_exploration
-from samplewise.runs.bills import bill_run
+from samplewise.runs.bills import QuestionBill, bill_run
+from samplewise.runs.redecide import rescore
 from samplewise.runs.replay import replay_question
 from samplewise.runs.run import run_task
 from samplewise.samplers.infos import Trace, read_trace
@@ -32,6 +33,7 @@ from samplewise.store.database import Store
 from samplewise.store.records import Record, Run
 from samplewise.tasks.base import Task
 
+CODE_SCORES = ("public_tests",)
 ROWS = 480  # draws of a chunk, which is drawn at once and then recorded
 SMALLEST = 15  # problems of a chunk
 GROUP_FIGURES = ("temperature", "divergence", "entropy_before", "entropy_after", "error_first", "error_last", "clipped")
@@ -51,7 +53,7 @@ def missing(benchmark: Benchmark, methods: tuple[Method, ...]) -> Iterator[tuple
 
 def draw(benchmark: Benchmark, method: Method, chunk: Task, engine: Any, store: Store, until: float) -> bool:
     """Draw one chunk, and record it if it was finished by `until` (monotonic seconds). Return whether it was."""
-    line = recipe(f"{method.line.format(top=benchmark.max_tokens)} | first")
+    line = line_of(method, benchmark)
     started, worked = time.monotonic(), time.process_time()
 
     async def run() -> Any:
@@ -80,75 +82,87 @@ def draw(benchmark: Benchmark, method: Method, chunk: Task, engine: Any, store: 
     )
     if summary.cancelled:
         return False
-    record(benchmark, method, chunk, store, summary.run)
+    record(benchmark, method, chunk, store, summary.run, describe(engine))
     return True
 
 
-def record(benchmark: Benchmark, method: Method, chunk: Task, store: Store, run_id: str) -> None:
+def describe(engine: Any) -> str:
+    """Return an engine's name, the precision of its weights where they are here, and the processor."""
+    checkpoint = getattr(engine, "checkpoint", None)
+    return ", ".join([engine.name, *([checkpoint.dtype] if checkpoint else []), cpu()])
+
+
+def record(benchmark: Benchmark, method: Method, chunk: Task, store: Store, run_id: str, engine: str) -> None:
     """Write a finished run's draws into the recorded pools."""
-    run = next(run for run in store.runs() if run.id == run_id)
     pools = read_pools(benchmark.name)
+    run = next(run for run in store.runs() if run.id == run_id)
+    rows = {**pools.rows, **rows_of(benchmark, method, store, run)}
+    notes = [data for _, kind, data in store.events(run_id) if kind == "sitting"]
+    seconds, processor_s, tokens = (sum(values) for values in zip(*notes, strict=True))
+    num = len(chunk.problems)
+    sitting = Sitting(method.name, num, round(seconds, 1), round(processor_s, 1), tokens, engine)
+    write_pools(benchmark.name, Pools(rows, (*pools.sittings, sitting)))
+
+
+def record_again(store: Store) -> None:
+    """Write the rows of all finished runs in a store anew, with the scores and figures of today."""
+    for benchmark in BENCHMARKS.values():
+        pools = read_pools(benchmark.name)
+        rows = dict(pools.rows)
+        task = load(benchmark).name
+        lines = {(line_of(method, benchmark).line, method.seed): method for method in METHODS}
+        for run in store.runs():
+            method = lines.get((run.recipe, run.seed))
+            if run.task == task and run.ended is not None and method is not None:
+                rows |= rows_of(benchmark, method, store, run)
+        write_pools(benchmark.name, pools._replace(rows=rows))
+
+
+def rows_of(benchmark: Benchmark, method: Method, store: Store, run: Run) -> dict[tuple[str, str], Row]:
+    """Return a finished run's rows; its programs are scored first, as far as they are not."""
+    if benchmark.is_code:
+        rescore(store, run.id, {name: build("verifier", name) for name in CODE_SCORES})
     figures = measured(store, run) if method.part in ("power", "explore") else {}
     bill = bill_run(store, run, recipe(run.recipe))
-    problems = {problem.question.id: problem for problem in chunk.problems}
-    rows = dict(pools.rows)
-    for kept, billed in zip(store.records(run.id), bill.questions, strict=True):
-        question = kept.problem.question.id
-        rows[method.name, question] = as_row(
-            method, benchmark, problems[question], kept, billed.by_candidate, billed.helpers, billed.rest
-        )._replace(figures=figures.get(question, {}))
-    notes = [data for _, kind, data in store.events(run.id) if kind == "sitting"]
-    seconds, processor_s, tokens = (sum(values) for values in zip(*notes, strict=True))
-    sitting = Sitting(method.name, len(problems), round(seconds, 1), round(processor_s, 1), tokens)
-    write_pools(benchmark.name, Pools(rows, (*pools.sittings, sitting)))
+    return {
+        (method.name, kept.problem.question.id): as_row(method, benchmark, kept, billed, figures)
+        for kept, billed in zip(store.records(run.id), bill.questions, strict=True)
+    }
+
+
+def line_of(method: Method, benchmark: Benchmark) -> Recipe:
+    """Return a method's recipe on a benchmark."""
+    return recipe(f"{method.line.format(top=benchmark.max_tokens)} | first")
 
 
 def as_row(
     method: Method,
     benchmark: Benchmark,
-    problem: Problem,
     kept: Record,
-    costs: tuple[float, ...],
-    helpers: float,
-    rest: float,
+    billed: QuestionBill,
+    figures: Mapping[str, Mapping[str, float]],
 ) -> Row:
-    """Return a question's record as a row. A program stands as its syntax tree's name until behaviors are recorded."""
-    candidates = kept.pool.candidates
+    """Return a question's record as a row. A program's answer is the name of its syntax tree."""
+    candidates, question = kept.pool.candidates, kept.problem.question.id
     arms = tuple(candidate.arm for candidate in candidates)
     log_weights = tuple(round(candidate.log_weight, 4) for candidate in candidates)
-    answers: tuple[str | None, ...] = kept.answers
-    shapes: tuple[str | None, ...] = ()
-    scores: dict[str, tuple[float | None, ...]] = {}
-    if benchmark.is_code:
-        shapes = answers = tuple(None if answer is None else shape_of(answer) for answer in kept.answers)
-        scores["public_tests"] = public_scores(problem, kept)
+    shape = shape_of if benchmark.is_code else _short
+    scores = {name: tuple(_known(c.scores.get(name, math.nan)) for c in candidates) for name in CODE_SCORES}
     return Row(
         method=method.name,
-        question=problem.question.id,
-        answers=tuple(_short(answer) for answer in answers),
+        question=question,
+        answers=tuple(None if answer is None else shape(answer) for answer in kept.answers),
         grades=kept.grades,
         tokens=tuple(candidate.num_tokens for candidate in candidates),
-        costs=tuple(round(cost, 1) for cost in costs),
-        logps=tuple(None if math.isnan(c.logp_sum) else round(c.logp_sum, 2) for c in candidates),
-        helpers=helpers,
-        rest=rest,
+        costs=tuple(round(cost, 1) for cost in billed.by_candidate),
+        logps=tuple(_known(candidate.logp_sum) for candidate in candidates),
+        helpers=billed.helpers,
+        rest=billed.rest,
         arms=arms if set(arms) != {"direct"} else (),
         log_weights=log_weights if any(log_weights) else (),
-        scores=scores,
-        shapes=shapes,
+        scores={name: values for name, values in scores.items() if any(value is not None for value in values)},
+        figures=figures.get(question, {}),
     )
-
-
-def public_scores(problem: Problem, kept: Record) -> tuple[float | None, ...]:
-    """Return the share (N,) of a question's public tests that each program passes; empty where there are none."""
-    if not problem.question.facts.get("tests"):
-        return ()
-    verify = build("verifier", "public_tests")
-    known: dict[str | None, float] = {}
-    for candidate, answer in zip(kept.pool.candidates, kept.answers, strict=True):
-        if answer not in known:
-            known[answer] = verify(problem.question, candidate).value
-    return tuple(None if math.isnan(known[answer]) else round(known[answer], 3) for answer in kept.answers)
 
 
 def shape_of(program: str) -> str:
@@ -214,8 +228,12 @@ def sampler_figures(trace: Trace) -> dict[str, float]:
     return found
 
 
-def _short(answer: str | None) -> str | None:
-    return answer if answer is None or len(answer) <= 24 else name_of(answer)
+def _short(answer: str) -> str:
+    return answer if len(answer) <= 24 else name_of(answer)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.6g}")
 
 
 def cache_folder() -> Path:

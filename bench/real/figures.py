@@ -111,9 +111,8 @@ def solved(row: Row) -> Callable[[Sequence[int]], float]:
 
 
 def distinct_right(row: Row, indices: Sequence[int]) -> float:
-    """Return the number of different right programs, by syntax tree (answers, where there are no programs)."""
-    shapes = row.shapes or row.answers
-    return float(len({shapes[i] for i in indices if row.grades[i] == 1.0}))
+    """Return the number of different right answers; of programs, of different syntax trees."""
+    return float(len({row.answers[i] for i in indices if row.grades[i] == 1.0}))
 
 
 def chosen_by(selector: Selector) -> Worth:
@@ -207,7 +206,6 @@ def _only(row: Row, indices: Sequence[int]) -> Row:
         arms=some(row.arms),
         log_weights=some(row.log_weights),
         scores=scores,
-        shapes=some(row.shapes),
     )
 
 
@@ -227,7 +225,6 @@ def _join(rows: Sequence[Row]) -> Row:
         arms=tuple(arm for row in rows for arm in row.arms or ("direct",) * len(row.answers)),
         log_weights=(),
         scores={name: tuple(v for row in rows for v in row.scores[name]) for name in names},
-        shapes=all_of("shapes"),
         helpers=math.fsum(row.helpers for row in rows),
         rest=math.fsum(row.rest for row in rows),
     )

@@ -2,7 +2,8 @@
 
 A line holds, for the N draws of a question: answers, grades, tokens drawn, log-probabilities (nats), what each draw
 cost (tokens, its prompt's included), and where they are not all alike arms, log-weights, and scores by name. A
-program's answer is the name of its behavior: what it gave on inputs shared by all draws of the question. A line with
+program's answer is the name of its syntax tree, and its score `outputs` the name of what it does: what it returned on
+inputs shared by all draws of the question. A line with
 `sittings` says how long a method was drawn for. From these files every table is decided again, without a model.
 """
 
@@ -25,10 +26,7 @@ FOLDER = Path(__file__).parent / "pools"
 
 
 class Row(NamedTuple):
-    """The N draws of a question by a method. `helpers` and `rest` are tokens before the first draw and after the last.
-
-    `shapes` name a program's syntax tree, names and texts left out: how many different programs there are.
-    """
+    """The N draws of a question by a method. `helpers` are tokens before the first draw, `rest` after the last."""
 
     method: str
     question: str
@@ -42,7 +40,6 @@ class Row(NamedTuple):
     arms: tuple[str, ...] = ()  # () where all are direct
     log_weights: tuple[float, ...] = ()  # () where all are 0
     scores: Mapping[str, tuple[float | None, ...]] = {}
-    shapes: tuple[str | None, ...] = ()
     figures: Mapping[str, float] = {}  # what the sampler or the policy measured of itself
 
 
@@ -54,6 +51,7 @@ class Sitting(NamedTuple):
     seconds: float
     processor_s: float
     tokens: int
+    engine: str = ""  # its name, precision and processor
 
 
 class Pools(NamedTuple):
@@ -94,7 +92,8 @@ def read_pools(benchmark: str, folder: Path = FOLDER) -> Pools:
             sittings.append(Sitting(**data))
             continue
         scores = {name: tuple(values) for name, values in data.pop("scores", {}).items()}
-        row = Row(**{key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}, scores=scores)
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        row = Row(**{**fields, "scores": scores})
         rows[row.method, row.question] = row
     return Pools(rows, tuple(sittings))
 

@@ -117,7 +117,7 @@ def test_programs_that_differ_in_names_alone_have_one_shape() -> None:
 
 def test_pools_come_back_as_they_were(tmp_path: Path) -> None:
     rows = [
-        row("01", question="é", scores={"public_tests": (None, 0.5)}, shapes=("a", None), figures={"clipped": 0.5}),
+        row("01", question="é", scores={"public_tests": (None, 0.5)}, figures={"clipped": 0.5}),
         row("11", arms=("direct", "role/1"), log_weights=(0.5, 0.0), helpers=3.0, logps=(None, -2.5)),
     ]
     pools = Pools({(r.method, r.question): r for r in rows}, (Sitting("m", 2, 1.5, 2.5, 16),))

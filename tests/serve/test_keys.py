@@ -99,6 +99,7 @@ BAD_FILES = [
     (f"{GOOD}[key.b]\nsha256 = 12", "[key.b]: sha256 must be"),
     (f"{GOOD}[key.b]\nsha256 = '{ABC[:-1]}'", "--new-key b"),
     (f"{GOOD}[key.b]\nsha256 = '{ABC}'", "[key.b] has the same digest as [key.a]"),
+    (f"{GOOD}[key.b]\nsha256 = '{ABC.upper()}'", "[key.b] has the same digest as [key.a]"),
     (f"{GOOD}policy = 'team'", "there is no policy called 'team'; known: none"),
     (f"{GOOD}policy = ['team']", "there is no policy called"),
     (f"{GOOD}recipes = 'all'", "[key.a]: recipes must be"),

@@ -109,6 +109,10 @@ def test_a_minute_s_worth_may_come_at_once_and_then_one_at_a_time() -> None:
     assert bucket.wait_s(15.0) == pytest.approx(5)
     assert bucket.wait_s(14.0) == pytest.approx(5)  # a clock that goes back gives nothing
     assert bucket.wait_s(20.0) == 0
+    for _ in range(3):  # an idle hour saves up no more than a minute's worth
+        assert bucket.wait_s(3600.0) == 0
+        bucket.take()
+    assert bucket.wait_s(3600.0) > 0
 
 
 def test_the_gate_refuses_beyond_the_rate_and_says_when() -> None:

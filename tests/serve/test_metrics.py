@@ -180,6 +180,7 @@ def test_a_closed_stream_ends_nothing() -> None:
         ({"Host": "localhost:8000", "Origin": "http://localhost:8000"}, True, True),
         ({"Host": "localhost:8000", "Origin": "http://localhost:3000"}, True, False),
         ({"Host": "localhost:8000", "Origin": "https://evil.example"}, True, False),
+        ({"Host": "localhost", "Origin": "http://localhost.evil.example"}, True, False),
         ({"Host": "localhost:8000", "Origin": "null"}, True, False),
         ({"Host": "localhost:8000", "Origin": "http://[oops"}, True, False),
         ({"Host": "", "Origin": "null"}, True, False),

@@ -61,7 +61,7 @@ def test_the_order_within_a_wave_changes_nothing(spec: str, found: tuple[str | N
 @given(found=draws)
 def test_what_cannot_be_read_is_paid_for_and_is_no_vote(spec: str, found: tuple[str | None, ...]) -> None:
     rule = build("stop", spec)
-    if spec.startswith("either"):  # its cap counts draws
+    if spec.startswith(("either", "vote_plan")):  # their cap counts draws
         return
     readable = tuple(answer for answer in found if answer is not None)
     one, two = verdict(rule, found), verdict(rule, readable)
@@ -77,6 +77,14 @@ def test_counting_the_unreadable_as_a_vote_is_seen() -> None:
     mixed: Sequence[str | None] = ("a", None, "a", None, "a", "a", None, *"aaaaa")
     assert stops_after(rule, mixed) == 6
     assert stops_after(rule, ["unread" if answer is None else answer for answer in mixed]) == 12
+
+
+@given(draws, st.integers(1, 4))
+def test_agreement_is_a_run_of_equal_votes(found: tuple[str | None, ...], n: int) -> None:
+    read = [(place, answer) for place, answer in enumerate(found, 1) if answer is not None]
+    runs = (read[end - n : end] for end in range(n, len(read) + 1))
+    ends = [run[-1][0] for run in runs if len({answer for _, answer in run}) == 1]
+    assert stops_after(build("stop", f"agreement({n})"), found) == (ends[0] if ends else None)
 
 
 @each_rule
@@ -107,6 +115,12 @@ def test_no_rule_stops_earlier_than_it_said(spec: str, found: tuple[str | None, 
         ("vote_share", "ab", 3),
         ("vote_share(1.0)", "ab", 1 << 31),
         ("entropy", "a", 1),
+        ("agreement", "", 2),
+        ("agreement", "aba", 1),
+        ("agreement(4)", "baa", 2),
+        ("vote_plan", "", 4),
+        ("vote_plan", "aba", 1),
+        ("vote_plan", "abaa", 4),
         ("esc", "", 5),
         ("esc", "aa", 3),
         ("esc", "ab", 8),
@@ -160,8 +174,9 @@ def test_evidence_is_plain_and_says_what_it_rests_on(spec: str, found: tuple[str
 def test_every_rule_says_what_it_guarantees() -> None:
     table = {
         "anytime-valid": ('certify("a")', "ppr_1v1(3)", "sprt(0.6)", "vote_e"),
-        "model-based": ("asc_dirichlet", "bayes_factor", "bayes_l3(((0.6, 0.4),))", "cges(v)", "ias(v)"),
+        "model-based": ("asc_dirichlet", "vote_plan", "bayes_factor", "bayes_l3(((0.6, 0.4),))", "cges(v)", "ias(v)"),
         "heuristic": (
+            "agreement",
             "asc",
             "vote_share",
             "entropy",
@@ -183,6 +198,8 @@ def test_every_rule_says_what_it_guarantees() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("agreement(0)", "n must be a whole number of at least 1"),
+        ("vote_plan(cap=500)", "cap must be at most 128"),
         ("asc(1)", "confidence must be between 0 and 1"),
         ("vote_share(0)", "level must be more than 0"),
         ("entropy(1)", "level must be at least 0"),

@@ -17,6 +17,8 @@ FREE = Usage()
 PLAIN = Candidate("x")
 
 VOTE_RULES = (  # specs of all rules that look at votes alone
+    "agreement",
+    "agreement(3)",
     "asc",
     "asc(0.99)",
     "asc_dirichlet",
@@ -35,6 +37,8 @@ VOTE_RULES = (  # specs of all rules that look at votes alone
     'sprt(0.7, pair=("a", "b"))',
     "vote_e",
     "vote_e(0.3)",
+    "vote_plan",
+    "vote_plan(0.03, 0.01, 9, prior=(0.1, 0.5))",
     "vote_share",
 )
 

@@ -5,26 +5,32 @@ without replacement, so a rule never sees a draw twice, and a rule that does not
 is little larger than what the rule draws, its orders are much alike: the spread between questions is right, that
 between runs of one question is too small. A rule is a fold, so an order costs one pass: a few microseconds a draw.
 
+Rounds are sequential waves: what a rule needs before it can stop (`at_least`) is sent together, and once all of it has
+been seen, what it needs next. A fixed number of draws is one round, `esc(w)` has one for each window, and a rule that
+may stop at any draw has as many rounds as draws.
+
 Arms are dealt draws in turn, and an order keeps that: draws change places with others of their own arm alone.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from samplewise.core.bill import CostSplit
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats, Ints
 from samplewise.core.types import Candidate, Pool, Question, Stop, Usage
 from samplewise.runs.bills import JudgeTokens, RunBill
-from samplewise.runs.replay import fold_rule
 from samplewise.select.base import Selector
 from samplewise.stop.base import StopRule
 from samplewise.store.database import Store
+from samplewise.store.records import Record
 
 NUM_ORDERS = 100
 
@@ -34,18 +40,26 @@ def _no_judge(indices: Sequence[int]) -> float:
 
 
 class RuleReplay(NamedTuple):
-    """A rule on one order of one pool, helpers included. `stop` is None where the rule would have gone on."""
+    """A rule on one order of one pool, helpers included. `stop` is None where the rule would have gone on.
+
+    `waves` holds the draws before each wave, from 0 for the first.
+    """
 
     draws: int
     stop: Stop | None
     tokens: float
+    waves: tuple[int, ...] = ()
+
+    def rounds(self, draws: int) -> int:
+        """Return the number of waves that the first `draws` draws take."""
+        return bisect_left(self.waves, draws)
 
 
 class StoredPool(NamedTuple):
     """A question's pool for replays: N candidates with their scores, answers, grades, and tokens of each draw.
 
     `fixed` tokens come before the first draw, `rest` are of failed draws after the last candidate, and `judging` gives
-    the tokens of judging some candidates, by their indices.
+    the tokens of judging some candidates, by their indices. `seconds` (N,) is how long each draw took, () if unknown.
     """
 
     question: Question
@@ -56,6 +70,7 @@ class StoredPool(NamedTuple):
     fixed: float = 0.0
     rest: float = 0.0
     judging: JudgeTokens = _no_judge
+    seconds: tuple[float, ...] = ()
 
     def first(self, num: int) -> StoredPool:
         """Return the pool of the first `num` draws."""
@@ -64,6 +79,7 @@ class StoredPool(NamedTuple):
             answers=self.answers[:num],
             grades=self.grades[:num],
             costs=self.costs[:num],
+            seconds=self.seconds[:num],
             rest=self.rest if num >= len(self.costs) else 0.0,
         )
 
@@ -71,6 +87,16 @@ class StoredPool(NamedTuple):
         """Return the tokens of drawing these candidates and no more, nan where a judge's are unknown."""
         rest = self.rest if len(order) == len(self.costs) else 0.0
         return self.fixed + sum(self.costs[i] for i in order) + rest + self.judging(order)
+
+    def duration(self, order: Sequence[int], waves: Sequence[int]) -> float:
+        """Return the seconds of drawing these candidates, nan if unknown: of each wave, the slowest draw's.
+
+        `waves` holds the draws before each wave. Helpers, verifiers and failed draws are not in it.
+        """
+        if not self.seconds:
+            return math.nan
+        ends = (*waves[1:], len(order))
+        return math.fsum(max(self.seconds[i] for i in order[start:end]) for start, end in zip(waves, ends, strict=True))
 
 
 class OrderReplays(NamedTuple):
@@ -82,6 +108,8 @@ class OrderReplays(NamedTuple):
     grades: Floats  # (P, R) of the answer chosen from the draws
     reasons: Mapping[str, float]  # share of the replays that ended so; "cap" where the rule did not stop
     best_grades: Floats  # (P, R) the best among the draws; nan where none could be graded
+    rounds: Ints  # (P, R) sequential waves until the stop
+    seconds: Floats  # (P, R) of the draws, with each wave at once; nan where unknown
 
 
 def stored_pools(store: Store, run: str, bill: RunBill) -> tuple[StoredPool, ...]:
@@ -96,22 +124,34 @@ def stored_pools(store: Store, run: str, bill: RunBill) -> tuple[StoredPool, ...
             billed.helpers,
             billed.rest,
             billed.judging,
+            _seconds(record),
         )
         for record, billed in zip(store.records(run), bill.questions, strict=True)
     )
 
 
+def _seconds(record: Record) -> tuple[float, ...]:
+    """Return how long each candidate (N,) took to draw, () where the engine did not say."""
+    bill = CostSplit() if record.bill is None else record.bill
+    seconds = tuple(usage.seconds for index, usage in enumerate(bill.draws) if index not in bill.failed)
+    return seconds if len(seconds) == len(record.answers) and any(seconds) else ()
+
+
 def replay_rule(rule: StopRule[Any], pool: StoredPool, order: Sequence[int]) -> RuleReplay:
     """Replay a rule on the draws of a pool in this order until it stops."""
     spent = pool.fixed
-    candidates, answers = (pool.candidates[i] for i in order), (pool.answers[i] for i in order)
-    verdicts = fold_rule(rule, pool.question, candidates, answers)
-    for draws, (index, verdict) in enumerate(zip(order, verdicts, strict=True), start=1):
+    state = rule.start(pool.question)
+    waves, wave_end = [0], rule.at_least(state)
+    for draws, index in enumerate(order, start=1):
         spent += pool.costs[index]
-        stop = verdict(Usage(requests=draws, completion_tokens=round(spent)))
+        state = rule.see(state, pool.candidates[index], pool.answers[index])
+        stop = rule.verdict(state, Usage(requests=draws, completion_tokens=round(spent)))
         if stop is not None:
-            return RuleReplay(draws, stop, spent + pool.judging(order[:draws]))
-    return RuleReplay(len(order), None, pool.cost(order))
+            return RuleReplay(draws, stop, spent + pool.judging(order[:draws]), tuple(waves))
+        if draws >= wave_end:
+            waves.append(draws)
+            wave_end = draws + rule.at_least(state)
+    return RuleReplay(len(order), None, pool.cost(order), tuple(waves))
 
 
 def draw_orders(arms: Sequence[str], key: Key, num_orders: int = NUM_ORDERS) -> Ints:
@@ -141,7 +181,8 @@ def replay_pools(
     if not caps or min(caps) < 1 or any(len(pool.candidates) < max(caps) for pool in pools):
         raise ValueError(f"caps must be from 1 to the draws of the smallest pool, got {caps}")
     shape = (len(caps), len(pools), num_orders)
-    draws, tokens, grades, best = np.zeros(shape, dtype=np.int64), np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    draws, rounds = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    tokens, grades, best, seconds = (np.zeros(shape) for _ in range(4))
     reasons: list[Counter[str]] = [Counter() for _ in caps]
     for row, (rule, pool) in enumerate(zip(rules, pools, strict=True)):
         pool_key = key.fold(pool.question.id)
@@ -158,6 +199,8 @@ def replay_pools(
                 if num not in grade_by_draws:
                     grade_by_draws[num] = _grade(selector, select_key.fold(column), pool, order[:num])
                 draws[level, row, column] = num
+                rounds[level, row, column] = replay.rounds(num)
+                seconds[level, row, column] = pool.duration(order[:num], replay.waves[: replay.rounds(num)])
                 stopped = reason != "cap"
                 tokens[level, row, column] = replay.tokens if stopped else pool.cost(order[:num])
                 grades[level, row, column] = grade_by_draws[num]
@@ -165,7 +208,10 @@ def replay_pools(
                 reasons[level][reason] += 1
     total = max(1, len(pools) * num_orders)
     shares = [{why: num / total for why, num in sorted(counts.items())} for counts in reasons]
-    return tuple(OrderReplays(cap, draws[i], tokens[i], grades[i], shares[i], best[i]) for i, cap in enumerate(caps))
+    return tuple(
+        OrderReplays(cap, draws[i], tokens[i], grades[i], shares[i], best[i], rounds[i], seconds[i])
+        for i, cap in enumerate(caps)
+    )
 
 
 def _grade(selector: Selector, key: Key, pool: StoredPool, indices: Sequence[int]) -> float:

@@ -9,8 +9,10 @@ from samplewise.stop.either import either, first_of
 from samplewise.stop.first_pass import passed
 from samplewise.stop.fixed import cap, lead
 from samplewise.stop.optscale import optscale
+from samplewise.stop.plan_table import learned_vote_prior
 from samplewise.stop.reward import beacon, pandora
 from samplewise.stop.sequential import sprt
+from samplewise.stop.waves import vote_plan
 
 __all__ = [
     "StopRule",
@@ -23,9 +25,11 @@ __all__ = [
     "esc",
     "first_of",
     "lead",
+    "learned_vote_prior",
     "optscale",
     "pandora",
     "passed",
     "sprt",
     "vote_e",
+    "vote_plan",
 ]

@@ -64,8 +64,10 @@ class StopRule(Generic[S]):
     whose scores it looks at.
 
     `at_least(state)` is how many more draws it needs before it can stop in the best case, at least 1: that many may be
-    in flight at once without wasting a token. `expected_gain(state)`, where a rule has one, is what the next draw is
-    expected to add, in the same unit for every question: a shared budget goes where it is largest.
+    in flight at once without wasting a token. So it also says how many draws to send next: a rule that plans in waves
+    decides at the end of a wave alone, and returns what is left of it (`vote_plan`). `expected_gain(state)`, where a
+    rule has one, is what the next draw is expected to add, in the same unit for every question: a shared budget goes
+    where it is largest.
     """
 
     name: str

@@ -3,50 +3,27 @@
 import re
 from fractions import Fraction
 
-PUZZLES = ["4 6 7 8", "2 2 6 12", "1 2 3 4"]
+PUZZLES = ["1 2 3 4", "4 4 4 4"]
+SIGNS = {"plus": "+", "minus": "-", "times": "*", "over": "/", "divided by": "/", "is": "="}
+NUMBER = r"\d+(?:/\d+)?"
+STEP = re.compile(rf"({NUMBER})\s*([-+*/])\s*({NUMBER})\s*=\s*({NUMBER})")
 
 
 def is_24(text: str, numbers: str) -> bool:
-    """Return whether a text is an expression of exactly these numbers that makes 24, perhaps with "= 24" after it."""
-    expression = text.strip().partition("=")[0]
-    if not re.fullmatch(r"[\d+\-*/() ]+", expression):
-        return False
-    if sorted(re.findall(r"\d+", expression)) != sorted(numbers.split()):
-        return False
-    try:
-        return value(expression) == 24
-    except (IndexError, ValueError, ZeroDivisionError):
-        return False
-
-
-def value(expression: str) -> Fraction:
-    """Return what an expression of numbers, + - * / and parentheses makes."""
-    tokens = re.findall(r"\d+|[-+*/()]", expression)
-
-    def total() -> Fraction:
-        left = product()
-        while tokens and tokens[0] in "+-":
-            operator, right = tokens.pop(0), product()
-            left = left + right if operator == "+" else left - right
-        return left
-
-    def product() -> Fraction:
-        left = factor()
-        while tokens and tokens[0] in "*/":
-            operator, right = tokens.pop(0), factor()
-            left = left * right if operator == "*" else left / right
-        return left
-
-    def factor() -> Fraction:
-        token = tokens.pop(0)
-        if token != "(":
-            return Fraction(token)
-        inner = total()
-        if tokens.pop(0) != ")":
-            raise ValueError(expression)
-        return inner
-
-    result = total()
-    if tokens:
-        raise ValueError(expression)
-    return result
+    """Return whether a text makes 24 in steps such as "4 * 3 = 12 , 12 * 2 = 24", of these numbers, each used once."""
+    text = re.sub(r"\(.*?\)", "", text)  # "( left 2 12 )"
+    for word, sign in SIGNS.items():
+        text = re.sub(rf"\b{word}\b", sign, text)
+    left = [Fraction(number) for number in numbers.split()]
+    for first, operator, second, claimed in STEP.findall(text):
+        a, b = Fraction(first), Fraction(second)
+        try:
+            left.remove(a)
+            left.remove(b)
+            result = {"+": a + b, "-": a - b, "*": a * b}[operator] if operator != "/" else a / b
+        except (ValueError, ZeroDivisionError):
+            return False
+        if result != Fraction(claimed):
+            return False
+        left.append(result)
+    return left == [24]

@@ -12,7 +12,6 @@ os.environ |= {"SAMPLEWISE_BASE_URL": url, "SAMPLEWISE_API_KEY": key, "INSPECT_D
 
 from inspect_ai import Task, eval  # noqa: E402
 from inspect_ai.dataset import MemoryDataset, Sample  # noqa: E402
-from inspect_ai.model import GenerateConfig  # noqa: E402
 from inspect_ai.scorer import CORRECT, INCORRECT, Score, accuracy, scorer  # noqa: E402
 from inspect_ai.solver import generate  # noqa: E402
 
@@ -34,18 +33,19 @@ with tempfile.TemporaryDirectory() as folder:
     log = eval(
         task,
         model="openai-api/samplewise/solve@tiny",
-        config=GenerateConfig(max_tokens=48, seed=1),
+        max_tokens=64,
+        seed=1,
         log_dir=folder,
         epochs=1,
     )[0]
-print(
-    json.dumps(
-        {
-            "status": log.status,
-            "error": log.error.message if log.error else None,
-            "accuracy": log.results.scores[0].metrics["accuracy"].value if log.results else None,
-            "tokens": sum(usage.total_tokens for usage in log.stats.model_usage.values()),
-            "texts": [sample.output.completion for sample in log.samples or []],
-        }
+    print(
+        json.dumps(
+            {
+                "status": log.status,
+                "error": log.error.message if log.error else None,
+                "accuracy": log.results.scores[0].metrics["accuracy"].value if log.results else None,
+                "tokens": sum(usage.total_tokens for usage in log.stats.model_usage.values()),
+                "texts": [sample.output.completion for sample in log.samples or []],
+            }
+        )
     )
-)

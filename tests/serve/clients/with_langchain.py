@@ -7,15 +7,15 @@ import sys
 from langchain_openai import ChatOpenAI
 
 url, key, _ = sys.argv[1:]
-PUZZLE = "make 24 from 4 6 7 8"
-chat = ChatOpenAI(model="solve@tiny", base_url=url, api_key=key, max_tokens=48, max_retries=0)
+PUZZLE = "make 24 from 1 2 3 4"
+chat = ChatOpenAI(model="solve@tiny", base_url=url, api_key=key, max_tokens=64, seed=1, max_retries=0)
 whole = chat.invoke(PUZZLE)
 chunks = list(chat.stream(PUZZLE))
 wishes = ChatOpenAI(
     model="tiny",
     base_url=url,
     api_key=key,
-    max_tokens=48,
+    max_tokens=64,
     extra_body={"samplewise": {"recipe": "repeat(4) | vote"}},
 )
 print(

@@ -1,18 +1,21 @@
 """LiteLLM against the server: prints one JSON object of what it got."""
 
 import json
+import os
 import sys
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # no request but those to the server
 
 import litellm
 
 url, key, wrong_model = sys.argv[1:]
-PUZZLE = [{"role": "user", "content": "make 24 from 4 6 7 8"}]
+PUZZLE = [{"role": "user", "content": "make 24 from 1 2 3 4"}]
 litellm.telemetry = False
 
 
 def ask(model: str = "openai/solve@tiny", **options: object) -> object:
     return litellm.completion(
-        model=model, messages=PUZZLE, api_base=url, api_key=key, max_tokens=48, num_retries=0, **options
+        model=model, messages=PUZZLE, api_base=url, api_key=key, max_tokens=64, seed=1, num_retries=0, **options
     )
 
 

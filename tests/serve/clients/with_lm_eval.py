@@ -9,6 +9,7 @@ from puzzles import PUZZLES, is_24
 url, key, _ = sys.argv[1:]
 os.environ |= {"OPENAI_API_KEY": key, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
+from datasets import Dataset  # noqa: E402
 from lm_eval import simple_evaluate  # noqa: E402
 from lm_eval.api.task import ConfigurableTask  # noqa: E402
 
@@ -22,14 +23,14 @@ rows = [{"question": f"make 24 from {numbers}", "numbers": numbers} for numbers 
 task = ConfigurableTask(
     config={
         "task": "puzzles",
-        "custom_dataset": lambda **_: {"test": rows},
+        "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)},
         "test_split": "test",
         "output_type": "generate_until",
         "doc_to_text": "{{question}}",
         "doc_to_target": "{{numbers}}",
         "process_results": solved,
         "metric_list": [{"metric": "solved", "aggregation": "mean", "higher_is_better": True}],
-        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 48, "temperature": 1.0, "do_sample": True},
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 64, "temperature": 1.0, "do_sample": True},
     }
 )
 results = simple_evaluate(

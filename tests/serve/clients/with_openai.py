@@ -7,14 +7,14 @@ import sys
 import openai
 
 url, key, wrong_model = sys.argv[1:]
-PUZZLE = [{"role": "user", "content": "make 24 from 4 6 7 8"}]
+PUZZLE = [{"role": "user", "content": "make 24 from 1 2 3 4"}]
 client = openai.OpenAI(base_url=url, api_key=key)
 seen: dict[str, object] = {"version": openai.__version__}
 
 seen["models"] = [model.id for model in client.models.list()]
 seen["model"] = client.models.retrieve("solve@tiny").id
 
-raw = client.chat.completions.with_raw_response.create(model="solve@tiny", messages=PUZZLE, max_tokens=48)
+raw = client.chat.completions.with_raw_response.create(model="solve@tiny", messages=PUZZLE, max_tokens=64, seed=1)
 whole = raw.parse()
 seen["sync"] = {
     "text": whole.choices[0].message.content,
@@ -25,7 +25,7 @@ seen["sync"] = {
 }
 
 stream = client.chat.completions.create(
-    model="solve@tiny", messages=PUZZLE, max_tokens=48, stream=True, stream_options={"include_usage": True}
+    model="solve@tiny", messages=PUZZLE, max_tokens=64, seed=2, stream=True, stream_options={"include_usage": True}
 )
 chunks = list(stream)
 seen["stream"] = {
@@ -38,7 +38,7 @@ seen["stream"] = {
 several = client.chat.completions.create(
     model="repeat(16) | vote@tiny",
     messages=PUZZLE,
-    max_tokens=48,
+    max_tokens=64,
     n=3,
     logprobs=True,
     extra_body={"samplewise": {"return": ["votes"]}},
@@ -49,17 +49,17 @@ seen["n"] = {
     "evidence": several.model_extra["samplewise"],
 }
 seen["header"] = client.chat.completions.create(
-    model="tiny", messages=PUZZLE, max_tokens=48, extra_headers={"X-Samplewise-Recipe": "repeat(4) | vote"}
+    model="tiny", messages=PUZZLE, max_tokens=64, extra_headers={"X-Samplewise-Recipe": "repeat(4) | vote"}
 ).model_extra["samplewise"]["draws"]
 
-old = client.completions.create(model="solve@tiny", prompt="make 24 from 4 6 7 8", max_tokens=48)
+old = client.completions.create(model="solve@tiny", prompt="make 24 from 1 2 3 4", max_tokens=64, seed=3)
 seen["completions"] = old.choices[0].text
 
 
 async def at_once() -> list[str]:
     async with openai.AsyncOpenAI(base_url=url, api_key=key) as many:
         requests = [
-            many.chat.completions.create(model="solve@tiny", messages=PUZZLE, max_tokens=48, seed=seed)
+            many.chat.completions.create(model="solve@tiny", messages=PUZZLE, max_tokens=64, seed=seed)
             for seed in range(4)
         ]
         return [reply.choices[0].message.content or "" for reply in await asyncio.gather(*requests)]

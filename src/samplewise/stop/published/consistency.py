@@ -2,6 +2,7 @@
 
     vote_share  the leader's share of the votes         (Adaptive-Consistency, arXiv 2305.11860)
     entropy     the normalised entropy of the votes     (the same paper)
+    agreement   votes in a row that agree               (the baseline of BranchPilot)
 
 Votes alone count: an unreadable draw is paid for and changes nothing. O(number of different answers) a draw.
 """
@@ -9,8 +10,10 @@ Votes alone count: an unreadable draw is paid for and changes nothing. O(number 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
-from samplewise.core.types import Stop, Usage
+from samplewise.core.checks import check_count
+from samplewise.core.types import Candidate, Question, Stop, Usage
 from samplewise.stop.base import StopRule
 from samplewise.stop.consistency import NEVER
 from samplewise.stop.votes import Votes, count_vote, no_votes, settled
@@ -52,6 +55,37 @@ def entropy(level: float = 0.75) -> StopRule[Votes]:
 
     # an answer that comes up for the first time may lower it as much as a vote for the leader: no more can be said
     return StopRule("entropy", no_votes, count_vote, decide, at_least=lambda state: max(1, 2 - state.votes))
+
+
+class Streak(NamedTuple):
+    """The tally, the answer of the last vote, and how many votes in a row were for it."""
+
+    votes: Votes = Votes()
+    answer: str | None = None
+    length: int = 0
+
+
+def agreement(n: int = 2) -> StopRule[Streak]:
+    """Stop once `n` votes in a row agree.
+
+    Unlike the windows of `esc`, the votes that agree may begin anywhere. The answer is the selector's: with `vote`, the
+    majority of all votes, not that of the last ones.
+    """
+    check_count("n", n)
+
+    def see(state: Streak, candidate: Candidate, answer: str | None) -> Streak:
+        votes = count_vote(state.votes, candidate, answer)
+        if answer is None:
+            return state._replace(votes=votes)
+        return Streak(votes, answer, state.length + 1 if answer == state.answer else 1)
+
+    def decide(state: Streak, spent: Usage) -> Stop | None:
+        return settled(state.votes, state.length, n) if state.length >= n else None
+
+    def start(question: Question) -> Streak:
+        return Streak()
+
+    return StopRule("agreement", start, see, decide, at_least=lambda state: max(1, n - state.length))
 
 
 def normalised_entropy(state: Votes) -> float:
