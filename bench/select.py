@@ -40,7 +40,7 @@ from samplewise.select.learned import dawid_skene, learned
 from samplewise.select.ranked import bom, borda, mob
 from samplewise.select.votes import first, vote, weighted
 from samplewise.tasks.recorded import recorded_task
-from samplewise.verify.agreement import agreement_scores, read_tests, who_passes
+from samplewise.verify.codet import codet_scores, read_tests, who_passes
 
 SEED = 0
 KEY = Key(SEED).fold("bench", "select")
@@ -138,7 +138,7 @@ def humaneval(console: Console, options: argparse.Namespace) -> dict[str, Any]:
         written = [draw.completion.text for draw in texts.draws[place]]
         entry_point = str(solutions.problems[place].question.facts["entry_point"])
         passed = who_passes([answer or "" for answer in each.answers], read_tests(written, entry_point), entry_point)
-        scored = zip(each.pool.candidates, agreement_scores(passed).tolist(), strict=True)
+        scored = zip(each.pool.candidates, codet_scores(passed).tolist(), strict=True)
         candidates = tuple(candidate._replace(scores={"score": score}) for candidate, score in scored)
         rounds.append(each._replace(pool=Pool(candidates)))
         if len(rounds) % 10 == 0:

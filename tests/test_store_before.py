@@ -36,6 +36,9 @@ REDRAWN = ("words.power", "words.tempering", "puzzles.power")
 CORRECTED = json.loads((FIXTURES / "store_corrected.json").read_text(encoding="utf-8"))
 RUNS = {run["expected"]["run"]: name for name, run in BEFORE["runs"].items()}
 
+# These rest on fits: an optimizer ends at other last digits on another processor, or from another start.
+FITTED = {"plan": 1e-6, "calibrate": 1e-6, "effect": 1e-6}
+
 Call = Callable[..., Any]
 
 
@@ -61,7 +64,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def assert_same(now: Any, before: Any, path: str = "", tolerance: float = 1e-12) -> None:
-    """Compare JSON values: floats to `tolerance`, everything else exactly."""
+    """Compare JSON values: floats to `tolerance`, everything else exactly. A text that is JSON counts as its value."""
     if isinstance(before, dict):
         assert isinstance(now, dict), path
         assert sorted(now) == sorted(before), path
@@ -72,6 +75,8 @@ def assert_same(now: Any, before: Any, path: str = "", tolerance: float = 1e-12)
         assert len(now) == len(before), path
         for index, value in enumerate(before):
             assert_same(now[index], value, f"{path}[{index}]", tolerance)
+    elif isinstance(before, str) and isinstance(now, str) and before.startswith("{") and now.startswith("{"):
+        assert_same(json.loads(now), json.loads(before), path, tolerance)
     elif isinstance(before, float):
         assert isinstance(now, float), f"{path}: {now} is not {before}"
         assert math.isclose(now, before, rel_tol=tolerance, abs_tol=tolerance), f"{path}: {now} is not {before}"
@@ -106,9 +111,8 @@ def corrected(expected: Any, corrections: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("command", BEFORE["commands"], ids=name_of)
 def test_a_command_says_what_it_said_before(call: Call, command: dict[str, Any]) -> None:
-    # A plan rests on a fit; since the fit of a beta-binomial has one home, its optimizer ends at other last digits.
     expected = corrected(command["expected"], CORRECTED.get(name_of(command), {}))
-    assert_same(call(*command["words"]), expected, tolerance=command.get("tolerance", 1e-12))
+    assert_same(call(*command["words"]), expected, tolerance=FITTED.get(command["words"][0], 1e-12))
     if "chosen" in command:
         with Store("store.db") as store:
             indices: dict[str, list[int | None]] = {}

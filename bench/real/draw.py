@@ -22,10 +22,11 @@ from bench.real.methods import METHODS, Method
 from bench.real.pools import Pools, Row, Sitting, read_pools, write_pools
 from samplewise.cli.progress import Bar
 from samplewise.core.registry import build
+from samplewise.loop.ledger import Budget
 from samplewise.recipe import Recipe, recipe
 from samplewise.report.explored import summarize_exploration
 from samplewise.runs.bills import QuestionBill, bill_run
-from samplewise.runs.redecide import rescore
+from samplewise.runs.redecide import rejudge, rescore
 from samplewise.runs.replay import replay_question
 from samplewise.runs.run import run_task
 from samplewise.samplers.infos import Trace, read_trace
@@ -33,7 +34,7 @@ from samplewise.store.database import Store
 from samplewise.store.records import Record, Run
 from samplewise.tasks.base import Task
 
-CODE_SCORES = ("public_tests",)
+CODE_SCORES = ("public_tests", "outputs")
 ROWS = 480  # draws of a chunk, which is drawn at once and then recorded
 SMALLEST = 15  # problems of a chunk
 GROUP_FIGURES = ("temperature", "divergence", "entropy_before", "entropy_after", "error_first", "error_last", "clipped")
@@ -115,13 +116,17 @@ def record_again(store: Store) -> None:
             method = lines.get((run.recipe, run.seed))
             if run.task == task and run.ended is not None and method is not None:
                 rows |= rows_of(benchmark, method, store, run)
-        write_pools(benchmark.name, pools._replace(rows=rows))
+        if rows:
+            write_pools(benchmark.name, pools._replace(rows=rows))
 
 
 def rows_of(benchmark: Benchmark, method: Method, store: Store, run: Run) -> dict[tuple[str, str], Row]:
     """Return a finished run's rows; its programs are scored first, as far as they are not."""
     if benchmark.is_code:
-        rescore(store, run.id, {name: build("verifier", name) for name in CODE_SCORES})
+        rescore(store, run.id, {"public_tests": build("verifier", "public_tests")})
+        if method.part == "plain":
+            nobody = build("engine", "toy")  # `outputs` runs programs and asks no model
+            asyncio.run(rejudge(store, run, {"outputs": build("verifier", "outputs")}, nobody, Budget()))
     figures = measured(store, run) if method.part in ("power", "explore") else {}
     bill = bill_run(store, run, recipe(run.recipe))
     return {

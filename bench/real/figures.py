@@ -215,7 +215,7 @@ def _join(rows: Sequence[Row]) -> Row:
     def all_of(name: str) -> tuple[Any, ...]:
         return tuple(value for row in rows for value in getattr(row, name))
 
-    names = set.intersection(*(set(row.scores) for row in rows))
+    names = set.intersection(*(set(row.scores) for row in rows)) - {"outputs"}  # whose numbers count within a row
     return first._replace(
         answers=all_of("answers"),
         grades=all_of("grades"),

@@ -16,7 +16,7 @@ from samplewise.core.registry import build
 from samplewise.core.types import Json, Message, Question, Reader
 from samplewise.engines.base import Engine
 from samplewise.loop.context import RunContext
-from samplewise.loop.drive import run_question
+from samplewise.loop.drive import check_questions, run_question
 from samplewise.loop.keys import run_key
 from samplewise.loop.ledger import Budget
 from samplewise.loop.result import Result
@@ -53,10 +53,12 @@ async def asolve(
     letter of an option, a number, or a text. `facts` is what a checker may know of the question.
 
     Costs what the recipe says, at most `budget`. Raises SetupError where something must be changed first, UsageError
-    for messages that cannot be read; failed requests are values in the result.
+    for messages that cannot be read and for a judge that cannot score answers to this question; failed requests are
+    values in the result.
     """
     as_question = make_question(question, facts or {})
     parsed = parse_recipe(recipe)
+    check_questions(parsed, [as_question])
     opened: Engine = build("engine", engine) if isinstance(engine, str) else engine
     kept = Store(store) if isinstance(store, str | Path) else store
     try:

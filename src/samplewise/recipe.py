@@ -112,9 +112,8 @@ class Recipe:
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """What an engine must be able to do."""
-        judges = (judge for judge in self.verifiers.values() if isinstance(judge, Judge))
-        return self.vary.needs | self.sampler.needs.union(*(judge.needs for judge in judges))
+        """What the solver must be able to do. What a judge needs, the engine that it asks must be able to do."""
+        return self.vary.needs | self.sampler.needs
 
     @property
     def engines(self) -> frozenset[str]:

@@ -339,7 +339,7 @@ def test_it_answers_every_ask_in_order() -> None:
     arrivals = asyncio.run(collect())
     assert [a.position for a in arrivals] == list(range(5))
     assert [a.completion for a in arrivals] == [engine.one(ask) for ask in asks]
-    assert engine.can == frozenset(Capability) - {Capability.TOP, Capability.EXPLORE}
+    assert engine.can == frozenset(Capability) - {Capability.TOP, Capability.SCORE_FIRST, Capability.EXPLORE}
     assert isinstance(arrivals[0].completion, Completion)
     asyncio.run(engine.close())
 

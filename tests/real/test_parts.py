@@ -20,6 +20,7 @@ from samplewise.core.registry import Kind, names  # noqa: E402
 from samplewise.core.spec import parse_spec  # noqa: E402
 from samplewise.core.types import Completion, Generate  # noqa: E402
 from samplewise.engines.base import Arrival  # noqa: E402
+from samplewise.verify.extract import read_code  # noqa: E402
 
 pytestmark = pytest.mark.real
 
@@ -84,6 +85,7 @@ STOPS: Mapping[str, str] = {
 }
 SELECTORS: Mapping[str, str] = {
     "arm_vote": "arm_vote",
+    "behaviour": "behaviour(8)",
     "best": "best(logp)",
     "bom": "bom(logp)",
     "borda": "borda(self_certainty)",
@@ -93,21 +95,31 @@ SELECTORS: Mapping[str, str] = {
     "log_pool": "log_pool",
     "mob": "mob(likelihood)",
     "only": "only",
+    "sharpened": "sharpened",
+    "softsat": "softsat",
     "vote": "vote",
     "weighted": "weighted(judge(samples=1))",
 }
 NUMBERS, NOTHING = "numbers", "nothing"  # what a verifier says of responses to QUESTIONS
 VERIFIERS: Mapping[str, tuple[str, str]] = {
-    "agreement": ("agreement(texts=2, max_tokens=8)", NOTHING),  # of programs
+    "codet": ("codet(texts=2, max_tokens=8)", NOTHING),  # of programs
     "judge": ("judge(samples=2)", NUMBERS),
     "knockout": ("knockout", NUMBERS),
     "likelihood": ("likelihood", NUMBERS),
     "logp": ("logp", NUMBERS),
+    "outputs": ("outputs(8)", NUMBERS),
+    "pivot": ("pivot(pivots=2)", NUMBERS),
     "public_tests": ("public_tests", NOTHING),  # of programs
     "puzzle": ("puzzle", NOTHING),
     "reward": ("reward", NUMBERS),
     "self_certainty": ("self_certainty", NUMBERS),
 }
+OF_PROGRAMS = ("behaviour", "outputs")  # parts that refuse a question without a program
+PROGRAMS = (
+    "Write a Python function f(n) that returns the square of n, so that f(3) returns 9. Reply with the function alone.",
+    "Write a Python function f(s) that returns the text s backwards, so that f('ab') returns 'ba'. Reply with code.",
+)
+PROGRAM_POOL = "repeat(6, temperature=0.5, max_tokens=64)"
 NOT_TRIED: Mapping[tuple[Kind, str], str] = {
     ("verifier", "deepconf"): "needs the likeliest tokens of every position, which this engine does not return",
     ("verifier", "recorded"): "scores recorded draws, and nothing is recorded of this model",
@@ -255,17 +267,42 @@ def test_stop_rules(rule: str, engine: Any, store: str) -> None:
             assert len(result.pool.candidates) == 3
 
 
+def chosen(engine: Any, part: str, selector: str, store: str) -> list[Any]:
+    """The results of a selector on the pools of the two questions, or of two questions for programs."""
+    if parse_spec(part).name not in OF_PROGRAMS:
+        return solved(engine, f"{POOL} | {selector}", store=store)
+    facts = {"entry_point": "f"}
+    return solved(engine, f"{PROGRAM_POOL} | {selector}", PROGRAMS, store=store, facts=facts, read=read_code)
+
+
 @pytest.mark.parametrize("selector", SELECTORS.values(), ids=SELECTORS)
 def test_selectors(selector: str, engine: Any, store: str) -> None:
-    for result in solved(engine, f"{POOL} | {selector}", store=store):
+    for result in chosen(engine, selector, selector, store):
         readable = [answer for answer in result.answers if answer is not None]
         assert result.answer in readable or (result.answer is None and not readable)
 
 
 @pytest.mark.parametrize(("verifier", "says"), VERIFIERS.values(), ids=VERIFIERS)
 def test_verifiers(verifier: str, says: str, engine: Any, store: str) -> None:
-    for result in solved(engine, f"{POOL} | best({verifier})", store=store):
+    for result in chosen(engine, verifier, f"best({verifier})", store):
         name = parse_spec(verifier).name
         scores = [score for c in result.pool.candidates for of, score in c.scores.items() if of.startswith(name)]
         assert len(scores) == 6
         assert any(math.isfinite(score) for score in scores) == (says == NUMBERS), scores
+
+
+def test_a_judge_on_a_scale(engine: Any, store: str, plain: Any, drawn: list[Drawn], tolerance: float) -> None:
+    """Its scores are expectations over the letters' probabilities in plain passes of the model."""
+    judge = "judge(scale=20)"
+    for result in solved(engine, f"{POOL} | best({judge})", QUESTIONS[:1], store=store):
+        for candidate in result.pool.candidates:
+            assert 0 <= candidate.scores[judge] <= 1
+            assert 0 <= candidate.scores[f"{judge}.outside"] <= 1
+    asked = [pair for pair in drawn if pair.ask.score_first]
+    assert len(asked) == len({pair.ask for pair in asked}) > 4
+    for ask, completion in asked[::5]:
+        line = plain(engine._language.prompt(ask.messages))[-1]
+        (position,) = completion.top
+        assert {text for text, _ in position} == set("ABCDEFGHIJKLMNOPQRST")
+        tokens = [token for text in ask.score_first for token in engine._language.tokens_of(text)]
+        assert [logp for _, logp in position] == pytest.approx([float(line[t]) for t in tokens], abs=tolerance)

@@ -18,13 +18,15 @@ from samplewise.select import Selector, best, first, vote, weighted
 from samplewise.select.arms import arm_vote, log_pool, only
 from samplewise.select.base import Graded
 from samplewise.select.learned import dawid_skene
-from samplewise.select.ranked import bom, borda, mob
+from samplewise.select.ranked import bom, borda, mob, softsat
+from samplewise.select.sharpened import sharpened
 
 KEY = Key(0)
 SELECTORS = {
     **{"first": first(), "vote": vote(), "weighted": weighted("v"), "best": best("v")},
     **{"mob": mob("v"), "mob found": mob("v", find=True), "borda": borda("v"), "bom": bom("v")},
     **{"log_pool": log_pool(), "only": only(), "arm_vote": arm_vote(), "dawid_skene": dawid_skene()},
+    **{"softsat": softsat(), "sharpened": sharpened()},
 }
 COUNTING = tuple(name for name in SELECTORS if name != "first")  # those that do not look at the order
 
@@ -39,7 +41,10 @@ def chosen(
 ) -> Selection:
     logw = log_weights or [0.0] * len(draws)
     pool = Pool(
-        tuple(Candidate(f"text {a}", scores={"v": s}, log_weight=w) for (a, s), w in zip(draws, logw, strict=True))
+        tuple(
+            Candidate(f"text {a}", scores={"v": s, "likelihood": s}, log_weight=w)
+            for (a, s), w in zip(draws, logw, strict=True)
+        )
     )
     return SELECTORS[name].choose(key, pool, tuple(a for a, _ in draws))
 

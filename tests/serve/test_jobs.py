@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +50,24 @@ class Upstream:
         return len(self.seeds) - self.num_drawn - self.script.lost
 
 
-async def leave(served: Served, after_s: float, **body: Any) -> None:
-    """Send a request and close its connection."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(after_s):
-            await served.post(**body)
-            raise AssertionError("it was answered")
+async def leave(served: Served, when: Callable[[], bool], **body: Any) -> None:
+    """Send a request, and close its connection once something is the case."""
+    sent = asyncio.create_task(served.post(**body))
+    await until(when, 10)
+    assert not sent.done()
+    sent.cancel()
+    await asyncio.wait({sent})
 
 
-async def until(condition: Any, seconds: float = LEFT_S) -> None:
+async def until(condition: Callable[[], bool], seconds: float = LEFT_S) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.002)
+
+
+def draws_of(served: Served, key: str = "local") -> list[int]:
+    """Return how many draws of each running request have arrived."""
+    return [live.num_draws for live in served.service.board.activity(key).live.values()]
 
 
 # --- clients that leave -----------------------------------------------------------------------------------------------
@@ -74,7 +79,7 @@ def test_a_client_that_leaves_cancels_every_request_upstream(body: dict[str, Any
     async def go() -> None:
         upstream = Upstream(10.0)
         async with upstream.script.serving() as url, served_at(url, quiet_s=quiet_s, heartbeat_s=0.05) as served:
-            await leave(served, 0.2, model="vote4@toy", **body)
+            await leave(served, lambda: len(upstream.seeds) == 4, model="vote4@toy", **body)
             await until(lambda: upstream.script.lost == 4)
             assert len(upstream.seeds) == 4
             line = await served.logged(1)
@@ -92,8 +97,8 @@ def test_a_client_that_leaves_the_queue_is_forgotten() -> None:
         gate = Gate(concurrency=1, queue=5)
         async with upstream.script.serving() as url, served_at(url, gate=gate) as served:
             first = asyncio.create_task(served.post())
-            await asyncio.sleep(0.1)
-            await leave(served, 0.1)
+            await until(lambda: len(upstream.seeds) == 1)
+            await leave(served, lambda: gate.num_queued == 1)
             await until(lambda: gate.num_queued == 0)
             assert (await first).status == 200
             assert len(upstream.seeds) == 1
@@ -106,7 +111,7 @@ def test_other_requests_go_on_when_one_is_left() -> None:
         upstream = Upstream(0.3)
         async with upstream.script.serving() as url, served_at(url) as served:
             other = asyncio.create_task(served.post(model="vote4@toy"))
-            await leave(served, 0.1, model="vote4@toy")
+            await leave(served, lambda: len(upstream.seeds) == 8, model="vote4@toy")
             assert (await other).body["samplewise"]["draws"] == 4
 
     run(go())
@@ -123,10 +128,10 @@ def test_who_comes_back_pays_only_the_rest(tmp_path: Path) -> None:
         upstream = Upstream(0.1, "a", "b")
         with Store(tmp_path / "s.db") as store:
             async with upstream.script.serving() as url, served_at(url, store=store) as served:
-                await leave(served, 0.25, **body)
+                await leave(served, lambda: draws_of(served) == [2], **body)
                 await served.logged(1)
                 drawn, asked = upstream.num_drawn, list(upstream.seeds)
-                assert 1 <= drawn < 6
+                assert 2 <= drawn < 6
                 got = await served.post(**body)
                 assert got.body["samplewise"]["resumed"] is True
                 assert got.body["samplewise"]["draws"] == 6
@@ -156,7 +161,8 @@ def test_only_the_same_request_goes_on(change: str, tmp_path: Path) -> None:
             served_at(url, store=store, keys=keys, now=lambda: now[0], resume_s=600.0) as served,
         ):
             body: dict[str, Any] = {"model": "repeat(3, wave=1)@toy", "headers": {"Authorization": "Bearer a"}}
-            await leave(served, 0.15, **body)
+            key = "a"
+            await leave(served, lambda: draws_of(served, key) == [1], **body)
             await served.logged(1)
             if change == "body":
                 body["temperature"] = 1
@@ -188,7 +194,15 @@ def test_two_that_left_go_on_apart(tmp_path: Path) -> None:
         upstream = Upstream(0.1)
         with Store(tmp_path / "s.db") as store:
             async with upstream.script.serving() as url, served_at(url, store=store) as served:
-                await asyncio.gather(leave(served, 0.15, **body), leave(served, 0.15, **body))
+                seen = asyncio.Event()
+
+                def both() -> bool:
+                    """Return whether each has had a draw."""
+                    if len(draws := draws_of(served)) == 2 and min(draws) >= 1:
+                        seen.set()
+                    return seen.is_set()
+
+                await asyncio.gather(leave(served, both, **body), leave(served, both, **body))
                 await served.logged(2)
                 got = [await served.post(**body) for _ in range(3)]
                 runs = [reply.body["samplewise"]["run"] for reply in got]
@@ -238,9 +252,9 @@ def test_requests_are_told_apart_byte_by_byte() -> None:
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_at_the_deadline_the_answer_is_the_best_so_far(is_stream: bool) -> None:
     async def go() -> None:
-        upstream = Upstream(0.1, "a", "b", "b", "c")
+        upstream = Upstream(0.1, "b")
         async with upstream.script.serving() as url, served_at(url) as served:
-            wants = {"budget": {"seconds": 0.45}}
+            wants = {"budget": {"seconds": 0.5}}
             model = "repeat(50, wave=1) | vote@toy"
             got = await served.post(model=model, samplewise=wants, stream=is_stream)
             assert got.status == 200
@@ -252,7 +266,7 @@ def test_at_the_deadline_the_answer_is_the_best_so_far(is_stream: bool) -> None:
                 text, finish = choice["message"]["content"], choice["finish_reason"]
             assert (text, finish) == ("b", "length")
             assert evidence["stop"]["reason"] == "budget"
-            assert 3 <= evidence["draws"] <= 5
+            assert 1 <= evidence["draws"] <= 5
             await until(lambda: upstream.num_open == 0)
 
     run(go())
@@ -292,8 +306,8 @@ def test_a_read_timeout_ends_a_silent_run_in_time() -> None:
         async with upstream.script.serving() as url, served_at(url) as served:
             loop = asyncio.get_running_loop()
             started = loop.time()
-            got = await served.post(model="repeat(99, wave=1)@toy", headers={"X-Stainless-Read-Timeout": "1"})
-            assert loop.time() - started < 1.0
+            got = await served.post(model="repeat(99, wave=1)@toy", headers={"X-Stainless-Read-Timeout": "1.5"})
+            assert loop.time() - started < 1.5
             assert got.body["choices"][0]["finish_reason"] == "length"
 
     run(go())

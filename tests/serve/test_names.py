@@ -20,7 +20,7 @@ from samplewise.serve.names import (
 )
 from samplewise.serve.wire import RequestError
 
-MODELS = ("qwen", "@cf/meta/llama", "claude@2025", "qwen3:4b", "vote@home")
+MODELS = ("qwen", "@cf/meta/llama", "claude@2025", "qwen3:4b", "repeat(2)@home")
 PRESETS = {"fast": "repeat(8) | vote", "a@b": "repeat(2)"}
 
 

@@ -61,6 +61,12 @@ def test_a_plain_model_has_no_strategy() -> None:
     assert plan.read is plans.read_whole
 
 
+@pytest.mark.parametrize("recipe", ["repeat(2)\udc80", "\udcff", "repeat(2) | vote\x00", "(" * 1999, "@", "fast@toy"])
+def test_any_header_is_a_recipe_or_an_error(recipe: str) -> None:
+    status, param, code = refusal(call("toy", {"X-Samplewise-Recipe": recipe}))
+    assert (status, param, code) == (400, "samplewise.recipe", "invalid_recipe")
+
+
 def test_labels_tell_presets_from_a_clients_own() -> None:
     assert planned(call("fast@toy")).label == "fast"
     assert planned(call("repeat(2)@toy")).label == "custom"

@@ -68,8 +68,15 @@ def test_weights_go_before_scores() -> None:
     assert ranked(("c", "b", "a", "a"), 3, weighted("v"), (0.1, 0.2, 0.9, 0.9))[1] == [2, 1, 0]
 
 
+def test_a_weighted_vote_ranks_by_weight_before_the_best_score() -> None:
+    """Two votes of 0.3 outweigh one of 0.5, also for the second place."""
+    answers = ("c", "b", "a", "a", "b")
+    assert ranked(answers, 3, weighted("v"), (0.5, 0.3, 0.9, 0.9, 0.3))[1] == [2, 1, 0]
+
+
 def test_unscored_candidates_come_last() -> None:
     assert ranked(("a", "b", "c"), 3, best("v"), (math.nan, 0.5, math.nan))[1] == [1, 0, 2]
+    assert ranked(("a", "b", "c", "d"), 4, best("v"), (math.nan, 0.1, 0.5, math.nan))[1] == [2, 1, 0, 3]
 
 
 def test_a_pool_without_an_answer_is_shown_all_the_same() -> None:

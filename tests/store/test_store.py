@@ -35,7 +35,11 @@ HI = (Message("user", "hi"),)
 FULL = Generate(
     HI, (1, 2), Sampling(0.5, top_k=3), 16, ("\n",), 12345, ("tokens", "logp"), "g", RejectionBound(4.0, -2.5), 3
 )
-LATER = ("exponents", "group_size")  # fields that came after the first stores: at their default they are in no digest
+LATER = (
+    "exponents",
+    "group_size",
+    "score_first",
+)  # fields that came after the first stores: at their default they are in no digest
 
 # Digests that stored draws are filed under: should one of these change, every store out there would be paid for again.
 GOLDEN: list[tuple[Ask, str, str]] = [
@@ -73,6 +77,7 @@ def test_every_field_and_the_engine_tell_draws_apart() -> None:
         FULL._replace(messages=(Message("system", "hi"),)),
         FULL._replace(exponents=(4.0,)),
         FULL._replace(group_size=4),
+        FULL._replace(score_first=("A", "B")),
     ]
     digests = [digest_of("toy", ask) for ask in (FULL, *others)] + [digest_of("other", FULL)]
     assert len(set(digests)) == len(FULL._fields)

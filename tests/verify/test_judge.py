@@ -27,7 +27,8 @@ from samplewise.runs.run import run_task
 from samplewise.store.database import Store
 from samplewise.tasks.base import Task
 from samplewise.verify.base import Judge
-from samplewise.verify.judge import expectation, expected_digit, first_better, knockout, written_digit
+from samplewise.verify.judge import knockout
+from samplewise.verify.replies import expectation, expected_digit, first_better, written_digit
 
 QUESTION = Question("q", (Message("user", "Which letter is best?"),))
 KEY = Key(3)

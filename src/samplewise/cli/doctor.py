@@ -126,6 +126,7 @@ ABOUT: Mapping[Capability, str] = {
     Capability.LOGP: "gives log-probabilities at temperature 1",
     Capability.LOGQ: "gives log-probabilities under the distribution drawn from",
     Capability.TOP: "gives the likeliest tokens at every position with their log-probabilities",
+    Capability.SCORE_FIRST: "gives the log-probabilities of the letters that a judge grades by",
     Capability.LOGZ: "gives sums of powers of the distribution at every position, at any exponents",
     Capability.CERTAINTY: "gives the distance from the uniform distribution at every position",
     Capability.PREFIX: "continues a given prefix of a response",

@@ -15,7 +15,7 @@ from samplewise.core.files import is_file
 from samplewise.core.spec import Spec, parse_spec
 from samplewise.core.types import Message
 from samplewise.loop.ledger import Budget
-from samplewise.loop.result import Result, unanswered_note
+from samplewise.loop.result import Result, outside_note, unanswered_note
 from samplewise.recipe import recipe as parse_recipe
 from samplewise.tasks.base import Task, with_system
 
@@ -112,10 +112,13 @@ def ask(
     say(f"{len(result.pool.candidates)} draws, {num} different answers, {result.spent.tokens:,} tokens")
     if note := unanswered_note(result.pool.candidates):
         say(note)
-    if result.scattered and parsed.selector.name == "vote":
-        say(f"a tie of {result.tied}: no two draws agree, so this vote is no vote; give a verifier: best(reward)")
+    no_choice = parsed.selector.note_on(result.pool, result.answers)
+    if no_choice:
+        say(no_choice)
     elif result.tied > 1:
         say(f"a tie of {result.tied}: as many answers came out equal, and this one was drawn among them")
+    if note := outside_note(result.pool.candidates):
+        say(note)
     draws = len(result.pool.candidates) + result.pool.num_failed
     say(in_words(result.stop, draws, parsed.max_draws))
     for line in describe_trace(result.trace):

@@ -36,7 +36,7 @@ COMMON: dict[registry.Kind, tuple[str, ...]] = {
     "explore": ("lss", "css", "esamp"),
     "stop": ("lead", "asc", "optscale", "passed", "vote_e", "cap"),
     "selector": ("vote", "best", "weighted", "first"),
-    "verifier": ("reward", "judge", "likelihood", "public_tests", "agreement"),
+    "verifier": ("reward", "judge", "likelihood", "public_tests", "codet"),
     "reader": ("auto", "number", "choice", "maths", "json", "text"),
 }
 

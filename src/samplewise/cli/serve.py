@@ -58,7 +58,7 @@ def serve_models(
     queue_seconds: Annotated[float, typer.Option("--queue-seconds", min=0.0, help="How long they wait")] = 30.0,
     aside: Annotated[
         str,
-        typer.Option("--aside", help="Where a recipe cannot honour a field: plain (one plain draw) or refuse (400)"),
+        typer.Option("--aside", help="Where a recipe cannot honor a field: plain (one plain draw) or refuse (400)"),
     ] = "plain",
     plain_below: Annotated[
         int, typer.Option("--plain-below", min=0, help="Requests for fewer tokens get a plain draw: titles, tags")

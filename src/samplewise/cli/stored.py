@@ -14,7 +14,7 @@ from samplewise.core import registry
 from samplewise.core.errors import StoreError, UsageError
 from samplewise.core.events import in_words
 from samplewise.core.types import Json
-from samplewise.loop.result import unanswered_note
+from samplewise.loop.result import choice_notes, outside_note, unanswered_note
 from samplewise.recipe import recipe as parse_recipe
 
 from .app import DEFAULT_STORE, AsJson, Output, Sandbox, StorePath, app, out, print_json, say, write
@@ -120,6 +120,10 @@ def show(
         for candidate, text in zip(records[0].pool.candidates, records[0].answers, strict=True):
             say(text if text is not None else "ended while reasoning" if candidate.is_unanswered else "unreadable")
     if note := unanswered_note([candidate for record in records for candidate in record.pool.candidates]):
+        say(note)
+    for line in choice_notes(parsed.selector, [(record.pool, record.answers) for record in records]):
+        say(line)
+    if note := outside_note([candidate for record in records for candidate in record.pool.candidates]):
         say(note)
     explored = summarize_exploration(traces, parse_recipe(stored.recipe).draw_line)
     for line in [] if explored is None else describe_exploration(explored):

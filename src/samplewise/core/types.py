@@ -51,6 +51,7 @@ class Capability(StrEnum):
     CERTAINTY = "certainty"  # per-token KL divergence of the model's distribution from the uniform one
     EXPLORE = "explore"  # diverse sampling: the draws of a group depend on one another
     TOP = "top"  # the likeliest tokens at each position, with their log-probs
+    SCORE_FIRST = "score_first"  # log-probs of given tokens at the first position, or of those among its likeliest
     LIKELIHOOD = "likelihood"  # log-probs of a given text
     ENUMERATE = "enumerate"  # list every response with its probability
 
@@ -101,6 +102,9 @@ class Generate(NamedTuple):
     draw: int = 0  # index of this draw among its question's, which selects a recorded draw
     exponents: tuple[float, ...] = ()  # (E,) each above 0, at which "logz" is returned
     group_size: int = 0  # draws of its group, if it explores: the group ends when this many have ended
+    # Texts of tokens whose log-probs are wanted at the first position, in "top". An engine that shows no likeliest
+    # tokens returns these alone, and that position alone.
+    score_first: tuple[str, ...] = ()
 
 
 class Likelihood(NamedTuple):

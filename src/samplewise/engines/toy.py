@@ -33,7 +33,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 class Toy(Engine):
     """`vocab` letters (1 to 26) and an end token, id `vocab`. `scale` spreads the logits, `seed` picks them."""
 
-    can = frozenset(Capability) - {Capability.TOP, Capability.EXPLORE}
+    can = frozenset(Capability) - {Capability.TOP, Capability.SCORE_FIRST, Capability.EXPLORE}
 
     def __init__(self, vocab: int = 3, *, seed: int = 0, scale: float = 1.0) -> None:
         if not 1 <= vocab <= len(LETTERS):

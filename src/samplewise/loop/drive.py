@@ -10,11 +10,11 @@ A stored draw counts as spent exactly as when it was paid for, so a resumed run 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from samplewise.core.bill import CostSplit
-from samplewise.core.errors import SetupError, Unsupported
+from samplewise.core.errors import SetupError, Unsupported, UsageError
 from samplewise.core.events import StopChecked, Stopped
 from samplewise.core.keys import Key
 from samplewise.core.types import Ask, Capability, Completion, Generate, Question, Reader, Stop, Usage
@@ -30,6 +30,7 @@ from samplewise.loop.stopping import StopFold
 from samplewise.recipe import Recipe
 from samplewise.samplers.base import Sampler, Step
 from samplewise.vary.base import Vary
+from samplewise.verify.base import Judge
 from samplewise.verify.confidence import ConfidenceVerifier
 
 MIN_DRAWS = 3  # of every question, before questions that share a budget compete for it
@@ -63,11 +64,42 @@ def check_recipe(recipe: Recipe, engine: Engine, budget: Budget = Budget()) -> N
     if unknown := sorted(recipe.engines - engine.members):
         hint = f'give one: --engine "team({engine.name}, {unknown[0]}=...)"'
         raise Unsupported(f"{recipe.line} asks an engine called {unknown[0]}; {hint}")
+    for name, verifier in recipe.verifiers.items():
+        if isinstance(verifier, Judge):
+            check_judge(name, verifier, engine)
     if budget.usd is not None and math.isnan(engine.worst_case(Generate(())).usd):
         raise SetupError(
             f"{engine.name} has no known price; give price=(input, cached, output), in USD per million tokens, or "
             "SAMPLEWISE_PRICES, or no limit in USD"
         )
+
+
+def check_judge(name: str, judge: Judge, engine: Engine) -> None:
+    """Raise Unsupported unless those whom the judge asks can do what it needs."""
+    for member_name in sorted(judge.engines) or [""]:
+        member = engine.member(Generate((), engine=member_name)) if member_name in ("", *engine.members) else engine
+        if missing := sorted(judge.needs - member.can):
+            raise Unsupported(f"{name} needs {', '.join(missing)}, which {member.name} cannot do")
+
+
+def check_questions(recipe: Recipe, questions: Iterable[Question]) -> None:
+    """Raise UsageError where a judge of the recipe cannot score answers to any of the questions."""
+    asked = tuple(questions)
+    for name, verifier in recipe.verifiers.items():
+        if isinstance(verifier, Judge):
+            check_scorable(name, verifier, asked)
+
+
+def check_scorable(name: str, judge: Judge, questions: Iterable[Question]) -> None:
+    """Raise UsageError where the judge cannot score answers to any of the questions."""
+    why = ""
+    for question in questions if judge.unfit is not None else ():
+        unfit = judge.unfit(question) if judge.unfit is not None else ""
+        if not unfit:
+            return
+        why = why or f"{name} cannot score answers to {question.id}: {unfit}; choose by vote or best(...) instead"
+    if why:
+        raise UsageError(why)
 
 
 def _check_log_probs(recipe: Recipe, engine: Engine) -> None:

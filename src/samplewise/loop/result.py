@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import html
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from samplewise.core.bill import CostSplit
 from samplewise.core.types import Candidate, Json, Pool, Question, Selection, Stop, Usage
+from samplewise.select.base import Selector
 
 SHOWN = 60  # characters of a text in one line
+OUTSIDE = ".outside"  # ends the name of a judge's share of probability outside its score tokens
+MOST_OUTSIDE = 0.5  # above this mean share, a user should know
 
 
 class Result(NamedTuple):
@@ -117,6 +121,25 @@ def unanswered_note(candidates: Sequence[Candidate]) -> str:
     are_cut = any(candidate.finish == "length" for candidate in ended)
     remedy = "raise max_tokens" if are_cut else "the model stops there, or its reasoning is told apart wrongly"
     return f"{len(ended)} of {len(candidates)} draws ended while reasoning: {remedy}"
+
+
+def choice_notes(selector: Selector, pools: Sequence[tuple[Pool, Sequence[str | None]]]) -> tuple[str, ...]:
+    """Return where choices from pools, each with its answers, rest on nothing: how often, and the first note."""
+    notes = [note for pool, answers in pools if (note := selector.note_on(pool, answers))]
+    if len(pools) == 1 or not notes:
+        return tuple(notes)
+    differ = len(set(notes)) > 1
+    return (f"{len(notes)} of {len(pools)} questions{', such as' if differ else ''}: {notes[0]}",)
+
+
+def outside_note(candidates: Sequence[Candidate]) -> str:
+    """Return that a judge put most of its probability outside its score tokens, in the mean; "" if none did."""
+    for name in dict.fromkeys(name for candidate in candidates for name in candidate.scores if name.endswith(OUTSIDE)):
+        shares = [share for candidate in candidates if not math.isnan(share := candidate.scores.get(name, math.nan))]
+        if shares and (mean := math.fsum(shares) / len(shares)) > MOST_OUTSIDE:
+            judge = name.removesuffix(OUTSIDE)
+            return f"{judge} put {mean:.0%} of its probability outside its score tokens: its scores rest on the rest"
+    return ""
 
 
 def _shorten(text: str | None) -> str | None:

@@ -51,7 +51,7 @@ class Scorer:
     def is_costly(self, names: Collection[str]) -> bool:
         """Return whether scoring costs tokens: a reward model, or a judge among `names`."""
         return any(
-            isinstance(verifier, BatchVerifier) or (isinstance(verifier, Judge) and name in names)
+            isinstance(verifier, BatchVerifier) or (isinstance(verifier, Judge) and verifier.asks and name in names)
             for name, verifier in self._verifiers.items()
         )
 
@@ -67,11 +67,12 @@ class Scorer:
         for name, judge in self._verifiers.items():
             if isinstance(judge, Judge) and name in names and candidates:
                 key, before = self._keys.judge(name), self._judge_cost
-                ratings = await judge_pool(judge, key, self._question, candidates, self._answers, self._dispatcher)
+                scores = await judge_pool(judge, key, self._question, candidates, self._answers, self._dispatcher)
                 cost = self._judge_cost.minus(before)
                 self.judge_costs[name] = self.judge_costs.get(name, Usage()).plus(cost)
                 candidates = tuple(
-                    _with_scores(*pair) for pair in zip(candidates, [{name: r} for r in ratings], strict=True)
+                    _with_scores(candidate, {f"{name}{further}": values[i] for further, values in scores.items()})
+                    for i, candidate in enumerate(candidates)
                 )
         return pool._replace(candidates=candidates), self._answers
 
@@ -143,12 +144,16 @@ async def judge_pool(
     candidates: tuple[Candidate, ...],
     answers: tuple[str | None, ...],
     dispatcher: Dispatcher,
-) -> tuple[float, ...]:
-    """Return a judge's scores (N,), asking until it has replies enough or the budget ends."""
+) -> dict[str, tuple[float, ...]]:
+    """Return a judge's scores (N,) under "", and what it says further under ".further" (see `Judge.scores`).
+
+    It is asked until it has replies enough or the budget ends. It may run programs, so it computes in a thread.
+    """
     replies: Replies = ()
     while asks := judge.next_asks(key, question, candidates, answers, replies):
         completions = await dispatcher.ask_judge(asks)
         if completions is None:
             break
         replies = (*replies, completions)
-    return judge.rate(key, question, candidates, answers, replies)
+    scores = await dispatcher.in_thread(judge.scores, key, question, candidates, answers, replies)
+    return {"": (math.nan,) * len(candidates)} if scores is None else scores

@@ -18,7 +18,8 @@ import numpy as np
 from samplewise.core.errors import SetupError, StoreError
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats, Ints
-from samplewise.loop.result import unanswered_note
+from samplewise.core.types import Pool
+from samplewise.loop.result import choice_notes, unanswered_note
 from samplewise.measure import (
     Curve,
     adjust_holm,
@@ -151,6 +152,7 @@ def build_report(
         explored=_explored(entries, replays),
         passes=_passes(store, entries),
         notes=(*_notes(measured), *_unanswered(store, entries)),
+        choices=_choices(store, entries),
     )
 
 
@@ -163,6 +165,22 @@ def _unanswered(store: Store, entries: Sequence[ReportEntry]) -> tuple[str, ...]
         if store.has_unread(run)  # a draw without an answer
     }
     return tuple(f"{names[run]}: {note}" for run, note in reversed(notes.items()) if note)
+
+
+def _choices(store: Store, entries: Sequence[ReportEntry]) -> tuple[str, ...]:
+    """Return a note on each method whose choices rest on nothing: votes where no two draws agree."""
+    notes = []
+    for entry in entries:
+        selector = parse_choice(entry.selector).selector
+        if selector.note is not None:
+            run = entry.run.id
+            pools = (
+                [(record.pool, record.answers) for record in store.records(run)]
+                if selector.verifiers
+                else [(Pool(), outcome.answers) for outcome in store.outcomes(run)]  # answers alone are quick
+            )
+            notes += [f"{entry.name}: {note}" for note in choice_notes(selector, pools)]
+    return tuple(notes)
 
 
 def _notes(measured: Sequence[_Measured]) -> tuple[str, ...]:

@@ -140,6 +140,7 @@ class Report(NamedTuple):
     notes: tuple[str, ...] = ()  # what a reader must know before quoting a figure
     explored: tuple[ExplorationSummary, ...] = ()  # of the runs that explored
     passes: tuple[RunPasses, ...] = ()  # of the runs with several independent draws
+    choices: tuple[str, ...] = ()  # methods some of whose choices rest on nothing
 
     @property
     def cost_notes(self) -> tuple[str, ...]:

@@ -113,7 +113,7 @@ def _methods(report: Report) -> str:
 <p class="caption">Accuracy is that of the chosen answer. Coverage is the share of problems with a right answer among
 the draws, the ceiling of accuracy (the open diamond). Brackets and bars are 95 % intervals over problems. The
 difference is paired by problem; p is from a paired t test, Holm-adjusted.</p>
-{_notes((*report.cost_notes, *report.basis_notes))}
+{_notes((*report.cost_notes, *report.basis_notes, *report.choices))}
 </section>"""
 
 

@@ -21,7 +21,7 @@ def render_markdown(report: Report) -> str:
     if report.explored:
         lines = [f"- {_code(s.recipe)}: {_text('. '.join(describe_exploration(s)))}" for s in report.explored]
         parts.append("\n".join(lines))
-    if notes := (*report.cost_notes, *report.basis_notes, *report.notes):
+    if notes := (*report.cost_notes, *report.basis_notes, *report.choices, *report.notes):
         parts.append("\n".join(f"- {_text(note)}" for note in notes))
     if facts:
         parts.append("\n".join(f"- {_text(name)}: {_text(text)}" for name, text in facts.items()))

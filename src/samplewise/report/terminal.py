@@ -33,7 +33,7 @@ def print_report(report: Report, console: Console) -> None:
         for line in describe_exploration(summary):
             console.print(Text(f"  {fmt.one_line(line)}"))
         console.print()
-    notes = (*report.cost_notes, *report.basis_notes, *report.notes)
+    notes = (*report.cost_notes, *report.basis_notes, *report.choices, *report.notes)
     for note in notes:
         console.print(Text.assemble(("note: ", "yellow"), fmt.one_line(note)))
     if notes:

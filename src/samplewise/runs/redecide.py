@@ -17,6 +17,7 @@ from samplewise.core.types import BatchVerifier, Generate, Pool, Usage, Verifier
 from samplewise.engines.base import Engine
 from samplewise.loop.context import RunContext
 from samplewise.loop.dispatch import Dispatcher
+from samplewise.loop.drive import check_judge, check_scorable
 from samplewise.loop.keys import question_keys, run_key
 from samplewise.loop.ledger import Budget, Ledger
 from samplewise.loop.scoring import judge_pool
@@ -39,8 +40,13 @@ NUM_RESAMPLES = 64  # subsets per problem and k, for a selector without a formul
 def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge]) -> None:
     """Score a stored run's pools with verifiers that it has not used yet. Draws nothing.
 
-    Raises SetupError for a judge that has not judged this run: it has to ask an engine (see `rejudge`).
+    Raises SetupError for a judge that has not judged this run: it has to ask an engine (see `rejudge`). UsageError for
+    one that asks nothing and cannot score any question of the run.
     """
+    for name, verify in verifiers.items():
+        if isinstance(verify, Judge) and not verify.asks:
+            check_scorable(name, verify, (record.problem.question for record in store.records(run)))
+    seed = next((stored.seed for stored in store.runs() if stored.id == run), 0)
     for record in store.records(run):
         question = record.problem.question
         scored = store.scores(run, question.id)
@@ -48,7 +54,13 @@ def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge]) -
             if name in scored:
                 continue
             if isinstance(verify, Judge):
-                raise SetupError(f"{name} has to ask an engine about run {run}: give select an --engine")
+                if verify.asks:
+                    raise SetupError(f"{name} has to ask an engine about run {run}: give select an --engine")
+                key = question_keys(run_key(seed), question.id).judge(name)
+                columns = verify.scores(key, question, record.pool.candidates, record.answers, ())
+                for further, scores_of in columns.items():
+                    store.save_scores(run, question.id, f"{name}{further}", scores_of)
+                continue
             pairs = [(question, candidate) for candidate in record.pool.candidates]
             if isinstance(verify, BatchVerifier):
                 scores = iter(verify.score_all([pair for pair in pairs if not pair[1].is_unanswered]))
@@ -59,9 +71,15 @@ def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge]) -
 
 
 async def rejudge(store: Store, run: Run, judges: Mapping[str, Judge], engine: Engine, budget: Budget) -> Usage:
-    """Let judges that have not judged a stored run score its pools. Return what was spent, at most `budget` in all."""
+    """Let judges that have not judged a stored run score its pools. Return what was spent, at most `budget` in all.
+
+    Raises Unsupported where the engine cannot do what a judge needs.
+    """
     await engine.open()
     records = list(store.records(run.id))
+    for name, judge in judges.items():
+        check_judge(name, judge, engine)
+        check_scorable(name, judge, (record.problem.question for record in records))
     spent = Usage()
     for index, record in enumerate(records):
         question = record.problem.question
@@ -72,8 +90,9 @@ async def rejudge(store: Store, run: Run, judges: Mapping[str, Judge], engine: E
         for name, judge in judges.items():
             if name not in scored and record.pool.candidates:
                 candidates = record.pool.candidates
-                values = await judge_pool(judge, keys.judge(name), question, candidates, record.answers, dispatcher)
-                store.save_scores(run.id, question.id, name, values)
+                columns = await judge_pool(judge, keys.judge(name), question, candidates, record.answers, dispatcher)
+                for further, values in columns.items():
+                    store.save_scores(run.id, question.id, f"{name}{further}", values)
         spent = spent.plus(dispatcher.ledger.spent)
     members = {name: engine.member(Generate((), engine=name)).identity for name in ("", *sorted(engine.members))}
     store.note(run.id, "judged", [sorted(judges), spent, members])

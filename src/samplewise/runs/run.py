@@ -29,7 +29,7 @@ from samplewise.core.spec import wire
 from samplewise.core.types import Generate, Json, Problem, Usage
 from samplewise.engines.base import Engine
 from samplewise.loop.context import RunContext, Trial
-from samplewise.loop.drive import check_recipe, least_cost, run_question
+from samplewise.loop.drive import check_questions, check_recipe, least_cost, run_question
 from samplewise.loop.keys import run_key
 from samplewise.loop.ledger import TOLERANCE, Budget, amounts_of, total
 from samplewise.loop.result import Result
@@ -186,6 +186,7 @@ async def run_task(
     await engine.open()
     recipe = recipe.with_max_tokens(engine.default_max_tokens)
     check_recipe(recipe, engine, budget)
+    check_questions(recipe, (problem.question for problem in task.problems))
     store.claim()
     identity = await find_run_id(store, task, recipe, engine, seed, budget, spread)
     facts = manifest(task, recipe, engine, seed, budget, spread)

@@ -16,7 +16,7 @@ import numpy as np
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats
 from samplewise.core.types import Pool, Selection
-from samplewise.select.base import Round, Selector, choose_class, draw_tied
+from samplewise.select.base import Round, Selector, choose_class, draw_tied, no_vote
 
 ADDED = 0.5  # to every count before its logarithm: an answer that an arm never gave is rare there, not impossible
 
@@ -69,7 +69,11 @@ def log_pool(*, fallback: bool = False) -> Selector:
     if not fallback:
         return pooled
     return Selector(
-        "log_pool", pooled.choose, fit=lambda rounds: most_right(rounds, (pooled, only())), needs_labels=True
+        "log_pool",
+        pooled.choose,
+        fit=lambda rounds: most_right(rounds, (pooled, only())),
+        needs_labels=True,
+        note=no_vote,
     )
 
 
@@ -103,7 +107,7 @@ def by_log(weights: Mapping[str, float], name: str = "log_pool") -> Selector:
         shares = tuple(0.0 if a is None else share[a] / count[a] for a in answers)
         return chosen._replace(weights=shares)
 
-    return Selector(name, choose)
+    return Selector(name, choose, note=no_vote)
 
 
 def by_share(weights: Mapping[str, float], name: str) -> Selector:
@@ -122,7 +126,7 @@ def by_share(weights: Mapping[str, float], name: str) -> Selector:
         pooled = dict(zip(tally.answers, tally.counts.sum(axis=0).tolist(), strict=True))
         return choose_class(key, pool, answers, dict(zip(tally.answers, mass.tolist(), strict=True)), pooled)
 
-    return Selector(name, choose)
+    return Selector(name, choose, note=no_vote)
 
 
 def only(arm: str = "direct") -> Selector:
@@ -143,4 +147,4 @@ def arm_vote() -> Selector:
             mass[draw_tied(key.fold("arm", arm), [a for a in most if pooled[a] == best])] += 1.0
         return choose_class(key, pool, answers, mass, pooled)
 
-    return Selector("arm_vote", choose)
+    return Selector("arm_vote", choose, note=no_vote)

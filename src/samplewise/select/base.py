@@ -23,6 +23,12 @@ class Choose(Protocol):
     def __call__(self, key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection: ...
 
 
+class Note(Protocol):
+    """Return what a reader must know of a choice from a pool with these answers (N,), "" for nothing."""
+
+    def __call__(self, pool: Pool, answers: Sequence[str | None]) -> str: ...
+
+
 class Graded(NamedTuple):
     """The pools of many problems as arrays, for measuring how well a selector does on them."""
 
@@ -69,6 +75,8 @@ class Selector:
 
     The choice of one that is `by_order` depends on the order of the draws, which its formula averages over.
 
+    `note(pool, answers)` says where the choice rests on nothing, "" elsewhere: it is shown beside the answer.
+
     `fit(rounds)` gives the selector that has learned from a whole run; `choose` is what it does before. One that
     `needs_labels` is fitted on other problems than those it chooses for.
     """
@@ -80,6 +88,20 @@ class Selector:
     fit: Fit | None = None
     needs_labels: bool = False
     by_order: bool = False
+    note: Note | None = None
+
+    def note_on(self, pool: Pool, answers: Sequence[str | None]) -> str:
+        """Return where the choice from a pool rests on nothing, "" elsewhere."""
+        return "" if self.note is None else self.note(pool, answers)
+
+
+def no_vote(pool: Pool, answers: Sequence[str | None]) -> str:
+    """Return that a vote among these answers (N,) is none, as no two of them, two at least, are equal; otherwise ""."""
+    readable = [answer for answer in answers if answer is not None]
+    if len(readable) < 2 or len(set(readable)) < len(readable):
+        return ""
+    num = len(readable)
+    return f"{num} draws, {num} different answers: nothing to vote on; use best(...)"
 
 
 def draw_tied(key: Key, tied: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from samplewise.core.numerics import Floats
 from samplewise.select.arms import ArmTally, by_log, by_share, most_right, only, tally_arms
-from samplewise.select.base import Round, Selector
+from samplewise.select.base import Round, Selector, no_vote
 from samplewise.select.votes import vote
 
 ROUNDS = 50  # of expectation and maximisation
@@ -37,7 +37,7 @@ def dawid_skene() -> Selector:
     draws of an arm agree than two of different arms. Before it is fitted, and if no arm is better than guessing, it is
     plurality.
     """
-    return Selector("dawid_skene", vote().choose, fit=_fit_dawid_skene)
+    return Selector("dawid_skene", vote().choose, fit=_fit_dawid_skene, note=no_vote)
 
 
 def _fit_dawid_skene(rounds: Sequence[Round]) -> Selector:
@@ -94,7 +94,7 @@ def learned() -> Selector:
 
     Weights need 150 labelled problems. Before it is fitted it is log-pool.
     """
-    return Selector("learned", by_log({}).choose, fit=_fit_learned, needs_labels=True)
+    return Selector("learned", by_log({}).choose, fit=_fit_learned, needs_labels=True, note=no_vote)
 
 
 def _fit_learned(rounds: Sequence[Round]) -> Selector:

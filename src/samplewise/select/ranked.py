@@ -17,6 +17,7 @@ from samplewise.core.numerics import Floats
 from samplewise.core.types import Pool, Selection
 from samplewise.select.arms import tally_arms
 from samplewise.select.base import Selector, choose_class
+from samplewise.select.votes import pool_weights
 
 DECAY = 0.75  # from one m to the next, with find=True
 MOST_POWER = 64.0  # of a rank: the votes of ten thousand candidates are still finite, and the best has all but all
@@ -58,6 +59,35 @@ def borda(verifier: str, p: float = 0.5) -> Selector:
         return choose_class(key, pool, answers, _sum(named, votes), _total(named, scores))
 
     return Selector("borda", choose, (verifier,))
+
+
+def softsat(m: float = 0.75, beta: float = 1.0) -> Selector:
+    """Choose by a vote weighted by the rank of a response's log-probability, which saturates (arXiv 2608.14420).
+
+    With u the share of the readable draws whose log-probability is at most a draw's own, it votes with the weight
+    exp(beta * S(u)), S(u) = 1 - (1 - min(u / m, 1))^2: the likeliest share 1 - m of them weigh alike, and no draw
+    weighs more than exp(beta) times another. beta = 0 is plurality. Draws without a log-probability rank last, as
+    equals. A weighted pool votes with its weights. Needs log-probs of the draws; no tokens beyond them.
+    """
+    check_number("m", m, 0.0, 1.0, above=True)
+    check_number("beta", beta, 0.0, MOST_POWER)
+
+    def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
+        readable, scores = _scored(pool, answers, "likelihood")
+        named, weight = [str(answers[i]) for i in readable], pool_weights(pool)
+        votes = saturating_weights(scores, m, beta) * np.array([weight[i] for i in readable], dtype=np.float64)
+        return choose_class(key, pool, answers, _sum(named, votes), _total(named, scores))
+
+    return Selector("softsat", choose, ("likelihood",))
+
+
+def saturating_weights(scores: Floats, m: float, beta: float) -> Floats:
+    """Return exp(beta * S(u)) for draws with `scores` (N,), where u is the share of draws with at most a draw's score;
+    nan is below all numbers."""
+    value = np.nan_to_num(scores, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    share = np.searchsorted(np.sort(value), value, side="right") / max(1, len(value))
+    weights: Floats = np.exp(beta * (1 - (1 - np.minimum(share / m, 1.0)) ** 2))
+    return weights
 
 
 def bom(verifier: str, *, alpha: float = 0.05, at_least: int = 2) -> Selector:

@@ -13,7 +13,7 @@ from samplewise.core.numerics import Floats, Ints, log_normalise
 from samplewise.core.types import Pool, Selection
 from samplewise.measure.coverage import pass_at
 from samplewise.measure.majority import majority_at
-from samplewise.select.base import Graded, Selector, choose_class
+from samplewise.select.base import Graded, Selector, choose_class, no_vote
 
 
 def first() -> Selector:
@@ -55,7 +55,7 @@ def vote() -> Selector:
     def expected(graded: Graded, ks: Ints, key: Key) -> Floats:
         return majority_at(graded.answers, graded.grades, ks, key=key)
 
-    return Selector("vote", choose, expected=expected)
+    return Selector("vote", choose, expected=expected, note=no_vote)
 
 
 def weighted(verifier: str) -> Selector:

@@ -72,7 +72,7 @@ class Service:
 
     async def _open_all(self) -> None:
         upstreams = self.jobs.upstreams
-        told: dict[str, str] = {}  # why a model's engine is not open
+        reasons: dict[str, str] = {}  # why a model's engine is not open
         while len(self.opened) < len(upstreams):
             for name, upstream in upstreams.items():
                 if name in self.opened:
@@ -81,9 +81,9 @@ class Service:
                     await upstream.engine.open()
                     self.opened.add(name)
                 except SamplewiseError as error:
-                    if told.get(name) != str(error):
+                    if reasons.get(name) != str(error):
                         self._write("not_open", model=name, error=str(error))
-                    told[name] = str(error)
+                    reasons[name] = str(error)
             if len(self.opened) < len(upstreams):
                 await asyncio.sleep(OPEN_AGAIN_S)
 
@@ -132,8 +132,6 @@ class Service:
         span = None if self._tracing is None else self._tracing.begin(route, request.headers)
         try:
             policy = self.policy_of(request)
-            if self.gate.is_draining:
-                raise RequestError("the server is shutting down", status=503, code="shutting_down", retry_after_s=1.0)
             body = await read_body(request)
             call = parse_call(parse_body(body), route, request.headers)
             deadline = started + self._seconds(call, read_timeout_s(request.headers))

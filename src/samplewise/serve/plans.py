@@ -230,9 +230,20 @@ def plain_stages(n: int) -> Stages:
 
 def pool_size(stages: Stages) -> int | None:
     """Return how many candidates a sampler's pool has, None if that is not known."""
-    arguments = _arguments(stages.sampler)
-    size = arguments.get(SIZE_ARGUMENTS.get(stages.sampler.name, ""))
+    sampler = stages.sampler
+    if sampler.name not in SIZE_ARGUMENTS:
+        return None
+    position, default = _size_parameter(sampler.name)
+    named = dict(sampler.kwargs).get(SIZE_ARGUMENTS[sampler.name], default)
+    size = sampler.args[position] if position < len(sampler.args) else named
     return size if isinstance(size, int) else None
+
+
+@functools.cache
+def _size_parameter(name: str) -> tuple[int, Any]:
+    """Return the position of the argument that sets the size of a sampler's pool, and its default."""
+    parameters = _signature(name).parameters
+    return list(parameters).index(SIZE_ARGUMENTS[name]), parameters[SIZE_ARGUMENTS[name]].default
 
 
 def with_size(stages: Stages, num: int) -> Stages:
@@ -240,7 +251,7 @@ def with_size(stages: Stages, num: int) -> Stages:
     name = SIZE_ARGUMENTS.get(stages.sampler.name)
     if name is None:
         raise RequestError(f"{stages.sampler.name} has no number of candidates to set", param="n")
-    position = list(_signature(stages.sampler.name).parameters).index(name)
+    position, _ = _size_parameter(stages.sampler.name)
     args, kwargs = stages.sampler.args, dict(stages.sampler.kwargs)
     if position < len(args):
         args = (*args[:position], num, *args[position + 1 :])
@@ -254,16 +265,6 @@ def with_size(stages: Stages, num: int) -> Stages:
 @functools.cache
 def _signature(name: str) -> inspect.Signature:
     return inspect.signature(factory("sampler", name))
-
-
-def _arguments(sampler: Spec) -> Mapping[str, Any]:
-    """Return a sampler's arguments by name, defaults included; none where they do not fit."""
-    try:
-        bound = _signature(sampler.name).bind(*sampler.args, **dict(sampler.kwargs))
-    except TypeError:
-        return {}
-    bound.apply_defaults()
-    return bound.arguments
 
 
 def unhonored_field(call: Call, stages: Stages, plain_below: int = 0) -> str | None:

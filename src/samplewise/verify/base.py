@@ -6,6 +6,7 @@ sends the asks, within the run's budget and store, and counts every token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,10 +23,20 @@ class AskJudge(Protocol):
     ) -> tuple[Ask, ...]: ...
 
 
+class Unfit(Protocol):
+    def __call__(self, question: Question) -> str: ...
+
+
 class Rate(Protocol):
     def __call__(
         self, key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, replies: Replies
     ) -> tuple[float, ...]: ...
+
+
+class Detail(Protocol):
+    def __call__(
+        self, key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, replies: Replies
+    ) -> Mapping[str, tuple[float, ...]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +44,13 @@ class Judge:
     """A verifier that asks an engine.
 
     `next_asks` returns the next round of asks about the candidates (N,), or none when it has enough replies. `rate`
-    returns their scores (N,), nan if unknown, and must work with fewer rounds if the budget ends. Both are pure.
-    `engines` are the names of the engines that it asks besides the solver.
+    returns their scores (N,), nan if unknown, and must work with fewer rounds if the budget ends. Both are pure, but
+    for programs that are run in the sandbox. `needs` is what the engine that it asks must be able to do; `engines` are
+    the names of those that it asks besides the solver.
+
+    A judge that never `asks` needs no engine. `unfit(question)` says why it cannot score answers to a question, "" if
+    it can; a run none of whose questions is fit is refused before anything is drawn. `detail` returns further numbers
+    of the candidates by name, each (N,): they are kept beside the scores, as "NAME.further".
     """
 
     name: str
@@ -42,3 +58,14 @@ class Judge:
     rate: Rate
     needs: frozenset[Capability] = frozenset()
     engines: frozenset[str] = frozenset()
+    asks: bool = True
+    unfit: Unfit | None = None
+    detail: Detail | None = None
+
+    def scores(
+        self, key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, replies: Replies
+    ) -> dict[str, tuple[float, ...]]:
+        """Return the scores (N,) under "", and further numbers under ".further"."""
+        details = self.detail(key, question, candidates, answers, replies) if self.detail is not None else {}
+        rated = self.rate(key, question, candidates, answers, replies)
+        return {"": rated, **{f".{further}": values for further, values in details.items()}}

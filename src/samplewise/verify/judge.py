@@ -7,19 +7,18 @@ is meaningless without the request that it answers.
 
 from __future__ import annotations
 
-import functools
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from samplewise.core.checks import check_count
 from samplewise.core.keys import Key
-from samplewise.core.types import Ask, Candidate, Completion, Generate, Message, Question, Sampling
+from samplewise.core.types import Ask, Candidate, Generate, Message, Question, Sampling
 from samplewise.verify.base import Answers, Judge, Replies
+from samplewise.verify.replies import asked_text, distinct, expected_digit, first_better, mean_known, written_digit
+from samplewise.verify.scale import REPEATS, scale_judge
 
 VERSION = 1
 HIGHEST = 9  # 10 would be two tokens for many models
-MIN_MASS = 0.5  # of the score tokens among those that the engine shows; below, the text decides
 MAX_TOKENS = 8
 GREEDY, PLAIN = Sampling(temperature=0.0), Sampling()
 
@@ -49,7 +48,14 @@ Response B:
 Which response is more likely to be correct? Reply with the letter A or B, and nothing else."""
 
 
-def judge(engine: str = "", *, samples: int = 3) -> Judge:
+def judge(
+    engine: str = "",
+    *,
+    samples: int = 3,
+    scale: int | None = None,
+    repeats: int | None = None,
+    criteria: str | tuple[str, ...] = (),
+) -> Judge:
     """Judge P(correct) of each response in [0, 1] by a language model.
 
     The model replies with a digit from 1 to 9, which is mapped to [0, 1]. If the engine shows its top tokens, the score
@@ -57,8 +63,22 @@ def judge(engine: str = "", *, samples: int = 3) -> Judge:
     digits. nan if no digit came. `engine` is a member of the team by name, by default the solver itself. Cost: for each
     different response 1 (or `samples`) requests of the question, the response and about 120 tokens, and at most 8
     tokens of reply.
+
+    With `scale`, the response is graded by `criteria` on a scale of that many letters, at most 26, and the score is the
+    expectation over the letters' probabilities, renormalised over them (arXiv 2607.05391, which has scale=20). Criteria
+    are "programs" (specification, output, errors), "maths" (reading, steps, result), or names and texts of one's own;
+    by default whether the final answer is correct. Each is asked `repeats` times, 2 by default, and every other time
+    the scale is turned around; more repeats help where the model reasons before it grades. The share of probability
+    outside the letters is kept beside the score, under "JUDGE.outside"; an endpoint shows about 20 tokens, and a letter
+    that is not among them has no share. Needs an engine that shows the letters' log-probs (an endpoint with top
+    log-probs, or a local model), otherwise Unsupported. Cost: for each different response `repeats` requests for each
+    criterion, of the question, the response and about 120 tokens, and at most 2 tokens of reply.
     """
     check_count("samples", samples)
+    if scale is not None:
+        return scale_judge(engine, scale, REPEATS if repeats is None else repeats, criteria)
+    if repeats is not None or criteria:
+        raise ValueError("repeats and criteria go with a scale: judge(scale=20, criteria='programs')")
 
     def ask(key: Key, question: Question, text: str, index: int) -> Generate:
         prompt = RATE.format(question=asked_text(question), response=text)
@@ -147,7 +167,7 @@ def knockout(engine: str = "", *, votes: int = 1) -> Judge:
             for first, second in drawn:
                 forward = [first_better(next(pending)) for _ in range(votes)]
                 backward = [first_better(next(pending)) for _ in range(votes)]
-                preference = _mean(forward) - _mean(backward)
+                preference = mean_known(forward) - mean_known(backward)
                 tied = math.isnan(preference) or preference == 0
                 heads = key.fold("tie", index, first, second).generator().random() < 0.5
                 winners.append(first if (heads if tied else preference > 0) else second)
@@ -174,73 +194,3 @@ def knockout(engine: str = "", *, votes: int = 1) -> Judge:
         return tuple(math.nan if answer is None else float(survived[answer]) for answer in answers)
 
     return Judge("knockout", next_asks, rate, engines=frozenset({engine} - {""}))
-
-
-# --- reading replies --------------------------------------------------------------------------------------------------
-
-
-def expected_digit(reply: Completion) -> float:
-    """Return the expected digit over the score tokens at the position where the reply's first digit could stand.
-
-    nan if the engine showed no tokens, or if digits have less than half of the mass.
-    """
-    for position in reply.top or ():
-        value, mass = expectation((text, logp) for text, logp in position)
-        if mass >= MIN_MASS:
-            return value
-        if any(text.strip() for text, _ in position[:1]):  # the most likely token is no digit
-            return math.nan
-    return math.nan
-
-
-def expectation(tokens: Iterable[tuple[str, float]]) -> tuple[float, float]:
-    """Return the mean digit 1 to 9 under the probabilities of some tokens, and their mass. "8" and " 8" both count."""
-    total = mass = 0.0
-    for text, logp in tokens:
-        digit = text.strip()
-        if len(digit) == 1 and digit in "123456789":
-            mass += math.exp(logp)
-            total += int(digit) * math.exp(logp)
-    return (total / mass if mass else math.nan), mass
-
-
-def written_digit(reply: Completion) -> float:
-    """Return the first digit from 1 to 9 that stands alone in the text, or nan."""
-    match = re.search(r"(?<![\d.])[1-9](?![\d.]\d|\d)", reply.text) if reply.finish != "error" else None
-    return float(match.group()) if match else math.nan
-
-
-def first_better(reply: Completion) -> float:
-    """Return the probability that the response shown first is better.
-
-    Computed over the letters if the engine shows top tokens, otherwise 1 or 0 as the text says; nan if it says neither.
-    """
-    if reply.finish == "error":
-        return math.nan
-    for position in reply.top or ():
-        first = math.fsum(math.exp(logp) for text, logp in position if text.strip().upper() == "A")
-        second = math.fsum(math.exp(logp) for text, logp in position if text.strip().upper() == "B")
-        if first + second >= MIN_MASS:
-            return first / (first + second)
-    match = re.search(r"\b[AB]\b", reply.text)
-    return math.nan if match is None else float(match.group() == "A")
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if not math.isnan(value)]
-    return math.fsum(finite) / len(finite) if finite else math.nan
-
-
-def distinct(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """Return the different responses in order of first occurrence, without those that ended while reasoning."""
-    return tuple(dict.fromkeys(candidate.text for candidate in candidates if not candidate.is_unanswered))
-
-
-@functools.lru_cache(maxsize=256)
-def _joined(messages: tuple[Message, ...]) -> str:
-    return "\n\n".join(message.content for message in messages)
-
-
-def asked_text(question: Question) -> str:
-    """Return the question as a judge reads it."""
-    return _joined(question.messages)

@@ -193,6 +193,29 @@ def test_likelihood(engine: Any, plain: Any, kit: SimpleNamespace) -> None:
         assert completion.usage == (1, len(prompt) + len(ask.completion), 0, 0, 0, 0.0, 0.0)
 
 
+def test_tokens_are_scored_at_the_first_position(engine: Any, plain: Any, kit: SimpleNamespace) -> None:
+    """Beside rows that want nothing scored, for one prompt drawn several times, and one that is computed already."""
+    words = ("w8", "w30", "w12")
+    asks = [
+        ask._replace(score_first=words if i % 3 else (), sampling=Sampling(0.5 + i % 2))
+        for i, ask in enumerate(kit.draws(30))
+    ]
+    for _ in range(2):
+        for ask, completion in zip(asks, kit.answers(engine, asks), strict=True):
+            if not ask.score_first:
+                assert completion.top is None
+                continue
+            (line,) = plain("llama", engine._language.prompt(ask.messages))[-1:]
+            (scored,) = completion.top
+            assert [text for text, _ in scored] == list(words)
+            wanted = [line[kit.words.index(word)] for word in words]
+            np.testing.assert_allclose([logp for _, logp in scored], wanted, atol=TOLERANCE)
+    without = kit.answers(engine, [ask._replace(score_first=()) for ask in asks])
+    assert [c.tokens for c in without] == [c.tokens for c in kit.answers(engine, asks)], "it changes no draw"
+    unknown = kit.answers(engine, [kit.draws(1)[0]._replace(score_first=("no word",))])
+    assert unknown[0].top is None
+
+
 def test_the_lean_pass_is_for_llamas_and_checked_like_any_other(
     checkpoint: Any, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

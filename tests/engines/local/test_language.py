@@ -174,6 +174,18 @@ def test_without_a_template_the_text_is_the_prompt(kind: str) -> None:
     assert written.prompt((Message("user", "four.</s>"),))[-1] == written.tokenizer.eos_token_id
 
 
+@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+def test_tokens_of_a_letter(kind: str) -> None:
+    """Every spelling of a letter that the vocabulary has, and no other token."""
+    language = language_of(kind)
+    tokens = language.tokens_of("T")
+    assert tokens
+    assert len(set(tokens)) == len(tokens)
+    assert {text.strip() for text in language.texts([[token] for token in tokens])} == {"T"}
+    assert language.tokens_of("no such token") == ()
+    assert language_of("words").tokens_of("T") == ()
+
+
 def test_messages_as_parts() -> None:
     """A template that reads lists of parts writes nothing of a string, and says nothing."""
     language = language_of("bytes", PARTS)

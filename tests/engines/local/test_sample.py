@@ -415,15 +415,15 @@ def test_advice_is_followed_in_the_rows_that_it_names() -> None:
         assert float(drawn.logq[row]) == pytest.approx(logq[token], abs=1e-6)
 
 
-def test_a_draw_is_quicker_than_the_float64_softmax_that_it_does_without() -> None:
-    """About eight times. Both are measured in turn, in processor time, so that neighbors do not matter."""
+def test_a_draw_is_quicker_than_the_float64_draw_that_it_does_without() -> None:
+    """Four to twenty times. Both are measured in turn, in processor time, so that neighbors do not matter."""
     scores, uniforms, wanted = logits(8, LARGE), uniforms_of(8), filters([Sampling()] * 8)
     quick, slow = [], []
     for _ in range(5):
         start = time.process_time()
         sample.draw(scores, wanted, uniforms)
         middle = time.process_time()
-        torch.log_softmax(scores, dim=-1, dtype=torch.float64)
+        torch.log_softmax(scores, dim=-1, dtype=torch.float64).exp().cumsum(-1)
         quick.append(middle - start)
         slow.append(time.process_time() - middle)
     assert min(quick) < 0.7 * min(slow)

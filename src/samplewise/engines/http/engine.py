@@ -117,6 +117,7 @@ class HttpEngine(Engine):
             Capability.LOGP: profile.logprobs is True,
             Capability.LOGQ: profile.logprobs is True and (profile.top_logprobs or 0) > 1,  # top_k: dialect/logq.py
             Capability.TOP: profile.logprobs is True and bool(profile.top_logprobs),
+            Capability.SCORE_FIRST: profile.logprobs is True and (profile.top_logprobs or 0) > 1,
             Capability.PREFIX: ids_in,
             Capability.LIKELIHOOD: ids_in and profile.likelihood is True,
         }

@@ -53,6 +53,7 @@ class _Row(NamedTuple):
     job: PreparedAsk
     ask: Generate
     rng: np.random.Generator
+    first: list[tuple[str, float]]  # log-probs of the ask's `score_first`, once its first token is drawn
 
 
 class _Ended(NamedTuple):
@@ -89,6 +90,7 @@ class Batch:
         self.num_rows = 0
         self.columns = Columns(device)
         self._banning = False  # whether some row has a token that it may not draw first
+        self._scoring = False  # whether some row has tokens to score at its first position
         self._rows: list[_Row] = []
         self._kinds: Counter[tuple[Sampling, int]] = Counter()  # (sampling, number of statistics) -> rows
         self._stops = frozenset(stops)
@@ -171,7 +173,8 @@ class Batch:
         columns.grow(end, self.max_rows)
         columns.widen(max(map(num_statistics, asks)))
         self.exploring.enter(first, asks)
-        self._rows += [_Row(job, ask, Key(ask.seed).generator()) for job, ask in zip(jobs, asks, strict=True)]
+        self._rows += [_Row(job, ask, Key(ask.seed).generator(), []) for job, ask in zip(jobs, asks, strict=True)]
+        self._scoring |= any(ask.score_first for ask in asks)
         self._kinds.update(map(_kind, asks))
         columns.num_cached[first:end], columns.num_drawn[first:end] = lengths, 0
         columns.limit[first:end] = [ask.max_tokens for ask in asks]
@@ -228,7 +231,7 @@ class Batch:
             except Exception as error:
                 lost.update(range(start, part.stop))
                 done += failed_jobs([row.job for row in self._rows[part]], error)
-        self._banning = False  # every first token is drawn
+        self._banning = self._scoring = False  # every first token is drawn
         return done + self._leave(range(num_rows), lost)
 
     def _arrange(self) -> int:
@@ -265,6 +268,8 @@ class Batch:
         exponents = columns.exponents[part, : width - 1] if width else None
         banned = torch.where(position == 0, wholes.banned, -1) if self._banning else None
         drawn = self.exploring.draw(part, columns.num_drawn, logits, filters, uniforms, pick, banned, exponents)
+        if self._scoring:
+            self._score_first(part, logits, pick)
         # logp / temperature - logq is log Z, whichever kept token was drawn: see types.RejectionBound.
         most = reals.log_ratio + reals.power * drawn.logp - drawn.logq
         reals.log_ratio.add_(reals.alpha * drawn.logp - drawn.logq)
@@ -279,6 +284,17 @@ class Batch:
             + (most < reals.bound) * _Code.DOOMED
         ).to(torch.uint8)
         columns.num_drawn[part] += 1
+
+    def _score_first(self, part: slice, logits: Tensor, pick: Tensor | None) -> None:
+        """Note the log-probabilities of the tokens that rows of `part` want scored where their first token is drawn."""
+        for index, row in enumerate(self._rows[part]):
+            if row.ask.score_first and self.columns.num_drawn[part.start + index] == 0:
+                named = [(text, token) for text in row.ask.score_first for token in self.language.tokens_of(text)]
+                if named:
+                    line = Softmax(logits, torch.tensor([index], device=self.device) if pick is None else pick[[index]])
+                    tokens = torch.tensor([[token for _, token in named]], device=self.device)
+                    values = line.log_probs(tokens)[0].tolist()
+                    row.first[:] = zip((text for text, _ in named), values, strict=True)
 
     # -------------------------------------------------------------------------------------------------------- leaving
 
@@ -296,7 +312,8 @@ class Batch:
                 width = num_statistics(self._rows[row].ask)
                 ids, logp, logq, *statistics = log[: NUM_LOGGED + width, : columns.num_drawn[row]]
                 by_token = np.stack(statistics, axis=1).tolist() if width else []
-                drawn = RowDraw(ids.astype(np.int64).tolist(), logp.tolist(), logq.tolist(), by_token)
+                first = tuple(self._rows[row].first)
+                drawn = RowDraw(ids.astype(np.int64).tolist(), logp.tolist(), logq.tolist(), by_token, first)
                 code = int(codes[row - rows.start])
                 end = self._end(row, code, drawn, bool(full[row - rows.start]))
                 if end is not None:
@@ -332,7 +349,7 @@ class Batch:
         texts = dict(zip(without_prefix, self.language.texts([ended[i].shown for i in without_prefix]), strict=True))
         done = []
         for i, end in enumerate(ended):
-            job, ask, _ = self._rows[end.row]
+            job, ask, *_ = self._rows[end.row]
             if end.error is not None:
                 done.append(Done(job.tag, failed(end.error)))
                 continue

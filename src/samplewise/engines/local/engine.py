@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import json
 import os
+import string
 import threading
 import time
 from collections import deque
@@ -110,6 +111,8 @@ class Local(Engine):
             prefix_bytes=total // 4,
         )
         missing = {Capability.ENUMERATE, Capability.TOP} | (set() if has_taps else {Capability.EXPLORE})
+        if not all(map(self._language.tokens_of, string.ascii_uppercase)):
+            missing.add(Capability.SCORE_FIRST)
         self._can = frozenset(Capability) - missing
         self._lock = threading.Condition()
         self._calls: deque[_Call] = deque()  # with asks that have not joined, in order

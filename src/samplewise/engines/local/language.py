@@ -45,6 +45,7 @@ class Language:
         self._special = _special_tokens(tokenizer)
         self._markers = _reasoning_markers(self._special)
         self._pieces: list[str] | None = None
+        self._tokens_of: dict[str, tuple[int, ...]] = {}
 
     def prompt(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         """Return the token ids of a prompt. Raises BadRequest where the template refuses it."""
@@ -167,6 +168,26 @@ class Language:
         if len(tail) < len(tokens) and find_stop(self.texts([tail])[0], stop) < 0:
             return -1
         return find_stop(self.continued(prefix, tokens), stop)
+
+    def tokens_of(self, text: str) -> tuple[int, ...]:
+        """Return the tokens that are this text and nothing else but white space around it: as the tokenizer writes it
+        at the start, after a space, or after a line end."""
+        if text not in self._tokens_of:
+            last = dict.fromkeys(self._last_token(f"{before}{text}") for before in ("", " ", "\n"))
+            tokens = [token for token in last if token is not None]
+            pieces = self.texts([[token] for token in tokens])
+            self._tokens_of[text] = tuple(
+                token for token, piece in zip(tokens, pieces, strict=True) if piece.strip() == text
+            )
+        return self._tokens_of[text]
+
+    def _last_token(self, text: str) -> int | None:
+        try:
+            with self._lock:
+                ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        except Exception:  # a tokenizer without a token for what it does not know can raise anything
+            return None
+        return int(ids[-1]) if len(ids) else None
 
     def ends_in(self, tokens: Sequence[int], text: str) -> bool:
         """Return whether the text of `tokens` ends in `text`; spaces at either end do not count."""

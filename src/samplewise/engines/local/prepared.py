@@ -41,10 +41,11 @@ class RowDraw(NamedTuple):
     logp: list[float]
     logq: list[float]
     statistics: list[tuple[float, ...]]  # certainty and log Z of each token, where they were wanted
+    first: tuple[tuple[str, float], ...] = ()  # log-probs of the ask's `score_first` at the first position
 
     def upto(self, num: int) -> RowDraw:
         """Return the first `num` tokens."""
-        return RowDraw(self.tokens[:num], self.logp[:num], self.logq[:num], self.statistics[:num])
+        return RowDraw(self.tokens[:num], self.logp[:num], self.logq[:num], self.statistics[:num], self.first)
 
 
 def token_ids(ask: Ask) -> tuple[int, ...]:
@@ -140,6 +141,7 @@ def completion(ask: Generate, num_prompt: int, drawn: RowDraw, text: str, finish
         logp_sum=math.fsum(drawn.logp),
         logz=tuple(tuple(row[1 : 1 + num_exponents]) for row in drawn.statistics) if "logz" in want else None,
         certainty=tuple(row[0] for row in drawn.statistics) if "certainty" in want else None,
+        top=(drawn.first,) if drawn.first else None,
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from samplewise.core.keys import Key
 from samplewise.core.types import Candidate, Completion, Message, Question
-from samplewise.verify.agreement import agreement_scores, codet_agreement, read_tests, who_passes
+from samplewise.verify.codet import codet, codet_scores, read_tests, who_passes
 
 needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 
@@ -19,8 +19,8 @@ needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bub
 def test_groups_are_worth_the_root_of_their_size_times_their_tests() -> None:
     """(4 solutions, 3 tests), (1, 5), (9, 2): 6, 5, 6."""
     rows = [[1, 1, 1, 0, 0, 0]] * 4 + [[1, 1, 1, 1, 1, 0]] + [[0, 0, 0, 0, 1, 1]] * 9
-    assert agreement_scores(np.array(rows, dtype=bool)).tolist() == pytest.approx([6.0] * 4 + [5.0] + [6.0] * 9)
-    assert np.isnan(agreement_scores(np.zeros((3, 0), dtype=bool))).all()
+    assert codet_scores(np.array(rows, dtype=bool)).tolist() == pytest.approx([6.0] * 4 + [5.0] + [6.0] * 9)
+    assert np.isnan(codet_scores(np.zeros((3, 0), dtype=bool))).all()
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=12), st.randoms())
@@ -28,7 +28,7 @@ def test_order_does_not_matter(rows: list[list[bool]], rng: object) -> None:
     passed = np.array(rows)
     order = list(range(len(rows)))
     rng.shuffle(order)  # type: ignore[attr-defined]
-    assert agreement_scores(passed[order]).tolist() == agreement_scores(passed)[order].tolist()
+    assert codet_scores(passed[order]).tolist() == codet_scores(passed)[order].tolist()
 
 
 def test_tests_are_read_out_of_texts() -> None:
@@ -59,7 +59,7 @@ def test_who_passes_what() -> None:
     tests = ["assert f(2) == 4", "assert f(3) == 9", "assert f(0) == 0"]
     passed = who_passes(solutions, tests)
     assert passed.astype(int).tolist() == [[1, 1, 1], [1, 0, 1], [1, 0, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 1]]
-    scores = agreement_scores(passed)
+    scores = codet_scores(passed)
     assert scores.argmax() in (0, 6)
 
 
@@ -104,7 +104,7 @@ def test_a_program_that_lies_wins_nothing() -> None:
     passed = who_passes([*honest, *LIARS], tests, "f")
     assert passed[:2].all()
     assert not passed[2:, 1:].any()
-    assert agreement_scores(passed).argmax() in (0, 1)
+    assert codet_scores(passed).argmax() in (0, 1)
 
 
 @needs_bubblewrap
@@ -115,7 +115,7 @@ def test_programs_are_chosen_by_agreement_on_tests_that_a_model_wrote() -> None:
     sources = ["x * x", "x ** 2", "x + x", "x * 3", "abs(x) * abs(x)"]
     texts = [f"```python\ndef f(x):\n    return {source}\n```" for source in sources]
     candidates = tuple(map(Candidate, (*texts, "no idea")))
-    judge = codet_agreement(texts=2)
+    judge = codet(texts=2)
     asks = judge.next_asks(Key(0), question, candidates, (None,) * 6, ())
     assert len(asks) == len(set(asks)) == 2
     assert "f" in asks[0].messages[0].content

@@ -84,7 +84,7 @@ def who_passes(
     return np.array([passed[solution] for solution in solutions]).reshape(len(solutions), len(tests))
 
 
-def agreement_scores(passed: NDArray[np.bool_]) -> Floats:
+def codet_scores(passed: NDArray[np.bool_]) -> Floats:
     """Return each solution's score (N,) from what the solutions pass, (N, T).
 
     The score is the square root of how many solutions pass just the same tests, times the number of these tests. nan if
@@ -97,7 +97,7 @@ def agreement_scores(passed: NDArray[np.bool_]) -> Floats:
     return scores
 
 
-def codet_agreement(engine: str = "", *, texts: int = 8, max_tokens: int = 300) -> Judge:
+def codet(engine: str = "", *, texts: int = 8, max_tokens: int = 300) -> Judge:
     """Score programs by agreement on tests that a model writes (CodeT): solutions that pass the same, many tests score
     highest.
 
@@ -131,7 +131,7 @@ def codet_agreement(engine: str = "", *, texts: int = 8, max_tokens: int = 300) 
         tests = read_tests(written, name)
         if not tests or not any(programs):
             return (math.nan,) * len(candidates)
-        scores = iter(agreement_scores(who_passes([p for p in programs if p], tests, name)).tolist())
+        scores = iter(codet_scores(who_passes([p for p in programs if p], tests, name)).tolist())
         return tuple(next(scores) if program else math.nan for program in programs)
 
-    return Judge("agreement", next_asks, rate, engines=frozenset({engine} - {""}))
+    return Judge("codet", next_asks, rate, engines=frozenset({engine} - {""}))
