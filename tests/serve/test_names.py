@@ -124,7 +124,7 @@ def test_a_clients_recipe_may_draw_and_choose(line: str) -> None:
         "repeat(8) | best(reward(model='x'))",
         "repeat(8) | best(recorded('/etc/passwd'))",
         "repeat(8) | best(public_tests)",
-        "repeat(8) | best(agreement)",
+        "repeat(8) | best(codet)",
         "repeat(8) | until(passed(public_tests)) | vote",
         "repeat(8) | until(optscale(0.95, reward, prior='/etc/passwd')) | vote",
         "repeat(8) | until(optscale(0.95, reward, prior='passwd')) | vote",
