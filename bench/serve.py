@@ -1,6 +1,6 @@
 """Measure what the server adds to a direct call, and whether anything is lost, paid twice or left running.
 
-    make bench NAME=serve        (`python -m bench.serve --quick` takes at most a minute)
+    make bench NAME=serve        (`python -m bench.serve --quick` takes about a minute)
 
 The upstream is the faulty endpoint, the server and the clients each have a process. Every request has a prompt of its
 own, so nothing is answered from the store.
@@ -87,7 +87,7 @@ class Size(NamedTuple):
 
 
 FULL = Size({1: 300, 32: 1600, 256: 2560}, 3, 10_000, 128, 120.0, 60.0, 900.0, (20, 250, 2000))
-QUICK = Size({1: 100, 32: 320, 256: 512}, 1, 800, 64, 3.0, 5.0, 10.0, (20, 250, 1000))
+QUICK = Size({1: 100, 32: 320, 256: 512}, 1, 600, 64, 2.0, 4.0, 6.0, (20, 250, 1000))
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
