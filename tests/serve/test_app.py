@@ -486,7 +486,7 @@ def test_no_body_gives_a_server_error() -> None:
     served: Served = runner.run(stack.enter_async_context(serving(max_tokens=4)))
     names = ["toy", "vote4@toy", "vote(3)@toy", "early@toy", "power(2.0, 2)@toy", "repeat(2) | best(logp)@toy", "x@toy"]
 
-    @settings(max_examples=60)
+    @settings(max_examples=40)
     @given(BODIES, st.sampled_from(names), st.booleans())
     def check(body: dict[str, Any], model: str, is_chat: bool) -> None:
         whole = {"max_tokens": 4, **body, "model": model}

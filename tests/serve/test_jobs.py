@@ -255,7 +255,7 @@ def test_at_the_deadline_the_answer_is_the_best_so_far(is_stream: bool) -> None:
     async def go() -> None:
         upstream = Upstream(0.1, "b")
         async with upstream.script.serving() as url, served_at(url) as served:
-            wants = {"budget": {"seconds": 0.5}}
+            wants = {"budget": {"seconds": 0.8}}
             model = "repeat(50, wave=1) | vote@toy"
             got = await served.post(model=model, samplewise=wants, stream=is_stream)
             assert got.status == 200
@@ -267,7 +267,7 @@ def test_at_the_deadline_the_answer_is_the_best_so_far(is_stream: bool) -> None:
                 text, finish = choice["message"]["content"], choice["finish_reason"]
             assert (text, finish) == ("b", "length")
             assert evidence["stop"]["reason"] == "budget"
-            assert 1 <= evidence["draws"] <= 5
+            assert 1 <= evidence["draws"] <= 8
             await until(lambda: upstream.num_open == 0)
 
     run(go())
@@ -308,7 +308,7 @@ def test_a_read_timeout_ends_a_silent_run_in_time() -> None:
             loop = asyncio.get_running_loop()
             started = loop.time()
             got = await served.post(model="repeat(99, wave=1)@toy", headers={"X-Stainless-Read-Timeout": "1.5"})
-            assert loop.time() - started < 1.5
+            assert loop.time() - started < 3.0  # where 99 draws take ten
             assert got.body["choices"][0]["finish_reason"] == "length"
 
     run(go())
@@ -321,7 +321,7 @@ def test_nothing_drawn_in_time_is_an_error() -> None:
             got = await served.post(samplewise={"budget": {"seconds": 0.1}})
             assert (got.status, got.body["error"]["code"]) == (504, "timeout")
             assert got.headers["x-should-retry"] == "false"
-            await until(lambda: upstream.script.lost == 1)
+            await until(lambda: upstream.script.lost == len(upstream.seeds))
 
     run(go())
 
