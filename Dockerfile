@@ -18,7 +18,7 @@ RUN /opt/samplewise/bin/pip install --no-cache-dir --constraint constraints.txt 
 FROM python:3.13-slim-bookworm
 COPY --from=build /opt/samplewise /opt/samplewise
 RUN useradd --system --uid 10001 --home-dir /data samplewise && install -d -o samplewise /data
-USER samplewise
+USER 10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8484

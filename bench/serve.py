@@ -6,8 +6,8 @@ The upstream is the faulty endpoint, the server and the clients each have a proc
 own, so nothing is answered from the store.
 
 **Overhead.** 1, 32 and 256 clients, each with one request at a time, against the endpoint directly and through the
-server (the plain model: one draw, no recipe). The endpoint answers after 20 ms, 250 ms and 2 s, so that the clients
-make about 50 and 128 requests a second, which two cores can serve: what is measured is latency, not capacity. Sides
+server (the plain model: one draw, no recipe). The endpoint answers after 20 ms, 250 ms and 2 s (with
+`--quick` 1 s), so that the clients make 50 to 256 requests a second: what is measured is latency, not capacity. Sides
 take turns. `overhead_ms_p50` and `overhead_ms_p99` are differences of the quantiles, the largest of the three levels;
 `first_byte_ms_p99` is the time to the first byte of a stream, at the same levels.
 
@@ -16,8 +16,9 @@ clients one in twenty leaves early. Every draw of the endpoint carries a mark.
 
     lost                 requests of clients that stayed and got no whole answer
     billed_twice         marks that are in more than one place: in two answers, or twice in one
-    usage_over_tally     tokens that the answers' usage reports over tokens that the endpoint billed for them and those
-                         who left: above 1 only by what was lost on the way and is charged at its worst case
+    usage_over_tally     tokens that the answers' usage reports, cached ones left out, over tokens that the endpoint
+                         billed: above 1 only by what was lost on the way, which is charged at its worst case
+    usage_error          the same as a difference in tokens, where nothing fails and nobody leaves: 0
     rss_growth_mb        resident memory of the server at the end, less that after a fifth of the requests
 
 **Leaving.** Clients of streams and of whole answers leave all at once. `cancelled_upstream` is the share of the
@@ -32,6 +33,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -55,7 +57,7 @@ SEED = 0
 ROOT = Path(__file__).parents[1]
 MODEL = "toy"
 MAX_TOKENS = 8
-LEVELS = ((1, 20.0), (32, 250.0), (256, 2000.0))  # clients, and milliseconds after which the endpoint answers
+WARM_UP = 400  # requests, after which the engine sends as many at once as it is given
 NUM_AT_ONCE = 64  # of the requests with faults
 LEAVES = 0.05
 RECIPE = f"repeat(2, max_tokens={MAX_TOKENS}) | vote"
@@ -78,10 +80,14 @@ class Size(NamedTuple):
     rounds: int
     faulty: int
     leaving: int
+    pass_s: float  # in which a pass of a side begins its requests
+    warm_s: float  # the same of the passes before, in which connections are made and the engine finds its pace
+    faulty_s: float
+    latencies_ms: tuple[float, ...]  # after which the endpoint answers, by level
 
 
-FULL = Size({1: 300, 32: 1600, 256: 2560}, 3, 10_000, 128)
-QUICK = Size({1: 100, 32: 320, 256: 512}, 1, 800, 64)
+FULL = Size({1: 300, 32: 1600, 256: 2560}, 3, 10_000, 128, 120.0, 60.0, 900.0, (20, 250, 2000))
+QUICK = Size({1: 100, 32: 320, 256: 512}, 1, 800, 64, 3.0, 5.0, 10.0, (20, 250, 1000))
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
@@ -126,6 +132,26 @@ def endpoint(folder: Path, *options: str) -> Iterator[str]:
         yield url
 
 
+SLOW = """
+import asyncio, sys
+from samplewise.testing.endpoint import Endpoint, EndpointSettings
+settings = EndpointSettings(model=sys.argv[1], plan=("",) * int(sys.argv[2]), faults={"slow": 1.0}, slow_s=60.0)
+async def main():
+    async with Endpoint(settings) as url:
+        print(url, flush=True)
+        await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def slow_endpoint(folder: Path, num_quick: int) -> Iterator[str]:
+    """Run an endpoint that answers so many requests at once and the others after a minute. Yield its base URL."""
+    command = [sys.executable, "-u", "-c", SLOW, MODEL, str(num_quick)]
+    with process(command, re.compile(r"http://\S+/v1\b"), folder / f"endpoint-{time.monotonic_ns()}.log") as (url, _):
+        yield url
+
+
 @contextmanager
 def server(folder: Path, upstream: str, *options: str) -> Iterator[tuple[str, int]]:
     """Run the server in front of an endpoint, and yield its base URL and process id."""
@@ -166,6 +192,12 @@ def rss_mb(pid: int) -> float:
     return int(match[1]) / 1024 if match else float("nan")
 
 
+def cpu_s(pid: int) -> float:
+    """Return the processor seconds of a process so far: a busy machine disturbs them less than latencies."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 # --- overhead ---------------------------------------------------------------------------------------------------------
 
 
@@ -177,16 +209,19 @@ class Latencies(NamedTuple):
 
 
 async def load(
-    session: aiohttp.ClientSession, url: str, num: int, clients: int, spread_s: float, **fields: Json
+    session: aiohttp.ClientSession, url: str, num: int, clients: int, spread_s: float, pass_s: float, **fields: Json
 ) -> Latencies:
-    """Make `num` requests by so many clients, which begin within `spread_s`."""
+    """Make `num` requests by so many clients, which begin within `spread_s`; after `pass_s` no more are made."""
     waiting = iter(range(num))
+    until = time.perf_counter() + pass_s
     whole: list[float] = []
     first: list[float] = []
 
     async def work(number: int) -> None:
         await asyncio.sleep(spread_s * number / clients)
         for index in waiting:
+            if time.perf_counter() > until:
+                return
             data = body(next(COUNTER), **fields)
             started = time.perf_counter()
             async with session.post(f"{url}/chat/completions", data=data, headers=JSON) as response:
@@ -214,6 +249,7 @@ class Overhead(NamedTuple):
     p50: float
     p99: float
     first_byte_p99: float
+    cpu_ms: float  # of the server's process, for a request
 
 
 async def overhead(folder: Path, clients: int, latency_ms: float, size: Size) -> Overhead:
@@ -221,25 +257,37 @@ async def overhead(folder: Path, clients: int, latency_ms: float, size: Size) ->
     direct: list[float] = []
     ours: list[float] = []
     first: list[float] = []
+    used_s = 0.0
     with (
         endpoint(folder, "--latency-ms", f"{latency_ms}") as upstream,
-        server(folder, upstream, "--queue", "4096") as (url, _),
+        server(folder, upstream, "--queue", "4096") as (url, pid),
     ):
         async with client() as session:
             num, spread_s = size.direct[clients], latency_ms / 1000
-            for side in (upstream, url):  # connections are made, and the engine finds its pace
-                await load(session, side, max(4, 2 * clients), clients, spread_s)
+            for side in (upstream, url):
+                await load(session, side, max(4, 8 * clients), clients, spread_s, size.warm_s)
             for number in range(size.rounds):
                 for side in (upstream, url) if number % 2 == 0 else (url, upstream):
-                    latencies = await load(session, side, num, clients, spread_s)
+                    before = cpu_s(pid)
+                    latencies = await load(session, side, num, clients, spread_s, size.pass_s)
                     (direct if side == upstream else ours).extend(latencies.whole)
-            streamed = await load(session, url, num // 2, clients, spread_s, stream=True)
+                    used_s += cpu_s(pid) - before if side == url else 0.0
+            streamed = await load(session, url, num // 2, clients, spread_s, size.pass_s / 2, stream=True)
             first += streamed.first_byte
     p50, p99 = (float(np.quantile(ours, q) - np.quantile(direct, q)) for q in (0.5, 0.99))
-    level = Overhead(clients, latency_ms, float(np.median(direct)), p50, p99, float(np.quantile(first, 0.99)))
+    level = Overhead(
+        clients,
+        latency_ms,
+        float(np.median(direct)),
+        p50,
+        p99,
+        float(np.quantile(first, 0.99)),
+        used_s / len(ours) * 1000,
+    )
     print(
         f"{clients:4d} clients, upstream {latency_ms:g} ms: {len(ours):,} requests, overhead p50 {p50:.2f} ms, "
-        f"p99 {p99:.2f} ms; first byte of a stream, p99: {level.first_byte_p99:.1f} ms",
+        f"p99 {p99:.2f} ms; first byte of a stream, p99: {level.first_byte_p99:.1f} ms; "
+        f"processor time of the server {level.cpu_ms:.2f} ms a request",
         flush=True,
     )
     return level
@@ -262,13 +310,16 @@ class Faulty(NamedTuple):
     seconds: float
 
 
-async def faults(folder: Path, num: int) -> Faulty:
-    """Make requests with a recipe against an endpoint that fails, some of whose clients leave."""
+async def faults(folder: Path, num: int, limit_s: float) -> Faulty:
+    """Make requests with a recipe against an endpoint that fails, some of whose clients leave.
+
+    After `limit_s` no more are made.
+    """
     options = [word for fault, probability in FAULTS.items() for word in ("--fault", f"{fault}={probability}")]
     leaves = Key(SEED).fold("leaves").generator().random((num, 2))
     statuses: Counter[str] = Counter()
     marks: Counter[str] = Counter()
-    used = left = lost = 0
+    used = left = lost = made = 0
     early_mb = float("nan")
     waiting = iter(range(num))
 
@@ -292,12 +343,15 @@ async def faults(folder: Path, num: int) -> Faulty:
                 if response.status != 200 or not answer["choices"][0]["message"]["content"]:
                     lost += 1
                     return
-                used += answer["usage"]["total_tokens"]
+                used += billed_tokens(answer["usage"])
                 marks.update(re.findall(r"^<(\d+)>", "\n".join(texts(answer)), re.MULTILINE))
 
             async def work() -> None:
-                nonlocal left, early_mb
+                nonlocal left, early_mb, made
                 for index in waiting:
+                    if time.perf_counter() - started > limit_s:
+                        return
+                    made += 1
                     if index == num // 5:
                         early_mb = rss_mb(pid)
                     if leaves[index, 0] >= LEAVES:
@@ -313,7 +367,25 @@ async def faults(folder: Path, num: int) -> Faulty:
             late_mb = rss_mb(pid)
             billed = (await tally(session, upstream))["tokens"]
     twice = sum(count - 1 for count in marks.values())
-    return Faulty(num, left, lost, twice, used / billed, late_mb, late_mb - early_mb, dict(statuses), seconds)
+    return Faulty(made, left, lost, twice, used / billed, late_mb, late_mb - early_mb, dict(statuses), seconds)
+
+
+async def usage_error(folder: Path, num: int) -> int:
+    """Return by how many tokens the usage of answers differs from what the endpoint billed for them."""
+    used = 0
+    with endpoint(folder) as upstream, server(folder, upstream) as (url, _):
+        async with client() as session:
+            for _ in range(num):
+                data = body(next(COUNTER), f"{RECIPE}@{MODEL}")
+                async with session.post(f"{url}/chat/completions", data=data, headers=JSON) as response:
+                    used += billed_tokens((await response.json())["usage"])
+            billed = (await tally(session, upstream))["tokens"]
+    return int(used - billed)
+
+
+def billed_tokens(usage: Json) -> int:
+    """Return the tokens of a usage that are computed: a prompt that draws share is reported for each, as cached."""
+    return int(usage["total_tokens"] - usage["prompt_tokens_details"]["cached_tokens"])
 
 
 def texts(answer: Json) -> list[str]:
@@ -334,8 +406,9 @@ class Leaving(NamedTuple):
 
 async def leaving(folder: Path, num: int, deaf: bool) -> Leaving:
     """Let clients leave while the endpoint draws for them, and see when their upstream requests have ended."""
-    with endpoint(folder, "--latency-ms", "20000") as upstream, server(folder, upstream) as (url, _):
+    with slow_endpoint(folder, WARM_UP) as upstream, server(folder, upstream) as (url, _):
         async with client() as session, client() as counting:
+            await load(session, url, WARM_UP, NUM_AT_ONCE, 0.0, 60.0)
 
             async def ask(index: int) -> None:
                 data = body(next(COUNTER), f"{RECIPE}@{MODEL}", stream=index % 2 == 0)
@@ -347,7 +420,7 @@ async def leaving(folder: Path, num: int, deaf: bool) -> Leaving:
             for _ in range(100):  # until all of their draws are under way
                 await asyncio.sleep(0.05)
                 running = (await tally(counting, upstream))["in_flight"]
-                if running >= 2 * num:
+                if running >= num:  # one request a client, for both of its draws
                     break
             started = time.perf_counter()
             if not deaf:
@@ -397,14 +470,18 @@ def bench(options: argparse.Namespace) -> dict[str, Json]:
             f"{gone.seconds:.2f} s",
             flush=True,
         )
-        faulty = asyncio.run(faults(folder, size.faulty))
+        wrong = asyncio.run(usage_error(folder, 50))
+        faulty = asyncio.run(faults(folder, size.faulty, size.faulty_s))
         print(
             f"{faulty.requests:,} requests with faults in {faulty.seconds:.1f} s, {faulty.left} clients left: "
             f"{faulty.lost} lost, {faulty.billed_twice} billed twice; usage over tally {faulty.usage_over_tally:.3f}; "
             f"statuses {faulty.statuses}; server {faulty.rss_mb:.0f} MB, {faulty.rss_growth_mb:+.1f} since a fifth",
             flush=True,
         )
-        levels = [asyncio.run(overhead(folder, clients, latency_ms, size)) for clients, latency_ms in LEVELS]
+        levels = [
+            asyncio.run(overhead(folder, clients, latency_ms, size))
+            for clients, latency_ms in zip(size.direct, size.latencies_ms, strict=True)
+        ]
         passed = None if options.quick else clients_passed(folder)
     return {
         "requests": faulty.requests,
@@ -418,10 +495,12 @@ def bench(options: argparse.Namespace) -> dict[str, Json]:
         "levels": {str(level.clients): {k: round(v, 2) for k, v in level._asdict().items()} for level in levels},
         "left": faulty.left,
         "usage_over_tally": round(faulty.usage_over_tally, 4),
+        "usage_error": wrong,
         "rss_mb": round(faulty.rss_mb, 1),
         "rss_growth_mb": round(faulty.rss_growth_mb, 1),
         "requests_per_s": round(faulty.requests / faulty.seconds, 1),
         "cancel_s": round(gone.seconds, 2),
+        "cpu_ms": round(max(level.cpu_ms for level in levels), 2),
         "quick": options.quick,
     }
 

@@ -59,7 +59,8 @@ def test_the_script_makes_it_once(models: Path) -> None:
 def test_a_script_that_fails_is_one_line(text: str, why: str, models: Path) -> None:
     script(models, text)
     begun = time.monotonic()
-    assert fetch.why_not(5.0) == f"the model cannot be fetched: {why.format(models=models)}"
+    limit_s = 5.0 if "sleep" in text else 60.0  # a busy machine starts Python for seconds
+    assert fetch.why_not(limit_s) == f"the model cannot be fetched: {why.format(models=models)}"
     assert time.monotonic() - begun < 50
 
 

@@ -7,6 +7,7 @@ right in 80 of 80 runs with other seeds (at least 0.96 of runs, 95 %).
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from tests.serve.running import ROOT, running
 
 from samplewise.serve.keys import new_key
+from samplewise.testing.endpoint import serving
 
 HERE = Path(__file__).parent
 CLIENTS = HERE / "clients"
@@ -129,23 +131,33 @@ def test_lm_eval(served: Served) -> None:
     assert run_client("lm_eval", served) == {"solved": 1.0, "n": 2}
 
 
-def test_our_own_engine_and_doctor(served: Served, tmp_path: Path) -> None:
-    """The server stands in front of itself: a recipe over its plain model, and everything that it honours."""
+def samplewise(folder: Path, *words: str) -> Any:
+    """Run a command of our own with a cache of its own, and return the JSON that it prints last."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "XDG_CACHE_HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "samplewise", *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_our_own_engine(served: Served, tmp_path: Path) -> None:
+    """A recipe over draws of the server's plain model."""
     engine = f'http("tiny", base_url="{served.url}", api_key="{served.key}")'
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "XDG_CACHE_HOME": str(tmp_path),
-        "OMP_NUM_THREADS": "1",
-    }
-
-    def samplewise(*words: str) -> Any:
-        command = [sys.executable, "-m", "samplewise", *words, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_S, check=False)
-        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        return json.loads(done.stdout.splitlines()[-1])
-
-    report = samplewise("doctor", "--engine", engine)
-    print(json.dumps(report))
-    answer = samplewise("ask", f"make 24 from {PUZZLES[0]}", "--engine", engine, "--recipe", SOLVE, "--seed", "1")
+    question = f"make 24 from {PUZZLES[0]}"
+    answer = samplewise(tmp_path, "ask", question, "--engine", engine, "--recipe", SOLVE, "--seed", "1")
     assert is_24(answer["answer"], PUZZLES[0])
+
+
+def test_doctor_finds_that_the_server_honours_what_its_endpoint_does(tmp_path: Path) -> None:
+    with serving() as endpoint:
+        engine = f'http("toy", base_url="{endpoint.url}", api_key="")'
+        with running(tmp_path / "log", "--engine", engine) as url:
+            report = samplewise(tmp_path, "doctor", "--engine", f'http("toy", base_url="{url}", api_key="")')
+    profile = report["profile"]
+    assert {name: profile[name] for name in ("n", "seed", "temperature", "usage")} == dict.fromkeys(
+        ("n", "seed", "temperature", "usage"), True
+    )
+    assert profile["max_tokens_field"] == "max_tokens"
+    assert profile["frozen_seed"] is False
+    assert profile["notes"] == []

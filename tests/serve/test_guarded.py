@@ -137,7 +137,7 @@ def test_what_was_asked_is_counted_logged_and_shown_to_its_key_alone() -> None:
         _, page, headers = await asked.get("/")
         assert headers["Content-Security-Policy"].startswith("default-src 'none'")
         assert headers["Cache-Control"] == "no-store"
-        assert "1 requests were answered" in page
+        assert "1 request was answered" in page
         assert "repeat(8) | until(lead(2)) | vote" in page
         _, others, _ = await asked.get("/", "bob's")
         assert "No request was answered yet." in others

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from samplewise.serve.page import Board, KeyActivity, ServedName, ShownAnswer, content_policy, render_page
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 NAMES = (ServedName("qwen", ""), ServedName("fast@qwen", "repeat(8) | vote"))
 ANSWER = ShownAnswer(NOW, "fast@qwen", "42", {"42": 5, "41": 1}, 6, 600, 200, "settled")
@@ -59,7 +63,7 @@ def test_what_was_answered_runs_and_was_saved() -> None:
     board.end("alice", "r1", ANSWER)
     text = words(page(board.activity("alice"), queued=7))
     assert (
-        "1 requests were answered with 600 tokens. The fixed number of draws of each recipe would have taken about "
+        "1 request was answered with 600 tokens. The fixed number of draws of each recipe would have taken about "
         "800: 200 (25% of it) were saved."
     ) in text
     assert "7 requests wait." in text
@@ -154,3 +158,27 @@ def test_nothing_comes_from_elsewhere() -> None:
     assert re.fullmatch(
         r"default-src 'none'; style-src 'sha256-[\w+/=]+'; base-uri 'none'; form-action 'none'", content_policy()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium to render the page")
+def test_the_page_in_a_browser(tmp_path: Path) -> None:
+    """Under its own policy the style holds, and a script in an answer is a text."""
+    board = Board()
+    board.end("a", "r", ANSWER._replace(answer="<script>document.title='x'</script>"))
+    path = tmp_path / "page.html"
+    path.write_text(page(board.activity("a")), "utf-8")
+    flags = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--virtual-time-budget=1000",
+        "--dump-dom",
+    )
+    command = [str(CHROMIUM), *flags, f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "<title>samplewise serve</title>" in done.stdout
+    assert "&lt;script&gt;" in done.stdout
+    assert "Content Security Policy" not in done.stderr
+    assert done.stdout.count("<meter ") == 2

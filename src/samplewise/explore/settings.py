@@ -192,8 +192,7 @@ class Arithmetic(ExploreSettings):
 
 @dataclass(frozen=True, slots=True)
 class Consensus(ExploreSettings):
-    """Decode one answer from all reasoning of a group: draws reason apart up to `start`, then take the same tokens, by
-    the mean of their distributions to the power `gamma`."""
+    """Decode one answer from a group: draws reason apart up to `start`, then share tokens, by their mean ** `gamma`."""
 
     word: ClassVar[str] = "consensus"
     policy_class: ClassVar[str] = "samplewise.explore.consensus:ConsensusPolicy"

@@ -86,7 +86,7 @@ def saturating_weights(scores: Floats, m: float, beta: float) -> Floats:
     nan is below all numbers."""
     value = np.nan_to_num(scores, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     share = np.searchsorted(np.sort(value), value, side="right") / max(1, len(value))
-    weights: Floats = np.exp(beta * (1 - (1 - np.minimum(share / m, 1.0)) ** 2))
+    weights: Floats = np.exp(beta * (1 - (1 - np.minimum(share, m) / m) ** 2))
     return weights
 
 

@@ -138,8 +138,9 @@ def _reading(activity: KeyActivity) -> str:
         return "No request was answered yet."
     fixed = activity.spent + activity.saved
     share = f" ({activity.saved / fixed:.0%} of it)" if fixed else ""
+    requests = "1 request was" if activity.num_requests == 1 else f"{activity.num_requests:,} requests were"
     return (
-        f"{activity.num_requests:,} requests were answered with {activity.spent:,} tokens. The fixed number of draws "
+        f"{requests} answered with {activity.spent:,} tokens. The fixed number of draws "
         f"of each recipe would have taken about {fixed:,}: {activity.saved:,}{share} were saved."
     )
 
