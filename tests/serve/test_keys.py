@@ -47,6 +47,8 @@ def test_a_key_has_its_policy(tmp_path: Path) -> None:
     keys = load(tmp_path, FILE)
     assert len(keys) == 2
     assert keys.names == ("alice", "bob")
+    assert keys.has_daily_limits
+    assert not KeyRing({ABC: Policy("a", tokens_per_request=5)}).has_daily_limits
     assert keys.policy_of("abc") == Policy("alice", "presets", 40_000, 0.5, 2_000_000, concurrency=8)
     assert keys.policy_of("bob's") == Policy("bob", "free")
 

@@ -104,6 +104,8 @@ def serve_models(
     ring = None if keys is None else KeyRing.load(keys)
     if ring is None and not _is_loopback(host):
         raise UsageError(f"to listen on {host}, beyond the loopback, the server needs keys: --keys FILE")
+    if ring is not None and ring.has_daily_limits and store is None:
+        say("without --store a restart forgets what keys have spent today, and their limits of a day begin anew")
     settings = ServeSettings(
         presets=parse_presets(preset) if preset else dict(DEFAULT_PRESETS),
         aside="plain" if aside == "plain" else "refuse",

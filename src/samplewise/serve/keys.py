@@ -96,6 +96,11 @@ class KeyRing:
         """Return the names of the keys."""
         return tuple(policy.name for _, policy in self._policies)
 
+    @property
+    def has_daily_limits(self) -> bool:
+        """Return whether any key has a limit for a day."""
+        return any(policy.tokens_per_day is not None or policy.usd_per_day is not None for _, policy in self._policies)
+
     @classmethod
     def load(cls, path: Path) -> KeyRing:
         """Return the keys of a file. Raises BadInput, with what to change, if it is not a key file."""
