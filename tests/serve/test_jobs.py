@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from samplewise.serve import jobs
 from samplewise.serve.drawn import DrawLog, WantingEngine
 from samplewise.serve.jobs import RunName, Unfinished, fingerprint
 from samplewise.serve.keys import KeyRing, Policy, key_digest
-from samplewise.serve.limits import Gate
+from samplewise.serve.limits import DailySpend, Gate, Ticket
+from samplewise.serve.wire import parse_call, read_timeout_s
 from samplewise.store.database import Store
 from samplewise.testing.endpoint import Endpoint, EndpointSettings
 
@@ -291,8 +293,6 @@ def test_at_the_deadline_the_answer_is_the_best_so_far(is_stream: bool) -> None:
 def test_a_run_ends_before_its_client_gives_up(
     settings: dict[str, Any], headers: dict[str, str], is_stream: bool, seconds: float
 ) -> None:
-    from samplewise.serve.wire import parse_call, read_timeout_s
-
     async def go() -> None:
         async with serving(**settings) as served:
             call = parse_call({"model": "toy", "messages": HELLO, "stream": is_stream}, "chat")
@@ -377,6 +377,33 @@ def test_usage_counts_failed_attempts() -> None:
             assert got.body["samplewise"]["spent"]["requests"] == 3
             assert got.body["usage"]["completion_tokens"] == 15
             assert got.body["samplewise"]["paid"]["requests"] == 3
+
+    run(go())
+
+
+@pytest.mark.parametrize("is_graceful", [True, False])
+def test_a_run_that_is_cut_off_hard_is_charged_all_that_it_might_have_spent(is_graceful: bool) -> None:
+    """Given up, it knows its books; if its task is cancelled, nobody knows what was in flight."""
+    policy = Policy("k", recipes="free", tokens_per_request=5000)
+    reserved = DailySpend(5000, 0.0)
+
+    async def go() -> None:
+        upstream = Upstream(10.0)
+        async with upstream.script.serving() as url, served_at(url) as served:
+            ticket, own = Ticket(policy), served.service.jobs
+            call = parse_call({"model": "repeat(2)@toy", "messages": HELLO}, "chat")
+            job = await own.start(call, b"", policy, time.monotonic() + 60)
+            task = asyncio.create_task(own.answer(job, ticket))
+            await until(lambda: len(upstream.seeds) >= 1, 10)
+            if is_graceful:
+                job.cancel.set()
+            else:
+                task.cancel()
+            await asyncio.wait({task})
+            if is_graceful:
+                assert 0 < ticket.charged(reserved).tokens < 5000
+            else:
+                assert ticket.charged(reserved) == reserved
 
     run(go())
 

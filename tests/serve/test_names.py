@@ -124,7 +124,6 @@ def test_a_clients_recipe_may_draw_and_choose(line: str) -> None:
         "repeat(8) | best(reward('/home/model'))",
         "repeat(8) | best(reward(model='x'))",
         "repeat(8) | best(recorded('/etc/passwd'))",
-        "repeat(8) | best(public_tests)",
         *(f"repeat(8) | best({name})" for name in BUILT_IN["verifier"] if name not in FREE_VERIFIERS),
         "repeat(8) | until(passed(public_tests)) | vote",
         "repeat(8) | until(optscale(0.95, reward, prior='/etc/passwd')) | vote",
