@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bench.about import about, rounded
 from bench.real.benchmarks import BENCHMARKS, NUM_PROBLEMS, SEED, Benchmark
-from bench.real.claims import claims_json, table, verdicts
+from bench.real.claims import Verdict, claims_json, table, verdicts
 from bench.real.draw import cache_folder, draw, missing, record_again
 from bench.real.explore import explore_part
 from bench.real.methods import METHODS, Method
@@ -102,6 +102,11 @@ def decide(pools: Mapping[str, Pools], parts: Sequence[str], console: Console) -
     return {part: Decided(*DECIDED[part](pools, console)) for part in parts}
 
 
+def verdicts_of(found: Mapping[str, Decided]) -> list[Verdict]:
+    """Return what the parts' differences say of the claims."""
+    return verdicts({part: each.differences for part, each in found.items()})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -127,7 +132,7 @@ def main() -> None:
         draw_all(options, methods, [BENCHMARKS[name] for name in names])
         show_size(console, methods, names)
     found = decide({name: read_pools(name) for name in names}, [p for p in DECIDED if p in parts], console)
-    rows = verdicts({part: each.differences for part, each in found.items()})
+    rows = verdicts_of(found)
     console.print(Markdown(table(rows)))
     figures = {part: each.figures for part, each in found.items()}
     if options.page:

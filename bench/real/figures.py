@@ -18,7 +18,7 @@ from samplewise.measure.compare import Curve, at_tokens
 from samplewise.measure.coverage import pass_at
 from samplewise.select.base import Selector
 
-NUM_ORDERS = 100  # random orders of a question's draws
+NUM_ORDERS = 40  # random orders of a question's draws
 KEY = Key(SEED).fold("real", "decide")
 Worth = Callable[[Row], Callable[[Sequence[int]], float]]  # of a row: what some of its draws, by index, are worth
 

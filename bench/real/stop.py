@@ -25,7 +25,7 @@ from samplewise.runs.orders import StoredPool, replay_pools
 from samplewise.stop.base import StopRule
 
 CAP = 16
-NUM_ORDERS = 100
+NUM_ORDERS = 40
 
 
 class Family(NamedTuple):

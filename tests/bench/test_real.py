@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench.real.__main__ import DECIDED, decide, verdicts_of
 from bench.real.benchmarks import BENCHMARKS
 from bench.real.draw import shape_of
 from bench.real.explore import group
 from bench.real.figures import Dealt, Difference, at_equal, chosen_by, dealt_orders, joined, passes, solved
 from bench.real.methods import METHODS
-from bench.real.page import picture, renewed
+from bench.real.page import BLOCK, PAGE, blocks, picture, renewed
 from bench.real.pools import Pools, Row, Sitting, read_pools, write_pools
 from bench.real.power import importance, returned
+from rich.console import Console
 
 from samplewise.core.keys import Key
 from samplewise.recipe import parse_choice
@@ -143,3 +145,13 @@ def test_a_picture_shows_every_method() -> None:
 def test_methods_have_names_of_their_own_and_known_benchmarks() -> None:
     assert len({method.name for method in METHODS}) == len(METHODS)
     assert {name for method in METHODS for name in method.benchmarks} <= set(BENCHMARKS)
+
+
+def test_the_page_is_what_the_recorded_pools_give() -> None:
+    """Every table of docs/evidence.md is decided again, from the files alone."""
+    found = decide({name: read_pools(name) for name in BENCHMARKS}, list(DECIDED), Console(quiet=True))
+    contents = blocks({part: each.figures for part, each in found.items()}, verdicts_of(found))
+    page = PAGE.read_text(encoding="utf-8")
+    named = {match["name"] for match in BLOCK.finditer(page)}
+    assert named == contents.keys(), "a block for each table, and a table for each block"
+    assert renewed(page, contents) == page, "renew it: python -m bench.real --page"

@@ -98,9 +98,9 @@ async def serving(
 
 
 @contextlib.asynccontextmanager
-async def served_at(url: str, **options: Any) -> AsyncIterator[Served]:
+async def served_at(url: str, patience_s: float = 0.0, **options: Any) -> AsyncIterator[Served]:
     """Serve an endpoint's model, a request for each draw."""
-    spec = f'http("toy", base_url="{url}", probe="never", n="never", patience_s=0, price=(1, 1, 1))'
+    spec = f'http("toy", base_url="{url}", probe="never", n="never", patience_s={patience_s}, price=(1, 1, 1))'
     async with serving(spec, **options) as served:
         yield served
 

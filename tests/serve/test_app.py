@@ -176,16 +176,16 @@ def slow(seconds: float, text: str = "yes") -> Script:
 
 def test_a_stream_begins_at_once_and_never_falls_silent() -> None:
     async def go() -> None:
-        async with slow(0.4).serving() as url, served_at(url, heartbeat_s=0.05) as served:
+        async with slow(1.0).serving() as url, served_at(url, heartbeat_s=0.1) as served:
             loop = asyncio.get_running_loop()
             started = loop.time()
             body = {"model": "toy", "messages": HELLO, "stream": True}
             async with served.client.post("/v1/chat/completions", json=body) as response:
                 first = await response.content.readuntil(b"\n\n")
                 assert first == b": keep-alive\n\n"
-                assert loop.time() - started < 0.38  # the draw takes longer
+                assert loop.time() - started < 0.9  # the draw takes longer
                 data = first + await response.read()
-            assert 2 <= data.count(b": keep-alive\n\n") <= 10
+            assert 3 <= data.count(b": keep-alive\n\n") <= 14
             assert data.index(b"data: ") > data.rindex(b": keep-alive")
             assert streamed_text(events(data)) == "yes"
 
@@ -328,7 +328,7 @@ def test_a_client_is_told_not_to_pay_twice() -> None:
     async def go() -> None:
         broken = Script(lambda seen: reply({"error": {"message": "broken"}}, 500))
         async with broken.serving() as url, served_at(url) as served:
-            got = await served.post(samplewise={"budget": {"seconds": 0.3}})
+            got = await served.post(samplewise={"budget": {"seconds": 1}})
             assert error(got) == (502, None, "engine_unavailable")
             assert "broken" in got.body["error"]["message"]
             assert got.headers["x-should-retry"] == "false"
@@ -486,7 +486,7 @@ def test_no_body_gives_a_server_error() -> None:
     served: Served = runner.run(stack.enter_async_context(serving(max_tokens=4)))
     names = ["toy", "vote4@toy", "vote(3)@toy", "early@toy", "power(2.0, 2)@toy", "repeat(2) | best(logp)@toy", "x@toy"]
 
-    @settings(max_examples=60)
+    @settings(max_examples=40)
     @given(BODIES, st.sampled_from(names), st.booleans())
     def check(body: dict[str, Any], model: str, is_chat: bool) -> None:
         whole = {"max_tokens": 4, **body, "model": model}

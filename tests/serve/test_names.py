@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samplewise.core.errors import SamplewiseError, UsageError
+from samplewise.core.registry import BUILT_IN
 from samplewise.recipe import from_stages
 from samplewise.serve.names import (
     DEFAULT_PRESETS,
@@ -123,8 +124,7 @@ def test_a_clients_recipe_may_draw_and_choose(line: str) -> None:
         "repeat(8) | best(reward('/home/model'))",
         "repeat(8) | best(reward(model='x'))",
         "repeat(8) | best(recorded('/etc/passwd'))",
-        "repeat(8) | best(public_tests)",
-        "repeat(8) | best(codet)",
+        *(f"repeat(8) | best({name})" for name in BUILT_IN["verifier"] if name not in FREE_VERIFIERS),
         "repeat(8) | until(passed(public_tests)) | vote",
         "repeat(8) | until(optscale(0.95, reward, prior='/etc/passwd')) | vote",
         "repeat(8) | until(optscale(0.95, reward, prior='passwd')) | vote",

@@ -32,7 +32,8 @@ from samplewise.serve.tracing import RequestSpan, find_tracing
 from samplewise.serve.wire import Call, RequestError, Route, parse_body, parse_call, read_timeout_s
 
 MAX_BODY = 8 << 20  # bytes
-CANCEL_S = 0.7  # that a run has to end by itself when its client has left, before its task is cancelled
+CANCEL_S = 0.7  # that a handler waits for a run to end by itself when its client has left
+LAST_S = 10.0  # after which its task is cancelled
 LEAST_BEAT_S = 0.1  # between two signs of life, whatever the client's read time-out
 OPEN_AGAIN_S = 5.0  # between two tries to open an engine
 CLIENT_LEFT = 499  # the status that such a request is counted under
@@ -162,6 +163,7 @@ class Service:
     async def _run(self, request: web.Request, job: Job) -> web.StreamResponse:
         """Run a job and send its answer. Where this ends early, so does the run."""
         task = asyncio.create_task(self._answer(job))
+        task.add_done_callback(_take_note)
         settings, read_s = self.jobs.settings, read_timeout_s(request.headers)
         beat_s = settings.heartbeat_s
         beat_s = beat_s if read_s is None else max(LEAST_BEAT_S, min(beat_s, read_s / 2))
@@ -194,16 +196,20 @@ class Service:
             raise self._failed(f"run {job.run.id}", raised) from None
 
     async def _end(self, job: Job, task: asyncio.Task[Answer]) -> None:
-        """See a run to its end: one that nobody waits for any more is cancelled."""
-        if not task.done() and job.admitted.is_set():
-            job.cancel.set()
-            await asyncio.wait({task}, timeout=CANCEL_S)
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=CANCEL_S)
-        if task.done() and not task.cancelled():
-            task.exception()
-        self.jobs.close(job)
+        """See a run to its end: one that nobody waits for any more is cancelled.
+
+        What it has in flight is given up at once. Its task is cancelled only if it has not ended long after that, as
+        its books are then not complete.
+        """
+        try:
+            if not task.done() and job.admitted.is_set():
+                job.cancel.set()
+                await asyncio.wait({task}, timeout=CANCEL_S)
+        finally:
+            if not task.done():
+                wait_s = LAST_S if job.admitted.is_set() else 0.0
+                asyncio.get_running_loop().call_later(wait_s, task.cancel)
+            self.jobs.close(job)
 
     # --- other routes -------------------------------------------------------------------------------------------------
 
@@ -407,6 +413,12 @@ def make_app(
     app.on_startup.append(service.open)
     app.on_cleanup.append(service.close)
     return app
+
+
+def _take_note(task: asyncio.Task[Answer]) -> None:
+    """Take note of how a task ended, so that no error counts as overlooked when nobody waits for it any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def read_body(request: web.Request) -> bytes:

@@ -189,19 +189,25 @@ class Jobs:
         return Job(call, plan, run, policy, deadline=deadline, asked=asked)
 
     async def answer(self, job: Job, ticket: Ticket | None = None) -> Answer:
-        """Run a job and return its answer. Raises RequestError. What was paid is told to the ticket."""
+        """Run a job and return its answer. Raises RequestError. What was paid is told to the ticket.
+
+        Where the task itself is cancelled, nobody knows what is in flight: the ticket is then charged its reservation.
+        """
+        is_cut = False
         try:
             async with asyncio.timeout(max(0.0, job.deadline - time.monotonic()) + GRACE_S):
-                answer = await (self._relay(job, ticket) if job.plan.is_relayed else self._run(job, ticket))
+                return await (self._relay(job, ticket) if job.plan.is_relayed else self._run(job, ticket))
         except TimeoutError:
             message = "the answer could not be read and scored in time"
             raise RequestError(message, status=504, code="timeout", retry=False) from None
         except SamplewiseError as error:
             raise raised_error(error, job.paid) from None
+        except asyncio.CancelledError:
+            is_cut = job.result is None and not job.plan.is_relayed
+            raise
         finally:
-            if ticket is not None and (job.result is not None or job.plan.is_relayed or not job.cancel.is_set()):
-                ticket.spend(job.paid.tokens, job.paid.usd)  # one that was cut off hard is charged its reservation
-        return answer
+            if ticket is not None and not is_cut:
+                ticket.spend(job.paid.tokens, job.paid.usd)
 
     async def _run(self, job: Job, ticket: Ticket | None) -> Answer:
         call, plan = job.call, job.plan
