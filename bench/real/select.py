@@ -21,7 +21,6 @@ SELECTORS = {
     "softsat": "softsat",
     "sharpened 2": "sharpened(2)",
     "borda(likelihood)": "borda(likelihood)",
-    "weighted(likelihood)": "weighted(likelihood)",
     "best(likelihood)": "best(likelihood)",
 }
 FOR_CODE = {"behaviour": "behaviour", "best(public_tests)": "best(public_tests)"}
