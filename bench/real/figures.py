@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,6 +178,13 @@ def method(pools: Pools, name: str, arms: Sequence[str] = (), rounds: float = 1.
     if arms:
         rows = [_only(row, [i for i, arm in enumerate(row.arms) if family(arm) in arms]) for row in rows]
     return Dealt(rows, pools.seconds_per_token(name), rounds)
+
+
+def greedy_of(pools: Pools, questions: Collection[str]) -> Figure | None:
+    """Return the one draw at temperature 0 of some questions, None where it is not recorded for all of them."""
+    dealt = method(pools, "greedy")
+    dealt = dealt._replace(rows=[row for row in dealt.rows if row.question in questions])
+    return dealt.at(solved, 1, 1) if len(dealt.rows) == len(questions) else None
 
 
 def joined(*parts: Dealt) -> Dealt:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.real.benchmarks import BENCHMARKS
-from bench.real.figures import Figure, chosen_by, difference, method, passes, spread_json
+from bench.real.figures import Figure, chosen_by, difference, greedy_of, method, passes, spread_json
 from bench.real.pools import Pools
 from samplewise.recipe import parse_choice
 
@@ -40,6 +40,9 @@ def select_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str,
             worth = chosen_by(parse_choice(spec)[1])
             figures |= {f"{each} of {k}": plain.at(worth, k) for k in KS}
         figures |= {f"any of {k}": passes(plain, k) for k in KS}
+        greedy = greedy_of(own, {row.question for row in plain.rows})
+        if greedy is not None:
+            figures["greedy"] = greedy
         vote = figures[f"vote of {K}"].values
         table = Table(f"{name}, chosen of", *map(str, KS), "tokens", f"over vote of {K}", box=None)
         for each in [*specs, "any"]:
@@ -47,6 +50,9 @@ def select_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str,
             claims[f"{name}: {each} of {K}"] = {"over vote": gap}
             cells = [f"{figures[f'{each} of {k}'].values.mean():.3f}" for k in KS]
             table.add_row(each, *cells, f"{figures[f'{each} of {K}'].tokens:,.0f}", str(gap))
+        if greedy is not None:
+            gap = difference(greedy.values, vote)
+            table.add_row("greedy", f"{greedy.values.mean():.3f}", "", f"{greedy.tokens:,.0f}", str(gap))
         console.print(table, "")
         part[name] = {
             "problems": len(plain.rows),

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.real.benchmarks import BENCHMARKS
-from bench.real.figures import KEY, Difference, method
+from bench.real.figures import KEY, Difference, greedy_of, method
 from bench.real.pools import Pools, stored
-from bench.stop_replay import Measured, at_equal_tokens, bootstrap, frontier, measured
+from bench.stop_replay import NUM_ORDERS, Measured, at_equal_tokens, bootstrap, frontier, measured
 from samplewise.core.numerics import Floats
 from samplewise.core.registry import build
 from samplewise.recipe import parse_choice
@@ -25,7 +25,6 @@ from samplewise.runs.orders import StoredPool, replay_pools
 from samplewise.stop.base import StopRule
 
 CAP = 16
-NUM_ORDERS = 40
 
 
 class Family(NamedTuple):
@@ -77,6 +76,9 @@ def stop_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, A
         families = PASSES if BENCHMARKS[name].is_code else VOTES
         figures, own_claims = score(console, f"{name}, {len(rows)} problems", replayed, families, seconds)
         claims |= {f"{name}: {each}": value for each, value in own_claims.items()}
+        greedy = greedy_of(own, {row.question for row in rows})
+        if greedy is not None:
+            figures["greedy"] = greedy.json()
         part[name] = {
             "problems": len(rows),
             "draws": sum(len(row.grades) for row in rows),
