@@ -23,7 +23,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from bench.about import about, rounded
-from bench.real.benchmarks import BENCHMARKS, NUM_PROBLEMS, SEED, Benchmark
+from bench.real.benchmarks import BENCHMARKS, NUM_PROBLEMS, SEED, Benchmark, load
 from bench.real.claims import Verdict, claims_json, table, verdicts
 from bench.real.draw import cache_folder, draw, missing, record_again
 from bench.real.explore import explore_part
@@ -70,11 +70,12 @@ def draw_all(options: argparse.Namespace, methods: tuple[Method, ...], benchmark
     """Draw what is missing, method by method over the benchmarks, until the time is over."""
     until = time.monotonic() + 60 * options.minutes
     engine = build("engine", options.engine or default_engine())
+    tasks = {benchmark.name: load(benchmark) for benchmark in benchmarks}
     try:
         with Store(options.store or cache_folder() / "draws.db") as store:
             for method in methods:
                 for benchmark in benchmarks:
-                    for _, chunk in missing(benchmark, (method,)):
+                    for _, chunk in missing(benchmark, (method,), tasks[benchmark.name]):
                         if time.monotonic() > until or not draw(benchmark, method, chunk, engine, store, until):
                             return
     finally:

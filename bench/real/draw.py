@@ -19,7 +19,7 @@ from typing import Any
 from bench.about import cpu
 from bench.real.benchmarks import BENCHMARKS, Benchmark, chunks, load
 from bench.real.methods import METHODS, Method
-from bench.real.pools import Pools, Row, Sitting, read_pools, write_pools
+from bench.real.pools import FOLDER, Pools, Row, Sitting, read_pools, write_pools
 from samplewise.cli.progress import Bar
 from samplewise.core.registry import build
 from samplewise.loop.ledger import Budget
@@ -40,19 +40,28 @@ SMALLEST = 15  # problems of a chunk
 GROUP_FIGURES = ("temperature", "divergence", "entropy_before", "entropy_after", "error_first", "error_last", "clipped")
 
 
-def missing(benchmark: Benchmark, methods: tuple[Method, ...]) -> Iterator[tuple[Method, Task]]:
-    """Yield the chunks that have questions without a recorded pool, method by method."""
-    task = load(benchmark)
+def missing(
+    benchmark: Benchmark, methods: tuple[Method, ...], task: Task, folder: Path = FOLDER
+) -> Iterator[tuple[Method, Task]]:
+    """Yield the chunks of a task that have questions without a recorded pool, method by method."""
     for method in methods:
         if benchmark.name not in method.benchmarks:
             continue
-        rows = read_pools(benchmark.name).rows
+        rows = read_pools(benchmark.name, folder).rows
         for chunk in chunks(task, max(SMALLEST, min(len(task.problems), ROWS // method.draws))):
             if any((method.name, problem.question.id) not in rows for problem in chunk.problems):
                 yield method, chunk
 
 
-def draw(benchmark: Benchmark, method: Method, chunk: Task, engine: Any, store: Store, until: float) -> bool:
+def draw(
+    benchmark: Benchmark,
+    method: Method,
+    chunk: Task,
+    engine: Any,
+    store: Store,
+    until: float,
+    folder: Path = FOLDER,
+) -> bool:
     """Draw one chunk, and record it if it was finished by `until` (monotonic seconds). Return whether it was."""
     line = line_of(method, benchmark)
     started, worked = time.monotonic(), time.process_time()
@@ -83,7 +92,7 @@ def draw(benchmark: Benchmark, method: Method, chunk: Task, engine: Any, store: 
     )
     if summary.cancelled:
         return False
-    record(benchmark, method, chunk, store, summary.run, describe(engine))
+    record(benchmark, method, store, summary.run, describe(engine), folder)
     return True
 
 
@@ -93,16 +102,15 @@ def describe(engine: Any) -> str:
     return ", ".join([engine.name, *([checkpoint.dtype] if checkpoint else []), cpu()])
 
 
-def record(benchmark: Benchmark, method: Method, chunk: Task, store: Store, run_id: str, engine: str) -> None:
+def record(benchmark: Benchmark, method: Method, store: Store, run_id: str, engine: str, folder: Path = FOLDER) -> None:
     """Write a finished run's draws into the recorded pools."""
-    pools = read_pools(benchmark.name)
+    pools = read_pools(benchmark.name, folder)
     run = next(run for run in store.runs() if run.id == run_id)
-    rows = {**pools.rows, **rows_of(benchmark, method, store, run)}
+    new = rows_of(benchmark, method, store, run)
     notes = [data for _, kind, data in store.events(run_id) if kind == "sitting"]
     seconds, processor_s, tokens = (sum(values) for values in zip(*notes, strict=True))
-    num = len(chunk.problems)
-    sitting = Sitting(method.name, num, round(seconds, 1), round(processor_s, 1), tokens, engine)
-    write_pools(benchmark.name, Pools(rows, (*pools.sittings, sitting)))
+    sitting = Sitting(method.name, len(new), round(seconds, 1), round(processor_s, 1), tokens, engine)
+    write_pools(benchmark.name, Pools({**pools.rows, **new}, (*pools.sittings, sitting)), folder)
 
 
 def record_again(store: Store) -> None:

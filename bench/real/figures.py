@@ -116,14 +116,18 @@ def distinct_right(row: Row, indices: Sequence[int]) -> float:
 
 
 def chosen_by(selector: Selector) -> Worth:
-    """Return the grade of what a selector chooses, 0 where it chooses nothing."""
+    """Return the grade of what a selector chooses, 0 where it chooses nothing.
+
+    Each order of the draws has a key of its own: what a selector leaves to chance, as ties, is averaged over orders.
+    """
 
     def of(row: Row) -> Callable[[Sequence[int]], float]:
         candidates, key = candidates_of(row), KEY.fold("select", row.question)
 
         def worth(indices: Sequence[int]) -> float:
             pool = Pool(tuple(candidates[i] for i in indices))
-            position = selector.choose(key, pool, tuple(row.answers[i] for i in indices)).position
+            own_key = key.fold(*indices)
+            position = selector.choose(own_key, pool, tuple(row.answers[i] for i in indices)).position
             return 0.0 if position is None else row.grades[indices[position]]
 
         return worth

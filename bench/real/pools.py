@@ -101,15 +101,17 @@ def read_pools(benchmark: str, folder: Path = FOLDER) -> Pools:
 def write_pools(benchmark: str, pools: Pools, folder: Path = FOLDER) -> None:
     """Write a benchmark's pools: a file beside it first, so that a killed process loses nothing."""
     path = path_of(benchmark, folder)
-    lines = [_line(row._asdict()) for _, row in sorted(pools.rows.items())]
-    lines += [_line(sitting._asdict()) for sitting in pools.sittings]
+    lines = [_line(row) for _, row in sorted(pools.rows.items())]
+    lines += [_line(sitting) for sitting in pools.sittings]
     beside = path.with_suffix(".new")
     beside.write_text("".join(lines), encoding="utf-8")
     beside.replace(path)
 
 
-def _line(data: Mapping[str, Any]) -> str:
-    kept = {key: value for key, value in data.items() if value not in ((), {}, 0.0) or key in ("answers", "seconds")}
+def _line(record: Row | Sitting) -> str:
+    """Return a record as a line of JSON, without the fields that have their defaults."""
+    defaults = record._field_defaults
+    kept = {k: v for k, v in record._asdict().items() if k not in defaults or v != defaults[k]}
     return json.dumps(kept, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 

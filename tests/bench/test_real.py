@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bench.real.__main__ import DECIDED, decide, verdicts_of
-from bench.real.benchmarks import BENCHMARKS
-from bench.real.draw import shape_of
+from bench.real.benchmarks import BENCHMARKS, Benchmark
+from bench.real.draw import draw, missing, shape_of
 from bench.real.explore import group
 from bench.real.figures import Dealt, Difference, at_equal, chosen_by, dealt_orders, joined, passes, solved
-from bench.real.methods import METHODS
+from bench.real.methods import METHODS, Method
 from bench.real.page import BLOCK, PAGE, blocks, picture, renewed
 from bench.real.pools import Pools, Row, Sitting, read_pools, write_pools
 from bench.real.power import importance, returned
 from rich.console import Console
 
 from samplewise.core.keys import Key
+from samplewise.core.types import Message, Problem, Question, Score
+from samplewise.engines.toy import Toy
 from samplewise.recipe import parse_choice
+from samplewise.store.database import Store
+from samplewise.tasks.base import Task
+from samplewise.verify.readers import text_reader
 
 
 def row(grades: str, arms: tuple[str, ...] = (), question: str = "q", helpers: float = 0.0, **fields: object) -> Row:
@@ -145,6 +151,35 @@ def test_a_picture_shows_every_method() -> None:
 def test_methods_have_names_of_their_own_and_known_benchmarks() -> None:
     assert len({method.name for method in METHODS}) == len(METHODS)
     assert {name for method in METHODS for name in method.benchmarks} <= set(BENCHMARKS)
+
+
+def test_what_a_selector_leaves_to_chance_is_averaged() -> None:
+    """16 different answers, one of them right: a tie. One draw of it would be 0 or 1."""
+    tied = row("1" + "0" * 15)._replace(answers=tuple(map(str, range(16))))
+    dealt = Dealt([tied], 1.0)
+    # 400 choices of probability 1/16, deviation .0121: outside .0625 +- .06 with probability 1e-6
+    assert dealt.at(chosen_by(parse_choice("vote")[1]), 16, 400).values[0] == pytest.approx(1 / 16, abs=0.06)
+    assert dealt.at(chosen_by(parse_choice("vote")[1]), 16, 400).values[0] > 0
+
+
+def test_draws_go_on_where_they_stopped_and_are_paid_once(tmp_path: Path) -> None:
+    """Cut off at once, then finished, with a toy that counts: each draw is asked for once; what is recorded is not."""
+    problems = tuple(Problem(Question(f"q{i}", (Message("user", f"say {i}"),)), "a") for i in range(4))
+    task = Task("toy words", problems, text_reader(), lambda problem, answer: Score(float(answer == problem.reference)))
+    benchmark = Benchmark("words", "", 3)
+    method = Method("plain", "plain", "repeat(5, max_tokens={top})", ("words",), 5)
+    with Store(tmp_path / "draws.db") as store:
+        first = draw(benchmark, method, task, Toy(3), store, time.monotonic() - 1, tmp_path)
+        assert not first
+        assert not read_pools("words", tmp_path).rows
+        assert [chunk.questions for _, chunk in missing(benchmark, (method,), task, tmp_path)] == [task.questions]
+        assert draw(benchmark, method, task, Toy(3), store, time.monotonic() + 60, tmp_path)
+        assert store.num_draws() == 4 * 5
+    pools = read_pools("words", tmp_path)
+    assert [len(row.grades) for row in pools.of("plain")] == [5] * 4
+    assert not list(missing(benchmark, (method,), task, tmp_path))
+    drawn = sum(sum(row.tokens) for row in pools.of("plain"))
+    assert sum(sitting.tokens for sitting in pools.sittings) == drawn, "paid in both sittings together, once"
 
 
 def test_the_page_is_what_the_recorded_pools_give() -> None:
