@@ -178,7 +178,11 @@ def test_draws_go_on_where_they_stopped_and_are_paid_once(tmp_path: Path) -> Non
     pools = read_pools("words", tmp_path)
     assert [len(row.grades) for row in pools.of("plain")] == [5] * 4
     assert not list(missing(benchmark, (method,), task, tmp_path))
+    some = Pools({key: row for key, row in pools.rows.items() if key[1] != "q2"}, pools.sittings)
+    write_pools("words", some, tmp_path)
+    assert len(list(missing(benchmark, (method,), task, tmp_path))) == 1, "a chunk with one question left"
     drawn = sum(sum(row.tokens) for row in pools.of("plain"))
+    assert all(cost > num for row in pools.of("plain") for cost, num in zip(row.costs, row.tokens, strict=True))
     assert sum(sitting.tokens for sitting in pools.sittings) == drawn, "paid in both sittings together, once"
 
 

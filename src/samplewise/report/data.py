@@ -79,6 +79,7 @@ class ExplorationSummary(NamedTuple):
     error_last: float = NAN
     clipped: float = NAN  # share of the learner's updates
     remembered: float = NAN  # draws in a group's memory
+    members: float = NAN  # draws of a group that decoded one answer together
     logp: float = NAN  # nats, of a whole draw under the model; mean over draws
     logq: float = NAN  # nats, of the same draws under the distribution drawn from
     dependent: bool = True  # whether the draws of a group depend on one another

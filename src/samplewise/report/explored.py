@@ -44,6 +44,7 @@ def summarize_exploration(trace: Sequence[Json], line: str = "") -> ExplorationS
         error_last=_mean_of(numbers, "error_last"),
         clipped=_mean_of(numbers, "clipped"),
         remembered=_mean_of(numbers, "remembered"),
+        members=_mean_of(numbers, "members"),
         logp=_mean(value for value in infos.logp if value is not None),
         logq=_mean(value for value in infos.logq if value is not None),
         dependent=policy.partition("(")[0] != Reshape.word,
@@ -63,6 +64,7 @@ def describe_exploration(summary: ExplorationSummary) -> list[str]:
         (s.error_first, f"prediction error {s.error_first:.2f} -> {s.error_last:.2f}"),
         (s.clipped, f"{s.clipped:.0%} of the updates clipped"),
         (s.remembered, f"{s.remembered:,.0f} draws remembered"),
+        (s.members, _shared_answers(s)),
         (s.logp + s.logq, f"log-prob of a draw {s.logq:.1f} as drawn, {s.logp:.1f} under the model"),
     ]
     figures = "; ".join([number, *(text for value, text in measured if not math.isnan(value))])
@@ -70,6 +72,12 @@ def describe_exploration(summary: ExplorationSummary) -> list[str]:
     if s.problems:
         lines.append(f"{len(s.problems)} of {s.num_groups} groups failed: {s.problems[0]}")
     return lines
+
+
+def _shared_answers(s: ExplorationSummary) -> str:
+    if s.members == 0:
+        return "NO draw reached the text after which the answer begins: all are plain draws"
+    return f"{s.members:.1f} of the {s.num_draws / s.num_groups:g} draws of a group decoded one answer"
 
 
 def explored_questions(store: Store, run: Run, question: str | None = None) -> Iterator[tuple[Record, QuestionReplay]]:

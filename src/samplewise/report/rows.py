@@ -24,6 +24,7 @@ EXPLORED = {
     "Prediction error": "of the learner, relative, at a group's first and last token, which are different contexts",
     "Clipped": "share of the learner's steps whose gradient was clipped",
     "Remembered": "draws in a group's memory at its end",
+    "Members": "draws of a group that decoded one answer together",
     "Log-prob": "of a whole draw under the model at temperature 1, and under the distribution drawn from, nats",
 }
 
@@ -138,6 +139,7 @@ def _explored_cells(s: ExplorationSummary) -> dict[str, str]:
         "Prediction error": measured(s.error_first, f"{s.error_first:.2f} → {s.error_last:.2f}"),
         "Clipped": measured(s.clipped, f"{s.clipped:.0%}"),
         "Remembered": measured(s.remembered, f"{s.remembered:,.0f}"),
+        "Members": measured(s.members, f"{s.members:.1f}"),
         "Log-prob": measured(s.logp + s.logq, f"{s.logp:.1f} → {s.logq:.1f}"),
     }
 

@@ -404,3 +404,24 @@ def test_prefixes_keep_within_their_bytes_and_forget_the_longest_unused() -> Non
     assert known.num_bytes == 64 * 8
     known.clear()
     assert (known.num_bytes, known.longest((1, 1)).length) == (0, 0)
+
+
+LEAVES_EARLY = """
+import asyncio
+from samplewise.core.types import Generate, Message
+from samplewise.engines.local import tiny
+engine = tiny()
+async def first():
+    await engine.open()
+    asks = [Generate((Message("user", "make 24 from 4 6 7 8"),), max_tokens=60, seed=seed) for seed in range(400)]
+    async for arrival in engine.answer(asks):
+        return arrival.completion.failure
+print(asyncio.run(first()))
+"""
+
+
+@pytest.mark.slow
+def test_a_program_may_end_while_the_engine_draws() -> None:
+    """Nobody closes the engine, and its thread is in the middle of a step: the process ends as any other."""
+    done = subprocess.run([sys.executable, "-c", LEAVES_EARLY], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")

@@ -37,7 +37,7 @@ class Slots(Cache):
         self._layers: list[tuple[Tensor, ...]] = []
         self._num_rows = self._num_slots = self._first = self._end = self._upto = 0
         self._slots = torch.empty(0, 0, dtype=torch.int64)  # (N, Q)
-        self._index: dict[int, Tensor] = {}  # number of heads -> flat indices (N * H * Q,) into R * H * C
+        self._index: dict[tuple[int, int], Tensor] = {}  # (H, C) -> flat indices (N * H * Q,) into R * H * C
 
     def reserve(self, num_rows: int, num_slots: int, live: int) -> None:
         """Make room for `num_rows` of `num_slots` tokens; keep the first `live` rows.
@@ -52,20 +52,9 @@ class Slots(Cache):
             slots = _rounded(max(num_slots, slots * 9 // 8))
         if (rows, slots) == (self._num_rows, self._num_slots):
             return
-        self._num_rows, self._num_slots = rows, slots
         for i, buffers in enumerate(self._layers):  # layer by layer, so that one layer at most exists twice
-            self._layers[i] = tuple(self._fitted(buffer, live) for buffer in buffers)
-
-    def _fitted(self, old: Tensor, live: int) -> Tensor:
-        shape = (self._num_rows, old.shape[1], self._num_slots, old.shape[3])
-        size = math.prod(shape)
-        if not live and size <= old.untyped_storage().nbytes() // old.element_size():
-            return old.as_strided(shape, torch.empty(shape, device="meta").stride(), 0)
-        new = old.new_empty(shape)
-        new[:live, :, : old.shape[2]] = old[:live]
-        new[:live, :, old.shape[2] :] = 0.0  # a mask hides unwritten slots, but cannot hide a nan
-        new[live:] = 0.0
-        return new
+            self._layers[i] = tuple(_fitted(buffer, rows, slots, live) for buffer in buffers)
+        self._num_rows, self._num_slots = rows, slots  # last: where memory ran out, the next call tries again
 
     def aim(self, first: int, slots: Tensor, upto: int) -> None:
         """Make the next pass write rows from `first` on at `slots` (N, Q), and see the slots below `upto`."""
@@ -86,12 +75,12 @@ class Slots(Cache):
         return tuple(self._write(buffer, new) for buffer, new in zip(self._layers[layer], states, strict=True))
 
     def _write(self, buffer: Tensor, new: Tensor) -> Tensor:
-        num_heads = buffer.shape[1]
-        index = self._index.get(num_heads)
+        _, num_heads, num_slots, _ = buffer.shape  # layers differ where growing them was cut short
+        index = self._index.get((num_heads, num_slots))
         if index is None:
             heads = torch.arange(self._first * num_heads, self._end * num_heads, device=new.device)
-            flat = heads.view(-1, num_heads, 1) * self._num_slots + self._slots[:, None]  # (N, H, Q)
-            index = self._index[num_heads] = flat.reshape(-1)
+            flat = heads.view(-1, num_heads, 1) * num_slots + self._slots[:, None]  # (N, H, Q)
+            index = self._index[num_heads, num_slots] = flat.reshape(-1)
         buffer.view(-1, buffer.shape[-1]).index_copy_(0, index, new.reshape(-1, new.shape[-1]))
         return buffer[self._first : self._end, :, : self._upto]
 
@@ -113,6 +102,20 @@ class Slots(Cache):
         for buffers, held in zip(self._layers, saved, strict=True):
             for buffer, new in zip(buffers, held, strict=True):
                 buffer[row, :, :length] = new[:, :length]
+
+
+def _fitted(old: Tensor, rows: int, slots: int, live: int) -> Tensor:
+    """Return a buffer (rows, H, slots, D) that keeps the first `live` rows of another one."""
+    if (old.shape[0], old.shape[2]) == (rows, slots):
+        return old
+    shape = (rows, old.shape[1], slots, old.shape[3])
+    if not live and math.prod(shape) <= old.untyped_storage().nbytes() // old.element_size():
+        return old.as_strided(shape, torch.empty(shape, device="meta").stride(), 0)
+    new, kept = old.new_empty(shape), min(slots, old.shape[2])
+    new[:live, :, :kept] = old[:live, :, :kept]
+    new[:live, :, kept:] = 0.0  # a mask hides unwritten slots, but cannot hide a nan
+    new[live:] = 0.0
+    return new
 
 
 def _rounded(num_slots: int) -> int:

@@ -14,6 +14,7 @@ in full even where it was cached, so that what a run spent does not depend on wh
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import itertools
 import json
@@ -21,6 +22,7 @@ import os
 import string
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +46,7 @@ from .prepared import Done, PreparedAsk, engine_error, num_new, prepare, token_i
 from .taps import can_explore
 
 MAX_ROWS = 1024
+EXIT_S = 30.0  # how long the end of the process waits for a worker's last step
 LINGER_S = 0.1  # how long the worker waits for asks
 COUNT_EVERY_S = 0.1  # how often the worker says what its rows have drawn
 JOIN_ROWS = 1024  # asks considered between two steps
@@ -186,6 +189,7 @@ class Local(Engine):
                 self._calls.append(call)
                 self._lock.notify()
                 if self._thread is None:
+                    _working.add(self)
                     self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
                     self._thread.start()
         try:
@@ -205,14 +209,18 @@ class Local(Engine):
         return tag.call.drawn[tag.position] if tag else 0
 
     async def close(self) -> None:
+        await asyncio.to_thread(self._end_work)
+        self._batch.prefixes.clear()
+        self._forward.forget()
+
+    def _end_work(self, patience_s: float | None = None) -> None:
+        """End the worker's thread after its step, and wait for that, at most so long."""
         with self._lock:
             self._closed = True
             self._lock.notify()
             thread = self._thread
         if thread is not None:
-            await asyncio.to_thread(thread.join)
-        self._batch.prefixes.clear()
-        self._forward.forget()
+            thread.join(patience_s)
 
     # --------------------------------------------------------------------------------------------- the worker's thread
 
@@ -335,6 +343,16 @@ class Local(Engine):
             tags += [_Tag(call, position) for call in self._calls for position in range(call.next, len(call.asks))]
             self._calls.clear()
         self._deliver([Done(tag, failed(error)) for tag in tags])
+
+
+_working: weakref.WeakSet[Local] = weakref.WeakSet()  # engines that have had a worker
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers of engines that nobody closed: a thread that computes while Python ends aborts the process."""
+    for engine in list(_working):
+        engine._end_work(EXIT_S)
 
 
 class _Opened(NamedTuple):
