@@ -98,6 +98,23 @@ def test_rounding_is_measured_on_the_model(load: Any, monkeypatch: pytest.Monkey
         chosen(model)
 
 
+@pytest.mark.parametrize(("nats", "is_right"), [(5e-6, True), (5e-4, False)])
+def test_passes_that_agree_to_the_bit_here_need_not_do_so_elsewhere(
+    nats: float, is_right: bool, load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor whose fast kernels round otherwise than its plain ones, which agree with one another to the bit."""
+    model = load("llama")
+    real = llama.Lean.decode
+
+    def rounded(self: Any, *given: Any) -> Any:
+        logits = real(self, *given)
+        return logits + nats * torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+
+    monkeypatch.setattr(llama.Lean, "decode", rounded)
+    monkeypatch.setattr(choose, "MULTIPLE", 0.0)  # as if no rounding had been measured
+    assert (chosen(model, allow_slow=True).checked.path == "lean") == is_right
+
+
 def test_windows_are_short_for_the_check_alone(load: Any) -> None:
     model = load("gemma3")
     model.config.sliding_window = 4096

@@ -5,10 +5,11 @@ continues, saves, loads and copies them, decodes, and must give the same distrib
 
 **How close is the same?** Rounding depends on the model, its precision and the shape of the batch, so it is measured:
 the model's own plain passes at other shapes (alone, cut, beside longer rows) against one another. Averaged over the
-positions of a stage, a candidate may be `MULTIPLE` times as far from the reference as that, and in any case a unit in
-the last place of the logits. Distances are taken where
-there is mass: total variation, and log-probabilities of tokens above `LIKELY`. A wrong mask, position or cache moves
-them by whole nats, in half precision too; rounding moves the mean of a stage by less than twice its measure.
+positions of a stage, a candidate may be `MULTIPLE` times as far from the reference as that. In any case it may be a
+unit in the last place of the logits away, or `HARMLESS`: plain passes that agree to the bit on one processor do not on
+another. Distances are taken where there is mass: total variation, and log-probabilities of tokens above `LIKELY`. A
+wrong mask, position or cache moves them by whole nats, in half precision too; rounding moves the mean of a stage by
+less than twice its measure.
 
 Windows of attention are short while a model is checked, so that short rows reach past them.
 """
@@ -34,6 +35,7 @@ from .forward import BATCHED, Cached, Forward, Masks, Recomputed, register_atten
 from .packed import is_packed, pack, unpack
 
 MULTIPLE = 4.0  # how many times the rounding between plain passes is still rounding
+HARMLESS = 2e-5  # nats; telling such distributions apart takes 1 / HARMLESS**2 draws, which nobody has
 LIKELY = 1e-6  # the probability above which a token's log-probability is compared
 ANTICIPATION = 0.1  # how far a change of later tokens may move earlier distributions, relative to later ones
 WINDOW = 4  # tokens that a window of attention has during the check
@@ -218,7 +220,8 @@ def plain_reference(model: Any, name: str, rows: list[list[int]]) -> Reference:
     rounding = worst(distances)
     # A unit in the last place of a logit, because passes that agree to the bit here need not do so elsewhere.
     unit = torch.finfo(model.dtype).eps * float(together.abs().amax(-1).double().mean())
-    bound = Distance(max(MULTIPLE * rounding.nats, unit), max(MULTIPLE * rounding.total_variation, unit / 2))
+    least = max(unit, HARMLESS)
+    bound = Distance(max(MULTIPLE * rounding.nats, least), max(MULTIPLE * rounding.total_variation, least / 2))
     return Reference(rows, logits, rounding, bound)
 
 
