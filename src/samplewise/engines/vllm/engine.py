@@ -55,6 +55,7 @@ from samplewise.engines.local.prepared import (
 )
 from samplewise.models.loading import load_checkpoint_text
 
+from .bridge import unfit
 from .clients import EngineClient, ProcessClient, ThreadClient
 from .guided import DESCRIBE, DROP, TAKE, RowRecord, encode_draw, guided_draw
 from .versions import TESTED, version_note, version_refusal
@@ -297,10 +298,8 @@ class Vllm(Engine):
             return f"{self.name} cannot explore: {why}"
         if ask.stop:
             return "vLLM notices stop strings some tokens late, so draws that explore take none: leave out stop"
-        if settings.reads_prompt:
-            return f"explore={ask.sampling.explore} reads the states of the prompt, which vLLM does not give"
-        if settings.meets_at:
-            return f"explore={ask.sampling.explore} lets draws wait for one another, which vLLM cannot: use local"
+        if why := unfit(ask.sampling.explore):
+            return why
         if settings.reads_shallow and (why := self._facts["no_shallow"]):
             return f"explore={ask.sampling.explore} reads the states after the first block: {why}"
         return ""

@@ -99,7 +99,7 @@ def decode_draw(extra_args: Mapping[str, Any] | None) -> GuidedDraw | None:
         values = json.loads(text)
         plain: dict[str, Any] = {name: tuple(v) if name in LISTS and v else v for name, v in values.items()}
         draw = GuidedDraw(**plain)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"extra_args[{EXTRA_ARG!r}] is no guided draw: {error}") from error
     return draw
 
