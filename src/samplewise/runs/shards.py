@@ -16,13 +16,13 @@ from samplewise.core.errors import UsageError
 from samplewise.store.database import Store
 from samplewise.store.records import Run
 
-SHARD = "shard"  # the kind of the event that says that a shard is done; its data: [index, num]
+SHARD = "shard"  # the kind of the event that says that a shard is done; its data: [position, num]
 
 
 class Shard(NamedTuple):
-    """Shard `index` of `num`, counted from 0."""
+    """Shard `position` of `num`, counted from 0."""
 
-    index: int
+    position: int
     num: int
 
     @classmethod
@@ -35,16 +35,16 @@ class Shard(NamedTuple):
 
     def checked(self) -> Self:
         """Return this shard. Raises UsageError where there is no such shard."""
-        if not 0 <= self.index < self.num:
+        if not 0 <= self.position < self.num:
             raise UsageError(f"shards count from 0: of {self.num} there are 0 to {self.num - 1}, got {self}")
         return self
 
     def holds(self, question_id: str) -> bool:
         """Return whether this shard draws the question of this id."""
-        return shard_index(question_id, self.num) == self.index
+        return shard_index(question_id, self.num) == self.position
 
     def __str__(self) -> str:
-        return f"{self.index}/{self.num}"
+        return f"{self.position}/{self.num}"
 
 
 def shard_index(question_id: str, num: int) -> int:

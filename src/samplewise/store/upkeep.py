@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import sqlite3
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,9 @@ def check_store(path: Path) -> Health:
 def measure_store(path: Path) -> Size:
     """Return rows and bytes of a store, by table, engine and run."""
     with opened_to_read(path) as db:
-        tables, engines, runs = {}, {}, {}
+        tables: dict[str, tuple[int, int]] = {}
+        engines: dict[str, tuple[int, int]] = {}
+        runs: dict[str, tuple[int, int]] = {}
         for table in TABLES:
             size = " + ".join(f"coalesce(length(CAST({name} AS BLOB)), 0)" for name in _columns(db, table))
             group = {"draws": "engine", "runs": "id"}.get(table, "run")
@@ -195,7 +198,7 @@ def _check_pools(db: sqlite3.Connection, runs: dict[str, Run]) -> Iterator[Findi
     def read(row: Any) -> None:
         run, question, answers, problem, columns, spent, stop = row
         rows = db.execute("SELECT scorer, value FROM scores WHERE run=? AND question=?", (run, question)).fetchall()
-        scores = {scorer: memoryview(value).cast("d").tolist() for scorer, value in rows}
+        scores: dict[str, list[float]] = {scorer: array("d", value).tolist() for scorer, value in rows}
         if GRADE not in scores:
             raise ValueError("it has no grades")
         grades, _ = graded(scores.pop(GRADE), answers)
