@@ -272,18 +272,33 @@ def test_rows_find_room_and_leave_none_behind(bridge: WorkerBridge, model: Model
         assert len(bridge) == 0
 
 
-def test_rows_that_nobody_fetched_are_forgotten(bridge: WorkerBridge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_nobody_fetched_are_forgotten(
+    bridge: WorkerBridge, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import samplewise.engines.vllm.bridge as module
 
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     bridge.join(guided("old"))
+    late = bridge.join(guided("late"))
     clock.now = module.FORGET_S - 1
     bridge.join(guided("new"))
-    assert len(bridge) == 2
-    clock.now = module.FORGET_S + 1
+    assert len(bridge) == 3
+    run(bridge, model, late, 1)
+    clock.now = module.FORGET_S + module.FORGET_EVERY_S
     bridge.join(guided("newest"))
-    assert sorted(bridge.take(["old", "new", "newest"])) == ["new", "newest"]
+    assert sorted(bridge.take(["old", "late", "new", "newest"])) == ["late", "new", "newest"]
+
+
+def test_a_row_that_has_left_touches_nobody_elses(bridge: WorkerBridge, model: Model) -> None:
+    """A runner that is ahead shows a request once more after it was fetched. Its slot may be another's by then."""
+    row = bridge.join(guided("a"))
+    run(bridge, model, row, 3)
+    bridge.take(["a"])
+    other = bridge.join(guided("b", seed=8))
+    taken = step(bridge, model, [row, other], [(0, 3), (1, 0)])
+    assert taken[0] == -1, "left as the model has it"
+    assert bridge.take(["b"])["b"].tokens == taken[1:]
 
 
 @pytest.mark.parametrize(("explore", "why"), [("esamp(warm_start=True)", "warm_start"), ("consensus", "local")])
@@ -366,6 +381,14 @@ def test_the_head_is_read_with_its_scale_cap_and_bias() -> None:
     assert show_first_block(runner) == ""
     assert (layers, runner.use_aux_hidden_state_outputs) == ([(1,)], True)
     assert "no auxiliary" in show_first_block(SimpleNamespace(get_model=lambda: taps))
+
+    def refuse(layers: Any) -> None:
+        raise TypeError("no layers")
+
+    refusing = SimpleNamespace(set_aux_hidden_state_layers=refuse)
+    runner = SimpleNamespace(get_model=lambda: refusing, use_aux_hidden_state_outputs=False)
+    assert show_first_block(runner).endswith("no layers")
+    assert runner.use_aux_hidden_state_outputs is False
     old = SimpleNamespace(get_model=lambda: SimpleNamespace(), use_aux_hidden_state_outputs=False)
     assert "gives no auxiliary" in show_first_block(old)
     assert old.use_aux_hidden_state_outputs is False

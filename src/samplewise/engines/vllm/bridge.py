@@ -41,7 +41,8 @@ from .guided import GuidedDraw, RowRecord
 
 BLOCK = 64  # uniforms of a row that are drawn ahead
 MAX_ROWS = 1 << 20
-FORGET_S = 3600.0  # rows that nobody fetched for so long are dropped
+FORGET_S = 3600.0  # rows that drew nothing for so long, and that nobody fetched, are dropped
+FORGET_EVERY_S = 60.0
 ENDS = {1: "rejected", 2: "doomed", 4: "stuck", 8: "broken"}  # by code; a higher one counts before a lower one
 
 
@@ -60,9 +61,10 @@ class StepStates(Protocol):
 
 
 class Row:
-    """A request in the worker. `slot` is its row of the columns."""
+    """A request in the worker. `slot` is its row of the columns; -1 once it has left, though a runner that is a step
+    ahead may still show it."""
 
-    __slots__ = ("draw", "error", "first", "joined_s", "rng", "sampling", "slot", "uniforms")
+    __slots__ = ("draw", "error", "first", "rng", "sampling", "seen_s", "slot", "uniforms")
 
     def __init__(self, draw: GuidedDraw, slot: int) -> None:
         self.draw, self.slot = draw, slot
@@ -71,7 +73,7 @@ class Row:
         self.uniforms: Floats = np.zeros(0)
         self.first: Tensor | None = None  # log-probs at the first position
         self.error = ""
-        self.joined_s = time.monotonic()
+        self.seen_s = time.monotonic()
 
     def uniform(self, position: int) -> float:
         """Return number `position` of the seed's stream."""
@@ -150,6 +152,7 @@ class WorkerBridge:
         self._free: list[int] = []
         self._paces: dict[str, _Pace] = {}
         self._lineup: tuple[list[Row], list[int], _Lineup] | None = None
+        self._forget_at = 0.0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -195,10 +198,11 @@ class WorkerBridge:
         self._free += range(new - 1, old - 1, -1)
 
     def _forget(self) -> None:
-        """Drop rows whose client never came back: the oldest come first."""
-        late = time.monotonic() - FORGET_S
-        while self._rows and (uid := next(iter(self._rows))) and self._rows[uid].joined_s < late:
-            self.drop([uid])
+        """Drop rows whose client never came back."""
+        now = time.monotonic()
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_EVERY_S
+            self.drop([uid for uid, row in self._rows.items() if row.seen_s < now - FORGET_S])
 
     def drop(self, uids: Iterable[str]) -> None:
         """Forget rows before their end; their groups are lost. Names that are not here are skipped."""
@@ -210,6 +214,8 @@ class WorkerBridge:
 
     def _release(self, rows: Sequence[Row]) -> None:
         self._free += [row.slot for row in rows]
+        for row in rows:
+            row.slot = -1
         if rows:
             self._lineup = None
 
@@ -255,7 +261,7 @@ class WorkerBridge:
         `rows` are those of the lines, None where a request is not guided. `is_drawn` (N,) is False where a prompt is
         still being computed, so that nothing is drawn. `num_tokens` (N,) counts the tokens of each sequence so far.
         """
-        lines = [line for line, row in enumerate(rows) if row is not None and is_drawn[line]]
+        lines = [line for line, row in enumerate(rows) if row is not None and row.slot >= 0 and is_drawn[line]]
         if not lines:
             return logits
         guided = [row for row in (rows[line] for line in lines) if row is not None]
@@ -307,6 +313,9 @@ class WorkerBridge:
             banned = torch.where(self._there(is_first), wholes.banned, -1)
         width = lineup.num_statistics
         self._pace(lineup, position)
+        now = time.monotonic()
+        for row in lineup.rows:
+            row.seen_s = now
         self._taps.lines = slice(None) if lineup.lines is None else lineup.lines  # type: ignore[assignment]
         columns.num_drawn[lineup.slots] = position
         drawn = self._exploring.draw(

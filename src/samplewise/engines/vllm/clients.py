@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from samplewise.core.errors import EngineUnavailable
+
 T = TypeVar("T")
 
 
@@ -29,8 +31,9 @@ class ProcessClient:
     """`AsyncLLM`: the engine core is a process of its own. Made inside a running event loop."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
+
+        from vllm import AsyncEngineArgs
 
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
 
@@ -69,8 +72,9 @@ class ThreadClient:
     @staticmethod
     def _start(options: dict[str, Any]) -> Any:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # vLLM takes this from nowhere else
-        from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
+
+        from vllm import EngineArgs
 
         return LLMEngine.from_engine_args(EngineArgs(**options))
 
@@ -103,10 +107,7 @@ class ThreadClient:
             try:
                 outputs = await self._on_thread(lambda: list(self._step(new, aborted)))  # noqa: B023
             except Exception as error:  # the engine cannot go on
-                for request in self._requests.values():
-                    if not request.output.done():
-                        request.output.set_exception(error)
-                self._requests.clear()
+                self._fail(error)
                 return
             for request_id in aborted:
                 self._requests.pop(request_id, None)
@@ -117,6 +118,13 @@ class ThreadClient:
                     ended.output.set_exception(output)
                 else:
                     ended.output.set_result(output)
+
+    def _fail(self, error: Exception) -> None:
+        for request in [*self._requests.values(), *self._new]:
+            if not request.output.done():
+                request.output.set_exception(error)
+        self._requests.clear()
+        self._new = []
 
     def _step(self, new: list[_Request], aborted: list[str]) -> Iterator[tuple[str, Any]]:
         for request in new:
@@ -132,6 +140,7 @@ class ThreadClient:
     async def close(self) -> None:
         if self._running is not None:
             self._running.cancel()
+        self._fail(EngineUnavailable("the engine was closed"))
         await self._on_thread(self._end)
         self._thread.shutdown()
 

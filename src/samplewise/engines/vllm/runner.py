@@ -101,7 +101,10 @@ def show_first_block(runner: Any) -> str:
         return "this version of vLLM has no auxiliary hidden states"
     if not hasattr(model, "set_aux_hidden_state_layers"):
         return f"{type(model).__name__} gives no auxiliary hidden states"
-    model.set_aux_hidden_state_layers((FIRST_BLOCK,))
+    try:
+        model.set_aux_hidden_state_layers((FIRST_BLOCK,))
+    except Exception as error:  # models of all kinds
+        return f"{type(model).__name__} gives no auxiliary hidden states: {error}"
     runner.use_aux_hidden_state_outputs = True
     return ""
 
