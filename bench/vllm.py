@@ -9,7 +9,11 @@ highest of them; of six rounds or more, these hold the median ratio between them
   lss, esamp with both learners.
 - idle: requests without guided draws, every one of the same length, to vLLM's own engine class.
 - policies: groups of 8 through the engine, over plain draws through the same engine. `guided` is a plain draw whose
-  log q is wanted.
+  log q is wanted, `bound` one at a low temperature with a rejection bound that it never reaches.
+
+On a machine with a GPU: `PYTHONPATH=src python -m bench.vllm --model MODEL --requests 128` in an environment with vLLM.
+There ratios are by the clock, CUDA graphs are on, and the local engine compares tokens in the same precision; in half
+precision some of them differ. That has never been run.
 """
 
 from __future__ import annotations
@@ -41,8 +45,7 @@ SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
 }
-OPTIONS = {"max_model_len": 256, "enforce_eager": True, "max_num_seqs": 64}
-NUM_REQUESTS, NUM_TOKENS, NUM_GROUPS, GROUP = 64, 48, 6, 8
+NUM_TOKENS, NUM_GROUPS, GROUP = 48, 6, 8
 PUZZLES = ("make 24 from 4 6 7 8", "make 24 from 3 5 7 9", "make 24 from 2 2 6 12")
 POLICIES = ("css", "lss", "esamp(beta=0.5)", "esamp(learner='ridge')")
 
@@ -61,10 +64,11 @@ def measured(work: Callable[[], int]) -> Rate:
     return Rate(num / (time.process_time() - cpu), num / (time.perf_counter() - clock))
 
 
-def ratio_of(name: str, sides: Sequence[tuple[Rate, Rate]]) -> dict[str, float]:
+def ratio_of(name: str, sides: Sequence[tuple[Rate, Rate]], by_clock: bool) -> dict[str, float]:
     """Return the median ratio of the first side over the second, and its interval."""
-    ratios = sorted(one.cpu / other.cpu for one, other in sides)
-    clock = statistics.median(one.clock / other.clock for one, other in sides)
+    clocks = [one.clock / other.clock for one, other in sides]
+    ratios = sorted(clocks if by_clock else [one.cpu / other.cpu for one, other in sides])
+    clock = statistics.median(clocks)
     return {
         name: statistics.median(ratios),
         f"{name}_low": ratios[0],
@@ -119,7 +123,7 @@ def groups(explore: str, seed: int) -> list[Generate]:
     return asks
 
 
-def inside(rounds: int) -> dict[str, Any]:
+def inside(rounds: int, model: str, num_requests: int) -> dict[str, Any]:
     from bench.about import about, rounded
 
     asks: list[Generate] = importlib.import_module("tests.vllm.inside.asks").ASKS
@@ -127,8 +131,10 @@ def inside(rounds: int) -> dict[str, Any]:
     version = importlib.import_module("vllm").__version__
     engine_class = importlib.import_module("vllm.v1.engine.llm_engine").LLMEngine
     engine_args = importlib.import_module("vllm").EngineArgs
-    written = ", ".join(f"{name}={value!r}" for name, value in OPTIONS.items())
-    bridged, local = build("engine", f"vllm('tiny', in_process=True, {written})"), build("engine", "tiny")
+    on_gpu = not importlib.import_module("vllm.platforms").current_platform.is_cpu()
+    options = f"max_model_len=256, enforce_eager={not on_gpu}, max_num_seqs={num_requests}"
+    bridged = build("engine", f"vllm({model!r}, in_process=True, {options})")
+    local = build("engine", f"local({model!r})")
     with asyncio.Runner() as runner:
         runner.run(bridged.open())
         stock_options = {
@@ -147,8 +153,8 @@ def inside(rounds: int) -> dict[str, Any]:
         for number in range(rounds + 1):
             sides: dict[str, Rate] = {}
             for name in ("ours", "stock") if number % 2 else ("stock", "ours"):
-                side, first = (ours, stock)[name == "stock"], number * NUM_REQUESTS
-                sides[name] = measured(lambda side=side, first=first: fixed_length(side, NUM_REQUESTS, first))  # type: ignore[misc]
+                side, first = (ours, stock)[name == "stock"], number * num_requests
+                sides[name] = measured(lambda side=side, first=first: fixed_length(side, num_requests, first))  # type: ignore[misc]
             if number:  # the first round warms up
                 idle.append((sides["ours"], sides["stock"]))
         shares: dict[str, list[tuple[Rate, Rate]]] = {}
@@ -166,19 +172,21 @@ def inside(rounds: int) -> dict[str, Any]:
                     shares.setdefault(policy, []).append((rate, plain))
         runner.run(bridged.close())
         runner.run(local.close())
-    policies = {policy: ratio_of("ratio", sides) for policy, sides in shares.items()}
+    policies = {policy: ratio_of("ratio", sides, on_gpu) for policy, sides in shares.items()}
     figures = {
         **about("vllm", SEED, started),
         "asks": len(asks),
         "same_tokens": same,
         "dlogp_max": largest(mine, theirs, "logp"),
         "dlogq_max": largest(mine, theirs, "logq"),
-        **ratio_of("idle_ratio", idle),
+        **ratio_of("idle_ratio", idle, on_gpu),
         "idle_tokens_per_s": statistics.median(one.clock for one, _ in idle),
         "policies": {policy: values["ratio"] for policy, values in policies.items()},
         "policies_low": {policy: values["ratio_low"] for policy, values in policies.items()},
         "policies_high": {policy: values["ratio_high"] for policy, values in policies.items()},
         "rounds": rounds,
+        "model": model,
+        "runs": bridged.runtime()["runs"],
         "versions": [version],
     }
     exact = {name: figures[name] for name in ("dlogp_max", "dlogq_max")}
@@ -188,6 +196,8 @@ def inside(rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--model", default="tiny", help="a folder, or a name on the Hugging Face Hub")
+    parser.add_argument("--requests", type=int, default=64, help="requests at once while the bridge is idle")
     arguments = parser.parse_args()
     if importlib.util.find_spec("vllm") is None:
         if not PYTHON.exists():
@@ -196,7 +206,7 @@ def main() -> None:
         os.chdir(ROOT)
         os.execve(str(PYTHON), [str(PYTHON), "-m", "bench.vllm", *sys.argv[1:]], environment)
     os.environ.update(SETTINGS)
-    figures = inside(arguments.rounds)
+    figures = inside(arguments.rounds, arguments.model, arguments.requests)
     print(f"largest difference: logp {figures['dlogp_max']:.1e}, logq {figures['dlogq_max']:.1e} nats")
     print(f"idle bridge over stock vLLM: {figures['idle_ratio']:.3f}")
     for policy, ratio in figures["policies"].items():

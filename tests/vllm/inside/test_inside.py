@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +43,37 @@ def test_the_engine_says_what_it_can_do(engine: Any, local: Any) -> None:
     assert engine.notes == ()
     assert engine.identity == local.identity.replace("local:", "vllm:", 1)
     assert engine.runtime()["runs"] == "model runner V1, float32 on cpu"
+
+
+class StaysOpen:
+    """The session's engine for a command that would open and close it."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def test_doctor_says_what_runs(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from samplewise.cli import main
+
+    monkeypatch.setattr("samplewise.cli.doctor.registry.build", lambda kind, spec: StaysOpen(engine))
+    monkeypatch.setattr(sys, "argv", ["samplewise", "doctor", "--engine", "vllm:tiny", "--json"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code in (0, None)
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["can"] == sorted(engine.can)
+    assert printed["runtime"]["runs"] == "model runner V1, float32 on cpu"
+    assert "0.32.0" in printed["runtime"]["tested"]
+    assert printed["runtime"]["exploring"] == "yes"
 
 
 def test_59_asks_have_the_tokens_of_the_local_engine(run: Run, engine: Any, expected: list[Completion]) -> None:
@@ -241,9 +274,10 @@ def test_tokens_that_are_not_those_drawn_are_an_error(run: Run, engine: Any, mon
 
 
 def test_parameters_that_would_change_a_guided_draw_are_refused() -> None:
+    from vllm import SamplingParams
+
     from samplewise.engines.vllm.guided import GuidedDraw, encode_draw
     from samplewise.engines.vllm.processor import GuidedProcessor
-    from vllm import SamplingParams
 
     extra_args = encode_draw(GuidedDraw("a", 1, 2))
     GuidedProcessor.validate_params(SamplingParams(extra_args=extra_args))

@@ -31,9 +31,8 @@ class ProcessClient:
     """`AsyncLLM`: the engine core is a process of its own. Made inside a running event loop."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        from vllm.v1.engine.async_llm import AsyncLLM
-
         from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
 
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
 
@@ -72,9 +71,8 @@ class ThreadClient:
     @staticmethod
     def _start(options: dict[str, Any]) -> Any:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # vLLM takes this from nowhere else
-        from vllm.v1.engine.llm_engine import LLMEngine
-
         from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
 
         return LLMEngine.from_engine_args(EngineArgs(**options))
 

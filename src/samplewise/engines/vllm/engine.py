@@ -458,4 +458,9 @@ def _engine_options(source: str, options: Mapping[str, Json], is_bridged: bool) 
 
 
 def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """Return what an error says in one line. Pydantic says it after a title and a field's name."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    if len(lines) > 1 and "validation error" in lines[0]:
+        shown = next((line for line in lines[1:] if " " in line), lines[0])
+        return shown.partition(" [type=")[0].removeprefix("Value error, ")
+    return next(iter(lines), "") or type(error).__name__
