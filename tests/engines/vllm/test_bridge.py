@@ -169,7 +169,9 @@ def test_a_first_token_that_is_forbidden_leaves_log_q_as_it_was(bridge: WorkerBr
     second = int(np.argmax(model.logp(0, 1)))
     row = bridge.join(guided(forbid_first=second, top_k=1))
     assert run(bridge, model, row, 2)[1] == second, "only the first token is forbidden"
-    bridge.take(["a"])
+    late = bridge.join(guided("late", forbid_first=likely))
+    assert step(bridge, model, [row, late], [(0, 1), (0, 0)])[0] == second, "nor where another row's first is drawn"
+    bridge.take(["a", "late"])
     row = bridge.join(guided(forbid_first=likely, top_k=1))
     assert run(bridge, model, row, 1) == [END]
     assert bridge.take(["a"])["a"].end == "stuck"

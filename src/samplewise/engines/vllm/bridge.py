@@ -111,16 +111,15 @@ class _Taps:
 
 
 class _Pace:
-    """Whether the rows of a group have drawn in step, from the first token of all of them on."""
+    """Whether the rows of a group have drawn in step, from the first token of all of them on: one that begins late is
+    at its first position when the group no longer is."""
 
     __slots__ = ("steps", "together")
 
     def __init__(self) -> None:
         self.steps, self.together = 0, True
 
-    def count(self, positions: Sequence[int], size: int) -> None:
-        if self.steps == 0 and len(positions) != size:
-            self.together = False
+    def count(self, positions: Sequence[int]) -> None:
         self.together &= all(position == self.steps for position in positions)
         self.steps += 1
 
@@ -350,7 +349,7 @@ class WorkerBridge:
     def _pace(self, lineup: _Lineup, position: Ints) -> None:
         for name, indices in lineup.groups.items():
             if (pace := self._paces.get(name)) is not None:
-                pace.count(position[indices].tolist(), lineup.rows[indices[0]].draw.group_size)
+                pace.count(position[indices].tolist())
 
     def _ended(self, lineup: _Lineup, position: Tensor, drawn: TokenDraws, reals: Reals[Tensor]) -> Tensor:
         """Note which rows are given up, as engines/local/batch.py does. Return the tokens (N,) that vLLM shall take."""
