@@ -163,6 +163,26 @@ def test_the_order_of_stores_and_a_second_merge_change_nothing(shards: list[Path
         assert [db.execute(f"SELECT * FROM {table}").fetchall() for table in merge_module.TABLES] == before
 
 
+def test_a_merged_run_began_with_its_first_shard_and_ended_with_its_last(tmp_path: Path) -> None:
+    """In whatever order they are named; an end that one store knows is kept, and of two the earlier."""
+    draw(tmp_path / "a.db", (0, 2), lines=LINES[:1])
+    draw(tmp_path / "b.db", (1, 2), lines=LINES[:1])
+    for name, started, noted in (("a", 100.0, 400.0), ("b", 200.0, 300.0)):
+        change(tmp_path / f"{name}.db", f"UPDATE runs SET started={started}")
+        change(tmp_path / f"{name}.db", f"UPDATE events SET at={noted}")
+    for order in ("ab", "ba"):
+        merge_stores([tmp_path / f"{name}.db" for name in order], tmp_path / f"{order}.db")
+        with Store(tmp_path / f"{order}.db") as store:
+            (run,) = store.runs()
+            assert (run.started, run.ended) == (100.0, 400.0)
+    (tmp_path / "copy.db").write_bytes((tmp_path / "ab.db").read_bytes())
+    change(tmp_path / "copy.db", "UPDATE runs SET ended=350.0")
+    for order in (["a", "ab", "copy"], ["copy", "ab", "a"]):
+        merge_stores([tmp_path / f"{name}.db" for name in order], tmp_path / f"{len(order[0])}-first.db")
+        with Store(tmp_path / f"{len(order[0])}-first.db") as store:
+            assert store.runs()[0].ended == 350.0
+
+
 def test_one_after_the_other_is_as_all_at_once(shards: list[Path], tmp_path: Path) -> None:
     merge_stores(shards, tmp_path / "all.db")
     for path in shards:
@@ -360,6 +380,9 @@ def test_an_event_that_two_stores_have_is_one(tmp_path: Path) -> None:
     for _ in range(2):
         merge_stores([tmp_path / "a.db", tmp_path / "b.db"], tmp_path / "all.db")
         assert events(tmp_path / "all.db") == ["x", "y", "y", "z"]
+    merge_stores([tmp_path / "b.db"], tmp_path / "grown.db")
+    merge_stores([tmp_path / "a.db"], tmp_path / "grown.db")
+    assert sorted(events(tmp_path / "grown.db")) == ["x", "y", "y", "z"]
 
 
 # --- old stores, wrong files, kills -----------------------------------------------------------------------------------

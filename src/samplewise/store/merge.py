@@ -384,9 +384,9 @@ def _end_whole_runs(db: sqlite3.Connection) -> None:
     for run in _runs(db):
         if run.num_questions is not None and run.num_done >= run.num_questions:
             db.execute(
-                "UPDATE main.runs SET ended=max(started, coalesce((SELECT max(at) FROM main.events WHERE run=id), 0))"
+                "UPDATE main.runs SET ended=max(started, coalesce((SELECT max(at) FROM main.events WHERE run=?), 0))"
                 " WHERE id=? AND ended IS NULL",
-                (run.id,),
+                (run.id, run.id),
             )
 
 
