@@ -137,6 +137,7 @@ def test_a_part_of_the_shards_is_a_run_that_has_not_ended(shards: list[Path], tm
     merged = merge_stores(shards[:2], tmp_path / "all.db")
     assert {run.num_questions for run in merged.runs} == {NUM}
     assert all(0 < run.num_done < NUM for run in merged.runs)
+    assert merged.notes == tuple(f"run {run.id} is partial: {run.num_done} of {NUM} questions" for run in merged.runs)
     with Store(tmp_path / "all.db") as store:
         assert [run.ended for run in store.runs()] == [None, None]
         for line in LINES:  # what is missing is drawn
@@ -342,8 +343,20 @@ def test_other_versions_are_said_and_other_machines_are_not(shards: list[Path], 
     change(copy, "UPDATE runs SET manifest=json_set(manifest, '$.versions.numpy', '0.1', '$.machine', 'another')")
     merged = merge_stores([shards[0], copy], tmp_path / "all.db")
     assert merged.conflicts == ()
-    assert len(merged.notes) == 2
-    assert all("was drawn with different versions" in note and " and 0.1" in note for note in merged.notes)
+    notes = [note for note in merged.notes if "partial" not in note]
+    assert len(notes) == 2
+    assert all("was drawn with different versions" in note and " and 0.1" in note for note in notes)
+
+
+def test_shards_whose_engines_are_called_otherwise_are_told(shards: list[Path], tmp_path: Path) -> None:
+    """As where each had a server of its own: the merged store holds two parts, which no later merge makes one."""
+    draw(tmp_path / "b.db", (1, 3), Toy(4), LINES[:1])
+    (tmp_path / "a.db").write_bytes(shards[0].read_bytes())
+    merged = merge_stores([tmp_path / "a.db", tmp_path / "b.db"], tmp_path / "all.db")
+    (told,) = [note for note in merged.notes if "different engines" in note]
+    assert "of one task, recipe and seed" in told
+    assert told.endswith("shards of one run need one: http(..., identity=NAME)")
+    assert merge_stores([tmp_path / "b.db"], tmp_path / "all.db").notes == merged.notes
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
