@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from samplewise.core.errors import AuthError, EngineError, EngineTimeout, EngineUnavailable, SetupError
 from samplewise.core.secrets import hide_fields
 from samplewise.core.types import Ask, Capability, Json, Sampling, Usage
-from samplewise.engines.base import MAX_CONCURRENCY, REASONING_MAX_TOKENS, Arrival, Engine
+from samplewise.engines.base import MAX_CONCURRENCY, REASONING_MAX_TOKENS, Arrival, Engine, Hear
 from samplewise.engines.http.billing import FREE, Price
 from samplewise.engines.http.dialect import requests
 from samplewise.engines.http.dialect.failures import format_names, model_names
@@ -216,6 +216,10 @@ class HttpEngine(Engine):
             self._num_promised, self._promised_at = self._num_promised + num_free, now
         return num_free
 
+    def listen(self, ask: Ask, hear: Hear) -> None:
+        """Have the pieces of an ask's draw told as they come, where it has a request of its own."""
+        self._exchange.listeners[id(ask)] = hear
+
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         """Yield completions as they arrive. Raises SetupError if the endpoint cannot answer any ask."""
         max_size = self._exchange.max_n if self._shares_requests() else 1
@@ -230,6 +234,8 @@ class HttpEngine(Engine):
         finally:
             self._exchange.cut.update((id(asks[position]), asks[position]) for position in call.undelivered)
             self._num_open -= num_left
+            for ask in asks:
+                self._exchange.listeners.pop(id(ask), None)
             self._save_profile()
 
     def _save_profile(self) -> None:
