@@ -307,6 +307,7 @@ async def overhead(folder: Path, clients: int, latency_ms: float, size: Size) ->
             streamed = await load(session, url, num // 2, clients, spread_s, size.pass_s / 2, stream=True)
             first += streamed.first_byte
     p50, p99 = (float(np.quantile(ours, q) - np.quantile(direct, q)) for q in (0.5, 0.99))
+    paced_p50, paced_p99 = (float(np.quantile(paced[url], q) - np.quantile(paced[upstream], q)) for q in (0.5, 0.99))
     level = Overhead(
         clients,
         latency_ms,
@@ -314,7 +315,8 @@ async def overhead(folder: Path, clients: int, latency_ms: float, size: Size) ->
         p50,
         p99,
         float(np.quantile(first, 0.99)),
-        *(float(np.quantile(paced[url], q) - np.quantile(paced[upstream], q)) for q in (0.5, 0.99)),
+        paced_p50,
+        paced_p99,
         used_s / len(ours) * 1000,
     )
     print(

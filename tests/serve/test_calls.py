@@ -414,3 +414,21 @@ def test_who_asks_again_does_not_pay_again(tmp_path: Any) -> None:
                 assert got.body["samplewise"]["paid"]["tokens"] == 24
 
     run(main())
+
+
+def test_stored_draws_are_those_of_the_same_tools(tmp_path: Any) -> None:
+    """With a seed every draw is found again, but only for a request whose other fields are the same."""
+    other = [{"type": "function", "function": {"name": "sub", "parameters": {"type": "object"}}}]
+    nums = []
+
+    async def main() -> None:
+        script = Script(lambda seen: reply(chat(choice(call("add")))))
+        with Store(tmp_path / "s.db") as store:
+            async with script.serving() as url, served_at(url, tools="vote", store=store) as served:
+                for fields in ({"tools": TOOLS}, {"tools": TOOLS, "user": "u"}, {"tools": other}, {}, {"tools": TOOLS}):
+                    body: dict[str, Any] = {"model": "vote4@toy", "seed": 3, **fields}
+                    assert (await served.post(**body)).status == 200
+                    nums.append(len(script.bodies))
+
+    run(main())
+    assert nums == [4, 4, 8, 12, 12]

@@ -156,8 +156,8 @@ class Client:
         """
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         limits = StreamLimits(max_bytes, max_pieces, self._timeout_s)
-        told = None if hear is None else _Careful(hear, self._secrets)
-        return self._request("POST", path, data, max_bytes, idle_timeout_s, limits, told)
+        careful = None if hear is None else _Careful(hear, self._secrets)
+        return self._request("POST", path, data, max_bytes, idle_timeout_s, limits, careful)
 
     async def close(self) -> None:
         """Close all connections."""
