@@ -15,6 +15,7 @@ from tests.support.script import Script, reply
 
 from samplewise.core.types import Message, Question
 from samplewise.serve.calls import NO_CALL, CallReader, canonical_json, decision_of, is_about_calls
+from samplewise.serve.wire import parse_call
 from samplewise.store.database import Store
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
@@ -405,7 +406,11 @@ def test_who_asks_again_does_not_pay_again(tmp_path: Any) -> None:
                 await asyncio.sleep(0.05)
                 leaving.cancel()
                 await asyncio.gather(leaving, return_exceptions=True)
-                await served.logged(1)
+                line = await served.logged(1)
+                relay = served.service.jobs.upstreams["toy"].relay
+                assert relay is not None
+                most = relay.worst_case(parse_call({**body, "messages": HELLO}, "chat"), 8, 1)
+                assert line["tokens"] == 24 + 2 * most.tokens > 24  # nobody knows what the other two have cost
                 assert script.lost == 2
                 got: Got = await served.post(**body)
                 assert got.body["samplewise"]["resumed"] is True
