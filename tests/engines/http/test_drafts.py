@@ -22,11 +22,11 @@ from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats, ratio_cannot_rise
 from samplewise.core.types import Ask, Capability, Completion, Generate, Message, Question, RejectionBound, Sampling
 from samplewise.engines.distribution import log_filtered_norm
-from samplewise.engines.http import http
+from samplewise.engines.http import drafts, http
 from samplewise.engines.http import memory as memory_module
 from samplewise.engines.http.dialect import logq
 from samplewise.engines.http.dialect.profile import Profile
-from samplewise.engines.http.drafts import CHUNK, Draft, piece_sizes
+from samplewise.engines.http.drafts import CHUNK, PartialDraft, piece_sizes
 from samplewise.engines.http.engine import HttpEngine
 from samplewise.engines.http.memory import TokenMemory
 from samplewise.engines.toy import Toy
@@ -153,7 +153,7 @@ def some_asks(num: int, max_tokens: int = 40) -> list[Generate]:
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_number_of_a_draft_is_the_model_s(stream: bool) -> None:
     """And it is given up at the very token at which the toy engine gives it up. All that was billed is counted."""
-    asks = some_asks(160)
+    asks = some_asks(120)
     completions, endpoint = drawn(LONG, asks, stream=stream, api="chat" if stream else "completions")
     toy = toy_of(LONG)
     for ask, completion in zip(asks, completions, strict=True):
@@ -202,13 +202,14 @@ def check_counts(counts: Counter[Any], expected: dict[Any, float], least_cells: 
     assert statistic < chi2.isf(FALSE_ALARM, len(cells) - 1), (statistic, sorted(cells))
 
 
-@pytest.mark.parametrize("n", ["auto", "never"])
-def test_a_draft_has_the_enumerated_distribution(n: str) -> None:
-    """600 drafts: tokens, and where each is given up."""
+@pytest.mark.parametrize(("n", "chunk"), [("auto", CHUNK), ("never", 1)])
+def test_a_draft_has_the_enumerated_distribution(n: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 drafts, in one chunk or in two after the first token: tokens, and where each is given up."""
+    monkeypatch.setattr(drafts, "CHUNK", chunk)
     toy = toy_of(SHORT)
-    ask = Generate(PROMPT, (1,), Sampling(0.5, 3), 3, want=WANT, reject_below=RejectionBound(3.0, -7.0))
+    ask = Generate(PROMPT, (1,), Sampling(0.5, 3), 4, want=WANT, reject_below=RejectionBound(3.0, -9.0))
     ask = ask._replace(forbid_first=int(np.argmax(toy.next_logp(PROMPT, (1,)))))
-    completions, _ = drawn(SHORT, [ask._replace(seed=Key(4).fold(i).seed()) for i in range(600)], n=n)
+    completions, _ = drawn(SHORT, [ask._replace(seed=Key(4).fold(i).seed()) for i in range(500)], n=n)
     counts = Counter((completion.tokens, completion.finish) for completion in completions)
     assert {finish for _, finish in counts} == {"rejected", "stop", "length"}
     check_counts(counts, enumerated(toy, ask), 10)
@@ -641,10 +642,10 @@ def test_a_token_within_a_response_does_not_end_one() -> None:
 
 def test_a_draft_takes_no_more_than_it_may() -> None:
     """An endpoint that does not keep max_tokens: what is beyond the horizon is not used, nor is how it ended."""
-    draft = Draft(Generate(PROMPT, max_tokens=3))
+    draft = PartialDraft(Generate(PROMPT, max_tokens=3))
     draft.add_chunk(Completion("", "stop", tokens=(1, 2, 3, 4), logp=(-1.0,) * 4, logq=(-1.0,) * 4), 3)
     assert (draft.tokens, draft.finish) == ([1, 2, 3], "length")
     with pytest.raises(ValueError, match="id and the log-prob of every token"):
-        Draft(Generate(PROMPT)).add_chunk(Completion("", "stop", tokens=None, logp=(), logq=()), 3)
+        PartialDraft(Generate(PROMPT)).add_chunk(Completion("", "stop", tokens=None, logp=(), logq=()), 3)
     with pytest.raises(ValueError, match="id and the log-prob"):
-        Draft(Generate(PROMPT)).add_chunk(Completion("", "stop", tokens=(1, 2), logp=(-1.0,), logq=(-1.0,)), 3)
+        PartialDraft(Generate(PROMPT)).add_chunk(Completion("", "stop", tokens=(1, 2), logp=(-1.0,), logq=(-1.0,)), 3)

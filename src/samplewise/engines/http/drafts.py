@@ -72,7 +72,7 @@ def chunk_size(ask: Generate, index: int, left: int) -> int:
     return left if ask.reject_below is None else min(left, CHUNK << min(index, 32))
 
 
-class Draft:
+class PartialDraft:
     """A draft as far as it is drawn: tokens with log p and log q, and how it ended, None while it goes on."""
 
     def __init__(self, ask: Generate) -> None:
@@ -148,13 +148,13 @@ class _Replies:
         self.jobs.append(job)
 
 
-class Drafts:
+class DraftExchange:
     """Serve drafts through the exchange of one model."""
 
     def __init__(self, exchange: Exchange, name: str, extra: Mapping[str, Json]) -> None:
         self._exchange, self._name = exchange, name
         self._has_stop = "stop" in extra
-        self._unfinished: dict[Generate, Draft] = {}  # that failed, and may be asked for again
+        self._unfinished: dict[Generate, PartialDraft] = {}  # that failed, and may be asked for again
 
     def worst_case(self, ask: Generate) -> Usage:
         """Return the most that a draft can cost."""
@@ -184,7 +184,7 @@ class Drafts:
         assert isinstance(ask, Generate)
         if why := self.why_unsupported(ask):
             raise Unsupported(f"{self._name} cannot {why}")
-        drawing = _Drawing(self._exchange, ask, self._unfinished.pop(ask, Draft(ask)))
+        drawing = _Drawing(self._exchange, ask, self._unfinished.pop(ask, PartialDraft(ask)))
         try:
             completion = await drawing.run()
         except _PieceFailed as error:
@@ -207,7 +207,7 @@ class Drafts:
 class _Drawing:
     """One attempt at a draft. `usage` is what it has cost so far."""
 
-    def __init__(self, exchange: Exchange, ask: Generate, draft: Draft) -> None:
+    def __init__(self, exchange: Exchange, ask: Generate, draft: PartialDraft) -> None:
         self._exchange, self._ask, self._key = exchange, ask, Key(ask.seed)
         self.draft, self.usage, self.was_sent = draft, Usage(), False
 
@@ -233,7 +233,7 @@ class _Drawing:
             tuple(draft.logq) if "logq" in want else None,
             math.fsum(draft.logp),
         )
-        return completion if rejected else self._told(completion)
+        return completion if rejected else self._without_reasoning(completion)
 
     async def _draw_first(self, forbidden: int) -> None:
         """Draw the first token, without the forbidden one."""
@@ -316,7 +316,7 @@ class _Drawing:
         prefix = ask.prefix if "whole" in ask.want else ()
         return await self._exchange.text_of(ask.messages, (*prefix, *tokens))
 
-    def _told(self, completion: Completion) -> Completion:
+    def _without_reasoning(self, completion: Completion) -> Completion:
         """Return the completion with its reasoning told apart from its text."""
         tag = self._exchange.opening_tag(self._ask, completion.finish == "length")
         return tell_reasoning(completion, self._ask, tag)

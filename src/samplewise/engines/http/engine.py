@@ -23,7 +23,7 @@ from samplewise.engines.http.billing import FREE, Price
 from samplewise.engines.http.dialect import logq, requests
 from samplewise.engines.http.dialect.failures import format_names, model_names
 from samplewise.engines.http.dialect.profile import Profile
-from samplewise.engines.http.drafts import Drafts
+from samplewise.engines.http.drafts import DraftExchange
 from samplewise.engines.http.exchange import LONGEST, Exchange, HttpSettings, engine_name
 from samplewise.engines.http.jobs import AnswerCall, Recipient, RequestJob, group_asks, is_draft
 from samplewise.engines.http.probe.cache import load_profile, save_profile
@@ -66,7 +66,7 @@ class HttpEngine(Engine):
         self._saved_profile = profile
         self._reasons = profile.reasons is True  # as it was when the engine was opened: constant during a run
         self._exchange = Exchange(model or "", profile, self._router, self._price_of(model), settings, self._clock)
-        self._drafts = Drafts(self._exchange, self.name, settings.extra or {})
+        self._drafts = DraftExchange(self._exchange, self.name, settings.extra or {})
 
     def _price_of(self, model: str | None) -> Price:
         if self._settings.price is not None:
