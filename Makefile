@@ -7,13 +7,13 @@ PIP := -m pip install --quiet --disable-pip-version-check
 LOCKED := $(BIN)/python $(PIP) --constraint constraints.txt
 INSTALL := $(LOCKED) hatchling editables && $(LOCKED) --no-build-isolation --editable
 
-.PHONY: demo test test-real test-vllm test-clients test-newest check docs quick bench train train-reward lock sandbox clean
+.PHONY: demo test test-real test-vllm test-clients test-package test-newest check docs quick bench train train-reward lock sandbox clean
 
 demo: $(VENV)/.local  ## 100 held-out puzzles, twelve methods at equal tokens: a table, demo/report.html, one JSON line
 	$(BIN)/samplewise demo
 
 test: sandbox check  ## ruff, mypy --strict and every test that needs no GPU
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not vllm and not real and not clients"  # two workers, one thread each
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not vllm and not real and not clients and not package"  # two workers, one thread each
 
 test-real: $(VENV)/.dev  ## the tests on a real model of 135M parameters, fetched where that can be done; else they are skipped
 	$(BIN)/python tests/real/fetch.py
@@ -22,8 +22,11 @@ test-real: $(VENV)/.dev  ## the tests on a real model of 135M parameters, fetche
 test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests against a real server: vLLM on a CPU, in an environment of its own
 	$(BIN)/pytest -n 0 -m vllm tests/vllm
 
-test-clients: $(VENV)/.dev .venv-clients/.made  ## `samplewise serve` with real clients, in an environment of their own
-	$(BIN)/pytest -n 0 -rs -m clients tests/serve
+test-clients: $(VENV)/.dev .venv-clients/.made  ## other people's programs: clients of `samplewise serve`, readers of exports
+	$(BIN)/pytest -n 0 -rs -m clients tests/serve tests/runs
+
+test-package: $(VENV)/.dev .venv-package/.made  ## the wheel and the sdist: built, checked, installed in clean environments
+	$(BIN)/pytest -n 0 -m package tests/package
 
 test-newest: $(NEWEST)/.made  ## the tests of engines, client and commands with the newest release of everything but torch
 	$(NEWEST)/bin/python $(PIP) --upgrade --upgrade-strategy eager --constraint constraints.in --editable '.[dev]'
@@ -40,7 +43,7 @@ docs: $(VENV)/.dev  ## docs/reference.md, made from the registry
 	$(BIN)/python docs/reference.py
 
 quick: $(VENV)/.dev  ## the tests that take no time
-	$(BIN)/pytest -m "not slow and not vllm and not real and not clients"
+	$(BIN)/pytest -m "not slow and not vllm and not real and not clients and not package"
 
 bench: $(VENV)/.dev  ## make bench NAME=engine: prints its figures, and one JSON object as the last line
 	@test -f bench/$(NAME).py -o -f bench/$(NAME)/__main__.py || { echo "no bench is called '$(NAME)'; there are: $$(cd bench && ls [a-z]*.py | grep -vE '^(about|stories|stop_(worlds|replay|tiny)|explore_(alone|toy|game24))\.py' | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
@@ -83,6 +86,11 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	.venv-clients/bin/uv pip install --quiet --python .venv-clients/bin/python --no-deps -r tests/serve/requirements.txt
 	touch $@
 
+.venv-package/.made: tests/package/requirements.txt
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python $(PIP) --no-deps -r tests/package/requirements.txt
+	touch $@
+
 sandbox:  ## bubblewrap, which programs are graded in; without it their tests are skipped
 	@command -v bwrap >/dev/null || { \
 		if [ "$$(id -u)" = 0 ]; then run=""; else run="sudo -n"; fi; \
@@ -91,4 +99,4 @@ sandbox:  ## bubblewrap, which programs are graded in; without it their tests ar
 		echo "bubblewrap is not here and cannot be installed; the tests of the code sandbox are skipped"; }
 
 clean:
-	rm -rf $(VENV) $(NEWEST) .venv-real .venv-vllm .venv-clients demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) .venv-real .venv-vllm .venv-clients .venv-package demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
