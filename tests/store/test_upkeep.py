@@ -14,8 +14,10 @@ from samplewise.core.types import Completion, Generate, Message
 from samplewise.engines.toy import Toy
 from samplewise.recipe import recipe
 from samplewise.runs.run import run_task
+from samplewise.store import upkeep
 from samplewise.store.database import Store
 from samplewise.store.digests import digest_of
+from samplewise.store.merge import merge_stores
 from samplewise.store.schema import MIGRATIONS
 from samplewise.store.upkeep import check_store, measure_store, vacuum_store
 from samplewise.tasks.jsonl import jsonl
@@ -191,3 +193,92 @@ def test_a_vacuum_gives_back_what_was_deleted(store: Path) -> None:
         opened.claim()
         with pytest.raises(StoreConflict):
             vacuum_store(store)
+
+
+# --- packed texts -----------------------------------------------------------------------------------------------------
+
+LONG = "So the sum of the digits is 1 + 2 + 3 = 6, and the answer is 6. " * 9
+
+
+@pytest.fixture
+def long_store(store: Path) -> Path:
+    """The store with further draws: long texts, half a surrogate pair, reasoning, candidates for the next token."""
+    others = (
+        Completion(LONG, "stop", reasoning=LONG[::-1], raw=LONG + LONG),
+        Completion(f"{LONG}\ud83d", "length", tokens=(255, 1), logp=(-1.0, -2.0), top=((("a" * 99, -1.0),) * 9,) * 2),
+        Completion("short", "stop"),
+    )
+    with Store(store) as opened:
+        for i, completion in enumerate(others):
+            ask = ASK._replace(seed=i, messages=(Message("user", f"{LONG}\ud83d" if i else LONG),))
+            opened.put_draw(digest_of("long", ask), "long", ask, completion)
+        opened._db.execute(f"UPDATE pools SET problem=replace(problem, 'say', 'say {LONG}')")
+    return store
+
+
+def held(path: Path) -> str:
+    with Store(path) as store:
+        (run,) = store.runs()
+        return repr([list(store.all_draws()), list(store.records(run.id)), store.selections(run.id)])
+
+
+def test_a_packed_store_is_read_as_before(long_store: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.db"
+    plain.write_bytes(long_store.read_bytes())
+    before = held(long_store)
+    vacuum_store(long_store, pack=True)
+    assert held(long_store) == before
+    assert check_store(long_store).problems == ()
+    sizes = [measure_store(path).tables for path in (long_store, plain)]
+    assert all(sizes[0][table][0] == sizes[1][table][0] for table in sizes[0])
+    assert sizes[0]["draws"][1] < sizes[1]["draws"][1] / 2
+    assert sizes[0]["pools"][1] < sizes[1]["pools"][1] / 1.5
+    with sqlite3.connect(long_store) as db:
+        kinds = dict(db.execute("SELECT typeof(text), count(*) FROM draws GROUP BY 1").fetchall())
+    assert kinds == {"blob": 2, "text": NUM * DRAWS + 1}  # what would not be shorter stays as it is
+    written = long_store.read_bytes()
+    vacuum_store(long_store, pack=True)
+    assert held(long_store) == before
+    assert measure_store(long_store).tables == sizes[0]
+    assert len(long_store.read_bytes()) == len(written)
+
+
+def test_packed_and_plain_stores_merge_without_a_conflict(long_store: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.db"
+    plain.write_bytes(long_store.read_bytes())
+    vacuum_store(long_store, pack=True)
+    merged = merge_stores([plain, long_store], tmp_path / "all.db")
+    assert merged.rows["draws"] == NUM * DRAWS + 3
+    assert held(tmp_path / "all.db") == held(plain)
+
+
+def test_every_row_is_packed_however_many_there_are(
+    tmp_path: Path, long_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "ROWS_AT_ONCE", 2)
+    before = held(long_store)
+    vacuum_store(long_store, pack=True)
+    with sqlite3.connect(long_store) as db:
+        assert db.execute("SELECT DISTINCT typeof(problem) FROM pools").fetchall() == [("blob",)]
+        assert db.execute("SELECT count(*) FROM draws WHERE typeof(ask)='blob'").fetchone() >= (3,)
+    assert held(long_store) == before
+
+
+def test_a_packed_text_whose_bytes_changed_is_one_line(long_store: Path) -> None:
+    vacuum_store(long_store, pack=True)
+    change(long_store, "UPDATE draws SET text=CAST(substr(text, 1, 20) AS BLOB) WHERE typeof(text)='blob'")
+    with Store(long_store) as store, pytest.raises(StoreError, match="is damaged"):
+        list(store.all_draws())
+    assert [str(problem)[:28] for problem in check_store(long_store).problems] == ["2 draws that cannot be read:"]
+
+
+def test_a_store_of_an_earlier_version_is_packed(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    path.write_bytes(gzip.decompress(BEFORE.read_bytes()))
+    with Store(path) as store:
+        before = repr([list(store.all_draws()), [list(store.records(run.id)) for run in store.runs()]])
+    size = vacuum_store(path)[1]
+    assert vacuum_store(path, pack=True)[1] < size
+    with Store(path) as store:
+        assert repr([list(store.all_draws()), [list(store.records(run.id)) for run in store.runs()]]) == before
+    assert check_store(path).problems == ()

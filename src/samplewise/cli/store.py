@@ -42,11 +42,15 @@ def check(file: File, as_json: AsJson = False) -> None:
 
 
 @group.command()
-def vacuum(file: File, as_json: AsJson = False) -> None:
+def vacuum(
+    file: File,
+    pack: Annotated[bool, typer.Option("--pack", help="Pack texts too: a third of the size, read as before")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Give back the space of what was deleted from a store. Needs as much space again while it works."""
     from samplewise.store.upkeep import vacuum_store
 
-    before, after = vacuum_store(file)
+    before, after = vacuum_store(file, pack=pack)
     say(f"{file}: {in_units(before)} before, {in_units(after)} now")
     if as_json:
         print_json(before=before, after=after)

@@ -225,7 +225,7 @@ class Store:
         """Yield every draw: its engine's identity, the canonical text of its ask, its completion."""
         with self._plainly("read"):
             for row in self._db.execute(f"SELECT engine, ask, {COMPLETION_COLUMNS} FROM draws ORDER BY digest"):
-                yield row[0], row[1], to_completion(row[2:])
+                yield row[0], from_text(row[1]), to_completion(row[2:])
 
     def num_draws(self) -> int:
         with self._plainly("read"):
