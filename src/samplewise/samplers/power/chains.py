@@ -282,7 +282,7 @@ class ChainTurn(NamedTuple):
 def chain_sampler(settings: ChainSettings) -> Sampler[ChainsState]:
     """Return the sampler of these settings."""
     needs = CHAINS_NEED | ({Capability.LOGZ} if len(settings.kernel.temperatures) > 1 else set())
-    return sampler_of(settings, settings.name, needs, _init, _step, _pool)
+    return sampler_of(settings, settings.name, needs, _init, _step, _pool, stepwise=True)
 
 
 def _init(settings: ChainSettings, variants: tuple[Variant, ...]) -> ChainsState:
@@ -558,4 +558,6 @@ def move_info(chain: int, stage: int, step: int, proposal: MoveProposal, result:
         length=len(result.response.tokens),
         logp=math.fsum(result.response.logp),
         ended=result.response.ended,
+        requests=None if result.requests == int(result.outcome not in ("behind", "same")) else result.requests,
+        unused=result.unused or None,
     )
