@@ -19,9 +19,8 @@ test-real: $(VENV)/.dev  ## the tests on a real model of 135M parameters, fetche
 	$(BIN)/python tests/real/fetch.py
 	$(BIN)/pytest -n 0 -rs -m real tests/real tests/engines/local
 
-test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests with vLLM on a CPU, in an environment of its own: a server, then in process
-	$(BIN)/pytest -n 0 -m vllm tests/vllm --ignore tests/vllm/inside
-	PYTHONPATH=src .venv-vllm/bin/python -m pytest -m vllm tests/vllm/inside
+test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests against a real server: vLLM on a CPU, in an environment of its own
+	$(BIN)/pytest -n 0 -m vllm tests/vllm
 
 test-clients: $(VENV)/.dev .venv-clients/.made  ## other people's programs: clients of `samplewise serve`, readers of exports
 	$(BIN)/pytest -n 0 -rs -m clients tests/serve tests/runs
