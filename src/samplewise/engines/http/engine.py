@@ -16,10 +16,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from samplewise.core.errors import AuthError, EngineError, EngineTimeout, EngineUnavailable, SetupError
+from samplewise.core.prices import FREE, Price
 from samplewise.core.secrets import hide_fields
 from samplewise.core.types import Ask, Capability, Json, Sampling, Usage
 from samplewise.engines.base import MAX_CONCURRENCY, REASONING_MAX_TOKENS, Arrival, Engine
-from samplewise.engines.http.billing import FREE, Price
 from samplewise.engines.http.dialect import requests
 from samplewise.engines.http.dialect.failures import format_names, model_names
 from samplewise.engines.http.dialect.profile import Profile
