@@ -159,6 +159,17 @@ BudgetSeconds = Annotated[
     float | None, typer.Option("--budget-seconds", min=0.0, help="Limit of each question in seconds")
 ]
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Go on, whatever the run may cost")]
+ConfirmAbove = Annotated[
+    float | None,
+    typer.Option(
+        "--confirm-above-usd",
+        min=0.0,
+        help="Ask before a run that may cost more than this",
+        envvar="SAMPLEWISE_CONFIRM_ABOVE_USD",
+    ),
+]
+
 
 def _sandbox(value: str | None) -> str | None:
     if value is not None:

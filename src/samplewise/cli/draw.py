@@ -26,6 +26,7 @@ from .app import (
     BudgetSeconds,
     BudgetTokens,
     BudgetUsd,
+    ConfirmAbove,
     Engine,
     Interrupted,
     Output,
@@ -36,6 +37,7 @@ from .app import (
     Seed,
     StorePath,
     System,
+    Yes,
     app,
     end_on_signal,
     fail,
@@ -155,6 +157,8 @@ def run(
             "--spread", help="How questions share a limit: even, or gain: where the next draw is expected to gain most"
         ),
     ] = "even",
+    confirm_above_usd: ConfirmAbove = None,
+    yes: Yes = False,
     sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
@@ -164,7 +168,8 @@ def run(
 
     budget = Budget(budget_requests, None, None, budget_tokens, budget_usd, budget_seconds)
     with Store(store) as kept:
-        (summary,) = _run_all(open_task(task, read, system), engine, [recipe], kept, seed, budget, spread)
+        limit = None if yes else confirm_above_usd
+        (summary,) = _run_all(open_task(task, read, system), engine, [recipe], kept, seed, budget, spread, limit)
         stops, note = stop_reasons(kept, summary.run), unanswered_in(kept, summary.run)
     accuracy = mean_interval(summary.accuracy if summary.num_draws else ())
     out.print(
@@ -212,6 +217,8 @@ def compare(
     seed: Seed = 0,
     tokens: Annotated[float | None, typer.Option("--tokens", help="Compare at so many tokens per problem")] = None,
     output: Output = None,
+    confirm_above_usd: ConfirmAbove = None,
+    yes: Yes = False,
     sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
@@ -223,7 +230,8 @@ def compare(
     lines = list(dict.fromkeys(parse_recipe(line).line for line in recipe))
     with Store(store, must_exist=task is None) as kept:
         if task is not None:
-            summaries = _run_all(open_task(task, read, system), engine, lines, kept, seed, Budget())
+            limit = None if yes else confirm_above_usd
+            summaries = _run_all(open_task(task, read, system), engine, lines, kept, seed, Budget(), limit_usd=limit)
             for summary in summaries:
                 _finish(summary)
             runs = {run.id: run for run in kept.runs()}
@@ -252,8 +260,16 @@ def open_task(text: str, read: str | None = None, system: str | None = None) -> 
 
 
 def _run_all(
-    problems: Task, engine: str, lines: list[str], store: Any, seed: int, budget: Budget, spread: str = "even"
+    problems: Task,
+    engine: str,
+    lines: list[str],
+    store: Any,
+    seed: int,
+    budget: Budget,
+    spread: str = "even",
+    limit_usd: float | None = None,
 ) -> list[Any]:
+    from samplewise.cli.forecast import confirm_cost
     from samplewise.cli.progress import Bar, engine_to_load, loading
     from samplewise.runs.run import check_limit, run_task
 
@@ -271,6 +287,8 @@ def _run_all(
                 await opened.open()
             for each in recipes:
                 check_limit(problems, each, opened, budget, seed=seed, spread=spread)  # type: ignore[arg-type]
+            confirm_cost(problems, recipes, opened, store, seed, budget, limit_usd)
+            for each in recipes:
                 with Bar(each.line) as bar:
                     done.append(
                         await run_task(

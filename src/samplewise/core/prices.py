@@ -1,4 +1,4 @@
-"""What tokens cost: prices in US dollars per million tokens, from the user's tables.
+"""What tokens cost: prices in US dollars per million tokens, from the user's tables, else from a dated one of our own.
 
 # prices.toml, or [prices] in samplewise.toml, or [tool.samplewise.prices] in pyproject.toml
 ["gpt-4o-mini"]
@@ -9,12 +9,16 @@ output = 0.6
 
 from __future__ import annotations
 
+import datetime
+import functools
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from samplewise.core.errors import BadInput
 from samplewise.core.types import Json
@@ -24,6 +28,9 @@ WITHIN: Mapping[str, tuple[str, ...]] = {
     "samplewise.toml": ("prices",),
     "pyproject.toml": ("tool", "samplewise", "prices"),
 }
+SHIPPED = Path(__file__).with_suffix(".toml")
+MAX_AGE_DAYS = 183
+DATED = re.compile(r"-(?:\d{8}|\d{4}-\d\d-\d\d)$")  # of a model's name: the same model, pinned
 
 
 class Price(NamedTuple):
@@ -90,3 +97,37 @@ def _price(model: str, row: Json, where: str) -> Price:
         return parse_price((row["input"], row.get("cached", row["input"]), row["output"]), model)
     except ValueError as error:
         raise BadInput(f"{where}: {error}") from None
+
+
+class ListedPrice(NamedTuple):
+    """A price of the table that ships, with the day on which the provider's page was read."""
+
+    price: Price
+    as_of: datetime.date
+    source: str
+
+    def note(self, today: datetime.date) -> str:
+        """Return what a user should know of it, in one line; after half a year, that it is old."""
+        days = (today - self.as_of).days
+        said = f"priced by the table of {self.as_of} that ships with samplewise"
+        if days > MAX_AGE_DAYS:
+            said += f", which is {days} days old and may be wrong: see {self.source}"
+        return f"{said}; give price=, [prices] or SAMPLEWISE_PRICES to override it"
+
+
+def listed_price(url: str, model: str) -> ListedPrice | None:
+    """Return the price of a model at its provider's own address, None where the table has none.
+
+    `gpt-4.1-2025-04-14` is priced as `gpt-4.1`.
+    """
+    provider = _shipped().get(urlsplit(url).hostname or "")
+    if provider is None:
+        return None
+    prices = parse_prices(provider["models"], str(SHIPPED))
+    price = prices.get(model) or prices.get(DATED.sub("", model))
+    return None if price is None else ListedPrice(price, provider["as_of"], provider["source"])
+
+
+@functools.cache
+def _shipped() -> dict[str, Json]:
+    return tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
