@@ -105,6 +105,11 @@ def _engine(context: typer.Context, value: str) -> str:
     return settings_of(context).engine_spec(value)
 
 
+def engine_or_none(context: typer.Context, value: str | None) -> str | None:
+    """Return the spec of an engine that is given by name, None where none is given."""
+    return None if value is None else settings_of(context).engine_spec(value)
+
+
 def _recipe(context: typer.Context, value: str) -> str:
     return settings_of(context).recipe_line(value)
 

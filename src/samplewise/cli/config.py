@@ -36,7 +36,14 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # Options that a setting is the default of, by the name of the command's parameter.
 DEFAULTS = ("engine", "recipe", "store", "confirm_above_usd")
 TABLES = ("engines", "presets", "prices")
-OPEN_STORE = ("ask", "serve")  # commands that keep draws only where they are told to
+# What each command takes from it; any other command reads a store. `ask` and `serve` keep draws only if they are told to.
+USED_BY: Mapping[str, tuple[str, ...]] = {
+    "ask": ("engine", "recipe"),
+    "run": DEFAULTS,
+    "compare": ("engine", "store", "confirm_above_usd"),
+    "serve": ("engine",),
+    "doctor": ("engine",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +69,10 @@ class Config:
 
     def defaults_of(self, command: str) -> dict[str, Json]:
         """Return the defaults of a command's options, by the name of its parameter."""
-        values: dict[str, Json] = {name: getattr(self, name) for name in DEFAULTS if getattr(self, name) is not None}
-        if command in OPEN_STORE:
-            values.pop("store", None)
+        names = USED_BY.get(command, ("store",))
+        values: dict[str, Json] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if command == "serve" and self.engine is not None:
             values["engine"] = [self.engine]
-        if command == "compare":  # the recipes to compare are always given
-            values.pop("recipe", None)
         return values
 
 
