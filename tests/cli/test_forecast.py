@@ -14,7 +14,7 @@ from tests.support.paid import PaidToy
 from samplewise.cli import main
 from samplewise.cli.forecast import describe_forecast
 from samplewise.core import registry
-from samplewise.runs.forecast import Forecast, Span
+from samplewise.runs.forecast import RunForecast, Span
 
 LINE = "repeat(4, max_tokens=3) | vote"  # 6 questions of 2 prompt tokens: at most 24 x (0.002 + 0.012) = 0.34 USD
 
@@ -113,7 +113,7 @@ def test_recipes_to_compare_are_summed_and_the_settings_count(call: Call, tmp_pa
 
 
 def test_a_forecast_in_words() -> None:
-    forecast = Forecast(
+    forecast = RunForecast(
         1600, 0, 1_900_000, 4.1, Span(1.2e6, 1.1e6, 1.3e6), Span(1.1, 0.9, 1.4), num_earlier=400, unknown=("judge",)
     )
     assert describe_forecast(forecast) == (

@@ -15,7 +15,7 @@ from samplewise.core.prices import Price
 from samplewise.core.types import Message, Problem, Question, Score
 from samplewise.loop.ledger import Budget
 from samplewise.recipe import recipe
-from samplewise.runs.forecast import Forecast, Span, forecast_run
+from samplewise.runs.forecast import RunForecast, Span, forecast_run
 from samplewise.runs.run import run_task
 from samplewise.store.database import Store
 from samplewise.tasks.base import Task
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "s.db")
 
 
-def forecast(line: str, store: Store, budget: Budget = Budget(), engine: PaidToy | None = None) -> Forecast:
+def forecast(line: str, store: Store, budget: Budget = Budget(), engine: PaidToy | None = None) -> RunForecast:
     return forecast_run(TASK, recipe(line), engine or PaidToy(), store, budget=budget)
 
 

@@ -27,7 +27,7 @@ COMPLAINT: type[Exception] = typer.BadParameter.mro()[2]
 def run_command() -> NoReturn:
     """Run the command that the arguments name. Samplewise's own errors become one line and an exit code."""
     if completion.is_asked():
-        completion.prepare()
+        completion.prepare_completion()
     try:
         command = typer.main.get_command(app)
         code = command.main(prog_name="samplewise", complete_var=completion.VARIABLE, standalone_mode=False)

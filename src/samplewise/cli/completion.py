@@ -21,7 +21,7 @@ def is_asked() -> bool:
     return VARIABLE in os.environ
 
 
-def prepare() -> None:
+def prepare_completion() -> None:
     """Teach the command line the protocol of the scripts."""
     from typer._completion_classes import completion_init
 

@@ -36,7 +36,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # Options that a setting is the default of, by the name of the command's parameter.
 DEFAULTS = ("engine", "recipe", "store", "confirm_above_usd")
 TABLES = ("engines", "presets", "prices")
-# What each command takes from it; any other command reads a store. `ask` and `serve` keep draws only if they are told to.
+# What each command takes from it; any other reads a store. `ask` and `serve` keep draws only where they are told to.
 USED_BY: Mapping[str, tuple[str, ...]] = {
     "ask": ("engine", "recipe"),
     "run": DEFAULTS,

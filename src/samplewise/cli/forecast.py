@@ -11,7 +11,7 @@ from samplewise.core.types import Generate
 from samplewise.engines.base import Engine
 from samplewise.loop.ledger import Budget
 from samplewise.recipe import Recipe
-from samplewise.runs.forecast import Forecast, forecast_run
+from samplewise.runs.forecast import RunForecast, forecast_run
 from samplewise.store.database import Store
 from samplewise.tasks.base import Task
 
@@ -43,15 +43,15 @@ def confirm_cost(
     if limit_usd is None or most <= limit_usd:
         return
     cost = f"up to {most:,.2f} USD" if math.isfinite(most) else "an amount that is not known beforehand"
-    said = f"this may cost {cost}; the limit without asking is {limit_usd:g} USD"
+    cost_text = f"this may cost {cost}; the limit without asking is {limit_usd:g} USD"
     if not sys.stdin.isatty():
-        raise Declined(f"{said}: --yes goes on, --budget-usd {limit_usd:g} holds it there")
-    print(f"{said}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+        raise Declined(f"{cost_text}: --yes goes on, --budget-usd {limit_usd:g} holds it there")
+    print(f"{cost_text}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Declined("nothing was sent")
 
 
-def describe_forecast(forecast: Forecast) -> str:
+def describe_forecast(forecast: RunForecast) -> str:
     """Return a forecast in words: 1,600 draws, at most 1.9 M tokens and 4.10 USD; about 1.2 M tokens, ..."""
     stored = f" beyond {forecast.num_stored:,} in the store" if forecast.num_stored else ""
     most = "money of unknown price" if math.isnan(forecast.max_usd) else f"{forecast.max_usd:,.2f} USD"

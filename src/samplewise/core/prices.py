@@ -109,10 +109,10 @@ class ListedPrice(NamedTuple):
     def note(self, today: datetime.date) -> str:
         """Return what a user should know of it, in one line; after half a year, that it is old."""
         days = (today - self.as_of).days
-        said = f"priced by the table of {self.as_of} that ships with samplewise"
+        text = f"priced by the table of {self.as_of} that ships with samplewise"
         if days > MAX_AGE_DAYS:
-            said += f", which is {days} days old and may be wrong: see {self.source}"
-        return f"{said}; give price=, [prices] or SAMPLEWISE_PRICES to override it"
+            text += f", which is {days} days old and may be wrong: see {self.source}"
+        return f"{text}; give price=, [prices] or SAMPLEWISE_PRICES to override it"
 
 
 def listed_price(url: str, model: str) -> ListedPrice | None:

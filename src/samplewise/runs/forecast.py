@@ -38,7 +38,7 @@ class Span(NamedTuple):
     high: float = math.nan
 
 
-class Forecast(NamedTuple):
+class RunForecast(NamedTuple):
     """What a run may cost. Money is in US dollars, nan where a price is unknown."""
 
     num_draws: int  # that are asked at most; those in the store left out
@@ -58,7 +58,7 @@ class Forecast(NamedTuple):
 
 def forecast_run(
     task: Task, recipe: Recipe, engine: Engine, store: Store, *, seed: int = 0, budget: Budget = Budget()
-) -> Forecast:
+) -> RunForecast:
     """Return what this run may cost. The engine must be open. Costs nothing."""
     recipe = recipe.with_max_tokens(engine.default_max_tokens)
     key, num_stored, costs = run_key(seed), 0, list[Usage]()
@@ -71,7 +71,7 @@ def forecast_run(
         unknown |= dict.fromkeys(_unknown(recipe, first))
     worst = total(costs)
     capped = [cap for cap in (budget.tokens,) if cap is not None]
-    forecast = Forecast(len(costs), num_stored, min([worst.tokens, *capped]), worst.usd, unknown=tuple(unknown))
+    forecast = RunForecast(len(costs), num_stored, min([worst.tokens, *capped]), worst.usd, unknown=tuple(unknown))
     if budget.usd is not None:  # holds whatever is not known
         forecast = forecast._replace(max_usd=budget.usd if unknown else min(worst.usd, budget.usd), unknown=())
     return _with_earlier(forecast, recipe, len(task.problems), engine, store)
@@ -94,7 +94,9 @@ def _unknown(recipe: Recipe, first: FirstAsks) -> Iterator[str]:
             yield name
 
 
-def _with_earlier(forecast: Forecast, recipe: Recipe, num_questions: int, engine: Engine, store: Store) -> Forecast:
+def _with_earlier(
+    forecast: RunForecast, recipe: Recipe, num_questions: int, engine: Engine, store: Store
+) -> RunForecast:
     """Add what draws like these took in earlier runs, if the store has enough of them."""
     tokens, money, num = list[float](), list[float](), 0
     for run in store.runs():

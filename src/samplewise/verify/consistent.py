@@ -58,7 +58,7 @@ def named_response(reply: Completion, num: int) -> int | None:
     return None
 
 
-class Standing(NamedTuple):
+class RoundStanding(NamedTuple):
     """How far the rounds have come: who is still in, rounds survived (N,), and the groups of the next round."""
 
     remaining: list[int]
@@ -101,7 +101,7 @@ def consistent(engine: str = "", *, size: int = SIZE) -> Judge:
         order = key.fold("order", round_number).generator().permutation(len(remaining)).tolist()
         return split_groups([remaining[index] for index in order], size)
 
-    def stand(key: Key, answers: Answers, replies: Replies) -> Standing:
+    def stand(key: Key, answers: Answers, replies: Replies) -> RoundStanding:
         remaining = [position for position, answer in enumerate(answers) if answer is not None]
         survived = [0] * len(answers)
         groups = next_groups(key, remaining, answers, 0)
@@ -110,14 +110,14 @@ def consistent(engine: str = "", *, size: int = SIZE) -> Judge:
             for index, group in enumerate(groups):
                 named = None if len(group) == 1 else named_response(next(pending), len(group))
                 if named is None and len(groups) == 1:
-                    return Standing(remaining, survived, [])  # nobody was named: all of them are equal
+                    return RoundStanding(remaining, survived, [])  # nobody was named: all of them are equal
                 passed = key.fold("pass", round_number, index)
                 winners.append(_largest_class(passed, group, answers) if named is None else group[named])
             for winner in winners:
                 survived[winner] += 1
             remaining = sorted(winners)
             groups = next_groups(key, remaining, answers, round_number)
-        return Standing(remaining, survived, groups)
+        return RoundStanding(remaining, survived, groups)
 
     def next_asks(
         key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, replies: Replies
