@@ -22,8 +22,8 @@ test-real: $(VENV)/.dev  ## the tests on a real model of 135M parameters, fetche
 test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests against a real server: vLLM on a CPU, in an environment of its own
 	$(BIN)/pytest -n 0 -m vllm tests/vllm
 
-test-clients: $(VENV)/.dev .venv-clients/.made  ## `samplewise serve` with real clients, in an environment of their own
-	$(BIN)/pytest -n 0 -rs -m clients tests/serve
+test-clients: $(VENV)/.dev .venv-clients/.made  ## other people's programs: clients of `samplewise serve`, readers of exports
+	$(BIN)/pytest -n 0 -rs -m clients tests/serve tests/runs
 
 test-package: $(VENV)/.dev .venv-package/.made  ## the wheel and the sdist: built, checked, installed in clean environments
 	$(BIN)/pytest -n 0 -m package tests/package

@@ -23,6 +23,7 @@ from samplewise.runs.orders import StoredPool
 from samplewise.select.base import Graded
 
 FOLDER = Path(__file__).parent / "pools"
+INDEPENDENT = ("plain", "plain, more", "temperature .25", "temperature .6", "min-p")  # methods that only draw
 
 
 class Row(NamedTuple):
@@ -70,10 +71,30 @@ class Pools(NamedTuple):
         return list(dict.fromkeys(name for name, _ in self.rows))
 
     def seconds_per_token(self, method: str) -> float:
-        """Return processor seconds for each token drawn, nan where nothing is known."""
-        own = [sitting for sitting in self.sittings if sitting.method == method]
+        """Return processor seconds for each token drawn, nan where nothing is known.
+
+        They are seconds of the engine that drew `plain`. What another precision or processor drew is scaled by what
+        independent draws took on both; nan where it has drawn none.
+        """
+        home = next((sitting.engine for sitting in self.sittings if sitting.method == "plain"), None)
+        seconds, tokens = 0.0, 0
+        for sitting in self.sittings:
+            if sitting.method == method:
+                is_home = sitting.engine == home or home is None
+                scale = 1.0 if is_home else self._pace(home) / self._pace(sitting.engine)
+                seconds += scale * sitting.processor_s
+                tokens += sitting.tokens
+        return seconds / tokens if tokens else math.nan
+
+    def _pace(self, engine: str | None) -> float:
+        """Return the processor seconds of an independent draw's token; nan where an engine drew none."""
+        own = [sitting for sitting in self.sittings if sitting.engine == engine and sitting.method in INDEPENDENT]
         tokens = sum(sitting.tokens for sitting in own)
         return sum(sitting.processor_s for sitting in own) / tokens if tokens else math.nan
+
+    def models(self, method: str) -> set[str]:
+        """Return the models, with their precisions, that a method was drawn from."""
+        return {sitting.engine.rpartition(", ")[0] for sitting in self.sittings if sitting.method == method}
 
 
 def path_of(benchmark: str, folder: Path = FOLDER) -> Path:

@@ -70,8 +70,11 @@ def importance(plain: Dealt) -> Figure:
     return Figure(np.array(values), SIR * one.tokens, SIR * one.seconds, 1)
 
 
-def exactness(drawn: Mapping[str, Dealt], console: Console) -> dict[str, Any]:
-    """Return how well the samplers mixed: acceptance, effective samples, and two estimates of log Z side by side."""
+def exactness(drawn: Mapping[str, Dealt], own_model: bool, console: Console) -> dict[str, Any]:
+    """Return how well the samplers mixed: acceptance, effective samples, and two estimates of log Z side by side.
+
+    The estimates are compared where one model in one precision, `own_model`, drew for both.
+    """
     found: dict[str, Any] = {}
     for name in SAMPLERS:
         own = [row.figures for row in drawn[name].rows] if name in drawn else []
@@ -82,7 +85,7 @@ def exactness(drawn: Mapping[str, Dealt], console: Console) -> dict[str, Any]:
         }
     logs = [log_weights(row) for row in drawn["plain"].rows]
     found["sir: ess"] = float(np.mean([effective(each) for each in logs]))
-    if "smc" in drawn:
+    if "smc" in drawn and own_model:
         pairs = [
             (row.figures["log_z"], log_mean(each))
             for row, each in zip(drawn["smc"].rows, logs, strict=True)
@@ -148,7 +151,7 @@ def power_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, 
                     table.add_row(f"{word} of {k}", *_cells(figure), str(difference(figure.values, low)))
         console.print(table, "")
         part[name] = {
-            "exactness": exactness(drawn, console),
+            "exactness": exactness(drawn, own.models("smc") == own.models("plain"), console),
             "problems": len(drawn["plain"].rows),
             "draws": sum(len(row.grades) for dealt in drawn.values() for row in dealt.rows),
             "seconds": sum(drawn_seconds(dealt) * len(dealt.rows) for dealt in drawn.values()),

@@ -17,7 +17,7 @@ from bench.real.figures import Dealt, Difference, at_equal, chosen_by, dealt_ord
 from bench.real.methods import METHODS, Method
 from bench.real.page import BLOCK, PAGE, blocks, picture, renewed
 from bench.real.pools import Pools, Row, Sitting, read_pools, write_pools
-from bench.real.power import importance, returned
+from bench.real.power import exactness, importance, returned
 from rich.console import Console
 
 from samplewise.core.keys import Key
@@ -132,6 +132,35 @@ def test_pools_come_back_as_they_were(tmp_path: Path) -> None:
     write_pools("made-up", pools, tmp_path)
     assert read_pools("made-up", tmp_path) == pools
     assert read_pools("made-up", tmp_path).seconds_per_token("m") == pytest.approx(2.5 / 16)
+
+
+def test_seconds_are_those_of_the_engine_that_drew_plain() -> None:
+    """Independent draws take 2 s a token there and 5 s here; what took 10 s a token here takes 4 there."""
+    fast, slow = "m, bfloat16, one", "m, float32, other"
+    sittings = (
+        Sitting("plain", 1, 9.0, 20.0, 10, fast),
+        Sitting("temperature .25", 1, 9.0, 15.0, 3, slow),
+        Sitting("power", 1, 9.0, 50.0, 5, slow),
+        Sitting("power", 1, 9.0, 8.0, 5, fast),
+        Sitting("lss", 1, 9.0, 8.0, 4, "m, float32, third"),
+    )
+    pools = Pools({}, sittings)
+    assert pools.seconds_per_token("plain") == 2.0
+    assert pools.seconds_per_token("temperature .25") == pytest.approx(2.0)
+    assert pools.seconds_per_token("power") == pytest.approx((4.0 * 5 + 8.0) / 10)
+    assert np.isnan(pools.seconds_per_token("lss")), "nobody knows how fast the third one draws"
+    assert np.isnan(pools.seconds_per_token("css"))
+    assert Pools({}, sittings[2:3]).seconds_per_token("power") == 10.0
+    assert pools.models("power") == {"m, bfloat16", "m, float32"}
+
+
+def test_two_estimates_of_log_z_are_compared_for_one_model_alone() -> None:
+    plain = row("10", logps=(0.0, np.log(0.5)))
+    smc = row("11", figures={"log_z": 0.25, "ess": 2.0})
+    drawn = {"plain": Dealt([plain], 1.0), "smc": Dealt([smc], 1.0)}
+    found = exactness(drawn, True, Console(quiet=True))
+    assert found["log_z: smc - sir"] == pytest.approx(0.25 - np.log((1 + 0.5**3) / 2))
+    assert "log_z: smc - sir" not in exactness(drawn, False, Console(quiet=True))
 
 
 def test_a_block_of_the_page_is_filled_in_and_no_other() -> None:

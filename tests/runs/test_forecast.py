@@ -17,6 +17,7 @@ from samplewise.loop.ledger import Budget
 from samplewise.recipe import recipe
 from samplewise.runs.forecast import RunForecast, Span, forecast_run
 from samplewise.runs.run import run_task
+from samplewise.runs.shards import Shard
 from samplewise.store.database import Store
 from samplewise.tasks.base import Task
 
@@ -104,6 +105,14 @@ def test_budgets_bound_it(store: Store) -> None:
     assert forecast(LINE, store, Budget(usd=0.1)).max_usd == 0.1
     assert forecast(LINE, store, Budget(usd=100)).max_usd == pytest.approx(24 * PER_DRAW)
     assert forecast(LINE, store, Budget(tokens=50)).max_tokens == 50
+
+
+def test_a_shard_pays_for_its_own_questions(store: Store) -> None:
+    parts = [forecast_run(TASK, recipe(LINE), PaidToy(), store, shard=Shard(i, 2)) for i in range(2)]
+    assert sum(part.num_draws for part in parts) == 24
+    assert [part.num_draws for part in parts] == [
+        4 * sum(Shard(i, 2).holds(f"q{n}") for n in range(NUM)) for i in (0, 1)
+    ]
 
 
 def test_an_unknown_price_is_not_zero(store: Store) -> None:

@@ -283,8 +283,14 @@ def test_routes() -> None:
             for name in ("toy", "vote4@toy", "repeat(2)%20%7C%20vote%40toy"):
                 assert (await served.get(f"/v1/models/{name}")).status == 200
             assert error(await served.get("/v1/models/nobody")) == (404, "model", "model_not_found")
-            for path in ("/nothing", "/v1", "/v1/responses", "/v1/chat/completions"):
+            for path in ("/nothing", "/v1", "/v1/responses"):
                 assert error(await served.get(path))[0] == 404
+            got = await served.get("/v1/chat/completions")
+            assert error(got)[0] == 405
+            assert got.headers["Allow"] == "POST"
+            got = await served.post("/v1/models")
+            assert error(got)[0] == 405
+            assert got.headers["Allow"] == "GET, HEAD"
             assert b"samplewise_requests_total" in (await served.get("/metrics")).data
             assert b"<!doctype html>" in (await served.get("/")).data.lower()
 

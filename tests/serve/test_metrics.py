@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import re
+import socket
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.serve.running import running
 
-from samplewise.serve.log import EventLog, log_line
+from samplewise.serve.log import EventLog, NoHttpFilter, log_line
 from samplewise.serve.metrics import MAX_SERIES, Histogram, Metrics
 from samplewise.serve.origin import cors_headers, foreign_origin
 
@@ -204,3 +208,29 @@ def test_cors_is_off_unless_allowed() -> None:
         assert headers["Access-Control-Allow-Origin"] == "https://a.example"
         assert headers["Vary"] == "Origin"
         assert "Access-Control-Allow-Credentials" not in headers
+
+
+def test_bytes_that_are_no_http_are_one_line_without_them(tmp_path: Path) -> None:
+    """As a key may be among them."""
+    log = tmp_path / "log"
+    with running(log, "--engine", "toy") as url:
+        host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+        for head in (
+            b"POST /v1/models HTTP/1.1\r\nAuthorization: Bearer sk-sw-secret\x00\r\n\r\n",
+            b"\x16\x03\x01\r\n\r\n",
+        ):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(head)
+                assert connection.recv(100).startswith(b"HTTP/1.0 400")
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert "secret" not in text
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    assert {(line["event"], line["code"]) for line in lines} == {("no_http", 400)}
+
+
+def test_other_errors_of_the_http_server_keep_their_traceback() -> None:
+    passing = NoHttpFilter(None)
+    record = logging.LogRecord("aiohttp.server", logging.ERROR, "", 0, "no", (), (ValueError, ValueError("x"), None))
+    assert passing.filter(record)
+    assert passing.filter(logging.LogRecord("aiohttp.server", logging.ERROR, "", 0, "no", (), None))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from samplewise.core.types import Message
+from samplewise.serve import fields as table
 from samplewise.serve import wire
 from samplewise.serve.wire import Call, DrawFields, RequestError, RequestLimits, Wishes, parse_body, parse_call
 
@@ -19,12 +20,12 @@ PROMPTED: dict[str, Any] = {"model": "m", "prompt": "hi"}
 ONE = (Message("user", "hi"),)
 
 
-def call(headers: dict[str, str] | None = None, route: wire.Route = "chat", **fields: Any) -> Call:
+def call(headers: dict[str, str] | None = None, route: table.Route = "chat", **fields: Any) -> Call:
     body = {**(ASKED if route == "chat" else PROMPTED), **fields}
     return parse_call(body, route, CIMultiDict(headers or {}))
 
 
-def refused(headers: dict[str, str] | None = None, route: wire.Route = "chat", **fields: Any) -> RequestError:
+def refused(headers: dict[str, str] | None = None, route: table.Route = "chat", **fields: Any) -> RequestError:
     with pytest.raises(RequestError) as caught:
         call(headers, route, **fields)
     error = caught.value
@@ -78,36 +79,36 @@ def test_every_honored_field_arrives() -> None:
 
 
 def test_null_is_left_out() -> None:
-    names = (*wire.HONORED["chat"], *wire.PASSED, *wire.IGNORED, *wire.RELAYED, *wire.REFUSED)
+    names = (*table.HONORED["chat"], *table.PASSED, *table.IGNORED, *table.RELAYED, *table.REFUSED)
     assert call(**{name: None for name in names if name not in ASKED}) == call()
 
 
 def test_the_lists_do_not_overlap() -> None:
-    lists = [set(wire.HONORED["chat"]) | set(wire.HONORED["completions"]), set(wire.PASSED), set(wire.IGNORED)]
-    lists += [set(wire.RELAYED), set(wire.REFUSED)]
+    lists = [set(table.HONORED["chat"]) | set(table.HONORED["completions"]), set(table.PASSED), set(table.IGNORED)]
+    lists += [set(table.RELAYED), set(table.REFUSED)]
     assert sum(map(len, lists)) == len(set().union(*lists))
-    assert set(wire.NEUTRAL) <= lists[1] | lists[3] | lists[4]
+    assert set(table.NEUTRAL) <= lists[1] | lists[3] | lists[4]
 
 
-@pytest.mark.parametrize("name", list(wire.PASSED))
+@pytest.mark.parametrize("name", list(table.PASSED))
 def test_what_is_passed_on_is_unchanged(name: str) -> None:
     value = {"type": "json_schema", "json_schema": {"a": [1, None]}}
     assert call(**{name: value}).passed == {name: value}
 
 
-@pytest.mark.parametrize("name", wire.IGNORED)
+@pytest.mark.parametrize("name", table.IGNORED)
 def test_what_is_ignored_has_no_effect(name: str) -> None:
     assert call(**{name: {"any": ["thing"]}}) == call()
 
 
-@pytest.mark.parametrize("name", list(wire.REFUSED))
+@pytest.mark.parametrize("name", list(table.REFUSED))
 def test_what_is_refused_is_named(name: str) -> None:
     error = refused(**{name: {"any": ["thing"]}})
     assert (error.status, error.param, error.kind) == (400, name, "invalid_request_error")
     assert error.code == "unsupported_parameter"
 
 
-@pytest.mark.parametrize("name", wire.RELAYED)
+@pytest.mark.parametrize("name", table.RELAYED)
 def test_what_no_recipe_can_choose_among_goes_to_the_endpoint(name: str) -> None:
     parsed = call(**{name: {"any": ["thing"]}}, n=2)
     assert parsed.relayed == name
@@ -136,7 +137,7 @@ def test_messages_with_more_than_text(message: dict[str, Any], relayed: str | No
     assert parsed.raw == ({} if relayed is None else {"model": "m", "messages": [message]})
 
 
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in wire.NEUTRAL.items() for v in values])
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in table.NEUTRAL.items() for v in values])
 def test_neutral_values_change_nothing(name: str, value: Any) -> None:
     assert call(**{name: value}) == call()
 
@@ -301,8 +302,8 @@ PLAIN = (
 JSON = st.recursive(
     PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
 )
-NAMES = sorted({*wire.HONORED["chat"], *wire.HONORED["completions"], *wire.PASSED, *wire.IGNORED})
-NAMES += sorted({*wire.RELAYED, *wire.REFUSED})
+NAMES = sorted({*table.HONORED["chat"], *table.HONORED["completions"], *table.PASSED, *table.IGNORED})
+NAMES += sorted({*table.RELAYED, *table.REFUSED})
 PARTS = st.fixed_dictionaries({}, optional=dict.fromkeys(("role", "content", "type", "text", "tokens", "x"), JSON))
 BODIES = st.dictionaries(st.sampled_from(NAMES), JSON | PARTS | st.lists(PARTS, max_size=3), max_size=6)
 
@@ -323,9 +324,9 @@ def test_any_body_is_a_call_or_an_error(body: dict[str, Any], route: Any, whole:
         assert "\n" not in error.message
         return
     fields = parsed.fields
-    assert 1 <= parsed.n <= wire.MAX_N
+    assert 1 <= parsed.n <= table.MAX_N
     assert fields.temperature is None or 0 <= fields.temperature <= 2
     assert fields.top_p is None or 0 < fields.top_p <= 1
-    assert fields.max_tokens is None or 1 <= fields.max_tokens <= wire.MAX_TOKENS
+    assert fields.max_tokens is None or 1 <= fields.max_tokens <= table.MAX_TOKENS
     assert parsed.relayed or any(message.content.strip() for message in parsed.messages)
-    assert set(parsed.passed) <= set(wire.PASSED)
+    assert set(parsed.passed) <= set(table.PASSED)

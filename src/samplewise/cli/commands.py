@@ -9,15 +9,15 @@ import typer
 
 from samplewise.core.errors import SamplewiseError
 
-from . import completion, demo, doctor, draw, effect, export, parts, passk, plan, serve, start, stored
+from . import completion, demo, doctor, draw, effect, export, merge, parts, passk, plan, serve, start, store, stored
 from .app import app, fail
 
-__all__ = ["demo", "doctor", "draw", "effect", "export", "parts", "passk", "plan", "run_command", "serve", "start"]
-__all__ += ["stored"]
+__all__ = ["demo", "doctor", "draw", "effect", "export", "merge", "parts", "passk", "plan", "run_command", "serve"]
+__all__ += ["start", "store", "stored"]
 
 # as a person meets them
 ORDER = ["ask", "run", "compare", "select", "show", "passk", "recheck", "effect", "calibrate", "plan", "report"]
-ORDER += ["export", "serve", "doctor", "list", "demo", "init", "completion"]
+ORDER += ["export", "merge", "serve", "doctor", "list", "demo", "init", "completion"]
 app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))  # type: ignore[union-attr]
 
 # What the parser says of a wrong word. Its class has no name that holds for every release of typer; its children do.

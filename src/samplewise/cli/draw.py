@@ -17,6 +17,7 @@ from samplewise.core.types import Message
 from samplewise.loop.ledger import Budget
 from samplewise.loop.result import Result, outside_note, unanswered_note
 from samplewise.recipe import recipe as parse_recipe
+from samplewise.runs.shards import Shard
 from samplewise.tasks.base import Task, with_system
 
 from .app import (
@@ -45,7 +46,7 @@ from .app import (
     print_json,
     say,
 )
-from .stored import finished_runs, print_comparison, stop_reasons, unanswered_in
+from .stored import finished_runs, print_comparison, records_of, stop_reasons, unanswered_in
 
 
 @app.command()
@@ -159,6 +160,9 @@ def run(
     ] = "even",
     confirm_above_usd: ConfirmAbove = None,
     yes: Yes = False,
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="Draw one shard's questions alone: 0/4 for the first of four")
+    ] = None,
     sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
@@ -166,14 +170,18 @@ def run(
     from samplewise.measure import mean_interval
     from samplewise.store.database import Store
 
+    part = None if shard is None else Shard.of(shard)
+
     budget = Budget(budget_requests, None, None, budget_tokens, budget_usd, budget_seconds)
     with Store(store) as kept:
         limit = None if yes else confirm_above_usd
-        (summary,) = _run_all(open_task(task, read, system), engine, [recipe], kept, seed, budget, spread, limit)
-        stops, note = stop_reasons(kept, summary.run), unanswered_in(kept, summary.run)
+        (summary,) = _run_all(open_task(task, read, system), engine, [recipe], kept, seed, budget, spread, part, limit)
+        records = records_of(kept, summary.run, part)
+        stops, note = stop_reasons(records), unanswered_in(records)
     accuracy = mean_interval(summary.accuracy if summary.num_draws else ())
+    name = summary.run if part is None else f"{summary.run}, shard {part}"
     out.print(
-        f"run {summary.run}: {summary.num_done} of {summary.num_questions} questions, "
+        f"run {name}: {summary.num_done} of {summary.num_questions} questions, "
         + (
             f"accuracy {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}], "
             if summary.num_draws
@@ -182,11 +190,17 @@ def run(
         + f"{summary.spent.tokens:,} tokens ({summary.paid.tokens:,} of them paid now)",
         highlight=False,
     )
+    if part is not None:
+        say(
+            f"all figures are of this shard, a part of {summary.num_in_task:,} questions; once every shard is done: "
+            "samplewise merge A.db B.db -o all.db"
+        )
     if summary.cut.requests:
         say(f"{summary.cut.requests} requests were cut off in flight: at most {summary.cut.tokens:,} tokens, as paid")
     if 0 < summary.num_empty < summary.num_done:
         say(f"{summary.num_empty} of the questions got no draw and count as wrong")
-    say(", ".join(f"{num} {reason}" for reason, num in stops.items()) + f"; why: samplewise show {summary.run}")
+    if stops:
+        say(", ".join(f"{num} {reason}" for reason, num in stops.items()) + f"; why: samplewise show {summary.run}")
     if note:
         say(note)
     if as_json:
@@ -202,6 +216,7 @@ def run(
             paid=summary.paid._asdict(),
             stops=stops,
             complete=not summary.cancelled,
+            **({} if part is None else {"shard": str(part), "task_questions": summary.num_in_task}),
         )
     _finish(summary)
 
@@ -267,6 +282,7 @@ def _run_all(
     seed: int,
     budget: Budget,
     spread: str = "even",
+    shard: Shard | None = None,
     limit_usd: float | None = None,
 ) -> list[Any]:
     from samplewise.cli.forecast import confirm_cost
@@ -287,7 +303,7 @@ def _run_all(
                 await opened.open()
             for each in recipes:
                 check_limit(problems, each, opened, budget, seed=seed, spread=spread)  # type: ignore[arg-type]
-            confirm_cost(problems, recipes, opened, store, seed, budget, limit_usd)
+            confirm_cost(problems, recipes, opened, store, seed, budget, shard, limit_usd)
             for each in recipes:
                 with Bar(each.line) as bar:
                     done.append(
@@ -299,6 +315,7 @@ def _run_all(
                             seed=seed,
                             budget=budget,
                             spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
+                            shard=shard,
                             on_event=bar,
                             cancel=cancel,
                         )

@@ -11,7 +11,7 @@ from samplewise.core.checks import check_choice
 from samplewise.core.errors import UsageError
 
 from .app import DEFAULT_STORE, AsJson, StorePath, app, print_json, say
-from .stored import find_runs
+from .stored import find_runs, say_partial
 
 
 @app.command()
@@ -41,6 +41,7 @@ def export(
     chosen = format_of(output, form)
     with Store(store, must_exist=True) as kept:
         stored = find_runs(kept, run)[-1]
+        say_partial(kept, stored)
         num = export_run(kept, stored, output, chosen, table)  # type: ignore[arg-type]  # checked
     say(f"{output}: {num} {'samples' if chosen in ('inspect', 'eval') else 'rows'} of run {stored.id}")
     if as_json:

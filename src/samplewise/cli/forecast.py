@@ -12,6 +12,7 @@ from samplewise.engines.base import Engine
 from samplewise.loop.ledger import Budget
 from samplewise.recipe import Recipe
 from samplewise.runs.forecast import RunForecast, forecast_run
+from samplewise.runs.shards import Shard
 from samplewise.store.database import Store
 from samplewise.tasks.base import Task
 
@@ -27,6 +28,7 @@ def confirm_cost(
     store: Store,
     seed: int,
     budget: Budget,
+    shard: Shard | None,
     limit_usd: float | None,
 ) -> None:
     """Say what each run may cost where it costs money, and ask whether to go on where the sum may pass the limit.
@@ -35,7 +37,7 @@ def confirm_cost(
     """
     if limit_usd is None and engine.worst_case(Generate(())).usd == 0:
         return  # it costs nothing
-    forecasts = [forecast_run(task, recipe, engine, store, seed=seed, budget=budget) for recipe in recipes]
+    forecasts = [forecast_run(task, recipe, engine, store, seed=seed, budget=budget, shard=shard) for recipe in recipes]
     for forecast in forecasts:
         if forecast.num_draws:
             print(f"forecast: {describe_forecast(forecast)}", file=sys.stderr)

@@ -12,7 +12,7 @@ from samplewise.core import registry
 from samplewise.core.errors import UnknownName
 from samplewise.core.types import Json
 
-from .app import DEFAULT_STORE, AsJson, StorePath, app, out, print_json
+from .app import DEFAULT_STORE, AsJson, StorePath, app, out, print_json, say
 from .completion import complete_kind
 
 # The kinds in the order of a recipe line, each with its heading.
@@ -93,14 +93,18 @@ def _print_parts(kind: registry.Kind, heading: str, names: list[str]) -> None:
 
 
 def _list_runs(path: Path, as_json: bool) -> None:
+    from samplewise.runs.shards import partial_note
     from samplewise.store.database import Store
 
     table = Table("run", "task", "recipe", "seed", "finished", box=None)
     with Store(path, must_exist=True) as kept:
         runs = kept.runs()
+        notes = [note for run in runs if (note := partial_note(kept, run))]
     for run in runs:
         table.add_row(run.id, run.task, run.recipe, str(run.seed), "yes" if run.ended else "no")
     out.print(table)
+    for note in notes:
+        say(note)
     if as_json:
         print_json(
             runs=[{"run": r.id, "task": r.task, "recipe": r.recipe, "seed": r.seed, "ended": r.ended} for r in runs]

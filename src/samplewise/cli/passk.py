@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from .app import DEFAULT_STORE, AsJson, StorePath, app, out, print_json, say
-from .stored import find_runs
+from .stored import find_runs, say_partial
 
 
 @app.command()
@@ -22,7 +22,9 @@ def passk(
     from samplewise.store.database import Store
 
     with Store(store, must_exist=True) as kept:
-        measured = pass_table(kept, find_runs(kept, run)[-1])
+        stored = find_runs(kept, run)[-1]
+        say_partial(kept, stored)
+        measured = pass_table(kept, stored)
     table = Table("k", "pass@k", "maj@k", "questions", box=None)
     for row in measured.rows:
         table.add_row(f"{row.k}", *(_shown(each) for each in (row.pass_at, row.majority_at)), f"{row.num_questions}")

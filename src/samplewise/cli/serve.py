@@ -20,6 +20,8 @@ from .completion import complete_engine
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from samplewise.serve.log import EventLog
+
     from .config import Config
 
 DEFAULT_PORT = 8484  # not that of vLLM, llama.cpp or Ollama, which it stands in front of
@@ -69,6 +71,10 @@ def serve_models(
         str,
         typer.Option("--aside", help="Where a recipe cannot honor a field: plain (one plain draw) or refuse (400)"),
     ] = "plain",
+    tools: Annotated[
+        str,
+        typer.Option("--tools", help="Requests with tools: aside (the endpoint's own reply) or vote (over the calls)"),
+    ] = "aside",
     plain_below: Annotated[
         int, typer.Option("--plain-below", min=0, help="Requests for fewer tokens get a plain draw: titles, tags")
     ] = 0,
@@ -85,6 +91,10 @@ def serve_models(
     log_requests: Annotated[
         bool, typer.Option("--log/--no-log", help="Write a JSON line for each request to standard error")
     ] = True,
+    otel: Annotated[
+        bool,
+        typer.Option("--otel", help="Send OpenTelemetry spans, as OTEL_EXPORTER_OTLP_ENDPOINT says; needs an extra"),
+    ] = False,
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0.0, help="That running requests have when the server is stopped")
     ] = 30.0,
@@ -104,6 +114,7 @@ def serve_models(
 
     try:
         check_choice("--aside", aside, ("plain", "refuse"))
+        check_choice("--tools", tools, ("aside", "vote"))
     except ValueError as error:
         raise UsageError(str(error)) from None
     if new_key is not None:
@@ -120,6 +131,7 @@ def serve_models(
     settings = ServeSettings(
         presets={name: stages_of(line).line for name, line in presets.items()} or dict(DEFAULT_PRESETS),
         aside="plain" if aside == "plain" else "refuse",
+        tools="vote" if tools == "vote" else "aside",
         plain_below=plain_below,
         max_tokens=max_tokens,
         seconds=seconds,
@@ -127,6 +139,10 @@ def serve_models(
     )
     tls = _tls(tls_cert, tls_key)
     with contextlib.ExitStack() as stack:
+        if otel:
+            from samplewise.serve.tracing import start_tracing
+
+            stack.callback(start_tracing())
         kept = None
         if store is not None:
             kept = stack.enter_context(Store(store))
@@ -138,7 +154,7 @@ def serve_models(
         served = make_app(
             Jobs(upstreams, settings, kept), keys=ring, gate=gate, log=log, origins=cors or (), hosts=allow_host or ()
         )
-        asyncio.run(_serve(served, host, port, tls, drain_seconds))
+        asyncio.run(_serve(served, host, port, tls, drain_seconds, log))
 
 
 def _named(text: str, config: Config) -> tuple[str | None, str]:
@@ -152,13 +168,22 @@ def _named(text: str, config: Config) -> tuple[str | None, str]:
 
 
 async def _serve(
-    served: web.Application, host: str, port: int, context: ssl.SSLContext | None, drain_seconds: float
+    served: web.Application,
+    host: str,
+    port: int,
+    context: ssl.SSLContext | None,
+    drain_seconds: float,
+    log: EventLog | None,
 ) -> None:
     """Serve until the process is told to stop; then let running requests end."""
     from aiohttp import web
+    from aiohttp.log import server_logger
 
     from samplewise.serve.app import SERVICE
+    from samplewise.serve.log import NoHttpFilter
 
+    no_http = NoHttpFilter(log)
+    server_logger.addFilter(no_http)
     runner = web.AppRunner(served, handler_cancellation=True, shutdown_timeout=1.0, access_log=None)
     await runner.setup()
     try:
@@ -176,6 +201,7 @@ async def _serve(
         await served[SERVICE].drain(drain_seconds)
     finally:
         await runner.cleanup()
+        server_logger.removeFilter(no_http)
 
 
 async def _until_stopped() -> None:

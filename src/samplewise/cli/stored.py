@@ -101,6 +101,7 @@ def show(
         }
         records = [r for r in kept.records(stored.id) if question in (None, r.problem.question.id)]
         traces = [info for _, one in explored_questions(kept, stored, question) for info in one.trace]
+        say_partial(kept, stored)
     if not records:
         what = "no finished question" if question is None else f"no finished question {question!r}"
         raise UsageError(f"run {stored.id} holds {what}")
@@ -146,6 +147,7 @@ def recheck(
     rows: list[Json] = []
     with Store(store, must_exist=True) as kept:
         for stored in find_runs(kept, run):
+            say_partial(kept, stored)
             checked = recheck_run(kept, stored)
             wrong = [each for each in checked if each.difference]
             verdict = f"no, {len(wrong)} of {len(checked)} stops differ" if wrong else f"yes, {len(checked)} stops"
@@ -183,22 +185,42 @@ def find_runs(store: Any, run: str | None) -> list[Any]:
     return runs
 
 
-def stop_reasons(store: Any, run: str) -> dict[str, int]:
-    """How many of a run's questions ended for each reason, the most frequent first."""
-    return dict(Counter(record.stop.reason for record in store.records(run)).most_common())
+def say_partial(store: Any, run: Any) -> None:
+    """Say so where a run holds a part of its task's questions."""
+    from samplewise.runs.shards import partial_note
+
+    if note := partial_note(store, run):
+        say(f"{note}; all figures are of that part")
 
 
-def unanswered_in(store: Any, run: str) -> str:
-    """Return how many of a run's draws ended while reasoning, and what to do; "" if none did."""
-    return unanswered_note([candidate for record in store.records(run) for candidate in record.pool.candidates])
+def records_of(store: Any, run: str, shard: Any = None) -> list[Any]:
+    """Return a run's records, or those of one shard."""
+    return [r for r in store.records(run) if shard is None or shard.holds(r.problem.question.id)]
+
+
+def stop_reasons(records: list[Any]) -> dict[str, int]:
+    """How many questions ended for each reason, the most frequent first."""
+    return dict(Counter(record.stop.reason for record in records).most_common())
+
+
+def unanswered_in(records: list[Any]) -> str:
+    """Return how many draws ended while reasoning, and what to do; "" if none did."""
+    return unanswered_note([candidate for record in records for candidate in record.pool.candidates])
 
 
 def finished_runs(store: Any, run: str | None = None) -> list[Any]:
-    runs = [r for r in store.runs() if r.ended is not None and run in (None, r.id)]
-    if not runs:
+    """The finished runs, or the one of this id. Says which are left out as they are partial."""
+    from samplewise.runs.shards import partial_note
+
+    wanted = [r for r in store.runs() if run in (None, r.id)]
+    finished = [r for r in wanted if r.ended is not None]
+    partial = [note for r in wanted if (note := partial_note(store, r))]
+    if not finished:
         what = "no finished run" if run is None else f"no finished run {run!r}; see: samplewise list run"
-        raise StoreError(f"{store.path} holds {what}")
-    return runs
+        raise StoreError(f"{store.path} holds {'; '.join([what, *partial])}")
+    for note in partial:
+        say(f"left out: {note}")
+    return finished
 
 
 def print_comparison(

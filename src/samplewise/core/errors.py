@@ -17,7 +17,8 @@
     │   └── AuthError              not retryable
     └── StoreError                 the store cannot be opened, read or written; exits with 3
         ├── StoreVersion           written by a newer samplewise
-        └── StoreConflict          another process is drawing into this store
+        ├── StoreConflict          another process is drawing into this store
+        └── MergeConflict          stores that are merged hold different things under one name
 
 Misuse of a function raises `ValueError` or `TypeError` that says what was expected and what it got. The end of a
 budget, an unreadable answer, an unscored candidate and a failed request are values, not exceptions.
@@ -145,3 +146,11 @@ class StoreVersion(StoreError):
 
 class StoreConflict(StoreError):
     """Another process is drawing into this store: both would pay for the same draws."""
+
+
+class MergeConflict(StoreError):
+    """Stores that are merged hold different things under one name. `conflicts` says which, by table and store."""
+
+    def __init__(self, message: str, conflicts: Iterable[object] = ()) -> None:
+        super().__init__(message)
+        self.conflicts = tuple(conflicts)

@@ -7,6 +7,7 @@ out (Inspect), never 0.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ SUFFIXES: Mapping[str, Format] = {
     ".json": "inspect",
     ".eval": "eval",
 }
+ROW_GROUP = 10_000  # rows of a Parquet file that are in memory at once
 SCORE = "score_"  # before a verifier's name, in a column's name
 
 # The columns and their types; the columns of the scores follow those of the draws.
@@ -98,8 +100,8 @@ def export_run(store: Store, run: Run, path: Path, form: Format, table: Table = 
         for row in rows:
             num += 1
             full = {name: _utf8(row.get(name)) for name in columns}
-            if writer is not None:
-                writer.writerow(full)
+            if writer is not None:  # "true", as every reader of CSV takes it; Python would write "True"
+                writer.writerow({n: str(v).lower() if isinstance(v, bool) else v for n, v in full.items()})
             else:
                 file.write(json.dumps(full, ensure_ascii=False, allow_nan=False) + "\n")
     return num
@@ -296,13 +298,17 @@ def _write_parquet(path: Path, columns: Mapping[str, type], rows: Iterable[Mappi
         raise MissingExtra("--format parquet", "export") from None
     kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
-    plain = [{name: _utf8(row.get(name)) for name in columns} for row in rows]
+    num, waiting = 0, iter(rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain, schema=schema), path)
+        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+            while some := list(itertools.islice(waiting, ROW_GROUP)):
+                plain = [{name: _utf8(row.get(name)) for name in columns} for row in some]
+                writer.write_table(pyarrow.Table.from_pylist(plain, schema=schema))
+                num += len(some)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    return len(plain)
+    return num
 
 
 def _utf8(value: Json) -> Json:

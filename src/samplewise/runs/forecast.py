@@ -21,6 +21,7 @@ from samplewise.loop.keys import run_key
 from samplewise.loop.ledger import Budget, total
 from samplewise.measure import mean_interval
 from samplewise.recipe import Recipe
+from samplewise.runs.shards import Shard
 from samplewise.store.database import Store
 from samplewise.store.digests import digest_of
 from samplewise.tasks.base import Task
@@ -57,13 +58,21 @@ class RunForecast(NamedTuple):
 
 
 def forecast_run(
-    task: Task, recipe: Recipe, engine: Engine, store: Store, *, seed: int = 0, budget: Budget = Budget()
+    task: Task,
+    recipe: Recipe,
+    engine: Engine,
+    store: Store,
+    *,
+    seed: int = 0,
+    budget: Budget = Budget(),
+    shard: Shard | None = None,
 ) -> RunForecast:
-    """Return what this run may cost. The engine must be open. Costs nothing."""
+    """Return what this run, or one shard of it, may cost. The engine must be open. Costs nothing."""
+    problems = [problem for problem in task.problems if shard is None or shard.holds(problem.question.id)]
     recipe = recipe.with_max_tokens(engine.default_max_tokens)
     key, num_stored, costs = run_key(seed), 0, list[Usage]()
     unknown: dict[str, None] = {}
-    for problem in task.problems:
+    for problem in problems:
         first = first_asks(problem.question, recipe, key)
         missing = _not_stored(first.draws, engine, store)
         num_stored += len(first.draws) - len(missing)
@@ -74,7 +83,7 @@ def forecast_run(
     forecast = RunForecast(len(costs), num_stored, min([worst.tokens, *capped]), worst.usd, unknown=tuple(unknown))
     if budget.usd is not None:  # holds whatever is not known
         forecast = forecast._replace(max_usd=budget.usd if unknown else min(worst.usd, budget.usd), unknown=())
-    return _with_earlier(forecast, recipe, len(task.problems), engine, store)
+    return _with_earlier(forecast, recipe, len(problems), engine, store)
 
 
 def _not_stored(asks: Sequence[Ask], engine: Engine, store: Store) -> list[Ask]:

@@ -7,6 +7,9 @@ those questions, replays the stored draws of the others and pays for what is mis
 A draw that failed, for whatever reason but its prompt's length, may succeed once the endpoint is mended. The pool is
 stored without it, and the next start asks for it again. A question that got no draw at all is not booked as answered,
 unless the engine answered others after it had refused every draw of this one.
+
+With `shard=(i, m)` a call draws the questions of one shard alone (see `samplewise.runs.shards`). The run, its id and
+each question's part of the budget are those of the whole task.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Literal, NamedTuple, get_args
 
 from samplewise.core.errors import SamplewiseError, StoreError, UsageError
@@ -36,6 +39,7 @@ from samplewise.loop.result import Result
 from samplewise.loop.sharing import SharedBudget
 from samplewise.loop.threads import in_thread, unless_cancelled
 from samplewise.recipe import Recipe
+from samplewise.runs.shards import SHARD, Shard
 from samplewise.store.database import Store
 from samplewise.store.records import Record, Run
 from samplewise.tasks.base import Task
@@ -50,7 +54,10 @@ PACKAGES = ("samplewise", "numpy", "scipy", "torch", "transformers")  # whose ve
 
 
 class Summary(NamedTuple):
-    """The outcome of a run. `spent` counts stored draws as if paid now; `paid` is what this call caused."""
+    """The outcome of a run. `spent` counts stored draws as if paid now; `paid` is what this call caused.
+
+    Of a shard, all figures are those of its own questions; `num_in_task` counts those of the whole task.
+    """
 
     run: str
     num_questions: int
@@ -64,6 +71,8 @@ class Summary(NamedTuple):
     num_empty: int = 0  # questions that are done and have no draw
     num_failed: int = 0  # requests that failed for good, and that the next start makes again
     cut: Usage = Usage()  # what requests that were cut off may have cost at most, in all starts of this run
+    shard: Shard | None = None
+    num_in_task: int = 0
 
 
 def run_id(
@@ -163,6 +172,7 @@ async def run_task(
     seed: int = 0,
     budget: Budget = Budget(),
     spread: Spread = "even",
+    shard: tuple[int, int] | None = None,
     concurrency: int = CONCURRENCY,
     on_event: OnEvent = ignore,
     cancel: asyncio.Event | None = None,
@@ -178,11 +188,15 @@ async def run_task(
     Where the model reasons and the recipe names no `max_tokens`, the run has the engine's default, and its stored
     recipe says so.
 
-    Raises, before anything is paid: UsageError where there is no budget to share or no rule that says what a draw is
-    worth, Unsupported, whatever the engine's `open` raises, and StoreConflict where another process draws into the
-    store.
+    With `shard=(i, m)`, only the questions of shard i of m are drawn, i from 0. The run has come to its end once the
+    store holds every question of the task, by whatever shards, or merged from their stores.
+
+    Raises, before anything is paid: UsageError where there is no budget to share, no rule that says what a draw is
+    worth, no such shard, or a shared budget with shards; Unsupported, whatever the engine's `open` raises, and
+    StoreConflict where another process draws into the store.
     """
-    _check_spread(spread, recipe, budget)
+    part = None if shard is None else Shard(*shard).checked()
+    _check_spread(spread, recipe, budget, part)
     await engine.open()
     recipe = recipe.with_max_tokens(engine.default_max_tokens)
     check_recipe(recipe, engine, budget)
@@ -194,7 +208,8 @@ async def run_task(
     failed_before = _failed_questions(store, identity)
     done = store.questions(identity) - failed_before
     problems = task.problems
-    on_event(Started(identity, len(problems), sum(p.question.id in done for p in problems)))
+    own = {p.question.id for p in problems if part is None or part.holds(p.question.id)}
+    on_event(Started(identity, len(own), len(own & done)))
     log = _EventLog(store, identity, on_event)
     key, selector = run_key(seed), str(recipe.stages.selector)
     paid, trial = Usage(), Trial()
@@ -202,7 +217,7 @@ async def run_task(
     shared: SharedBudget | None = None
     if spread == "gain" and len(done) < len(problems):
         shared = SharedBudget(budget, [p.question.id for p in problems], wave=engine.max_concurrency, cancel=cancel)
-    waiting = iter([(i, p) for i, p in enumerate(problems) if shared is not None or p.question.id not in done])
+    waiting = iter([(i, p) for i, p in enumerate(problems) if shared is not None or p.question.id in own - done])
 
     async def work() -> None:
         nonlocal paid
@@ -244,7 +259,7 @@ async def run_task(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(problems)) if shared is None else len(problems)):
+            for _ in range(min(concurrency, len(own)) if shared is None else len(problems)):
                 group.create_task(work())
     except BaseExceptionGroup as raised:  # one question's error is the run's, and a user need not read 64 of them
         ours = [error for error in raised.exceptions if isinstance(error, SamplewiseError)]
@@ -258,11 +273,16 @@ async def run_task(
     for index, problem, result in empty:
         if log.is_about_the_question(problem.question.id):
             await keep(index, problem, result)
-    finished = store.questions(identity) >= {p.question.id for p in problems}
-    if finished:
+    stored = store.questions(identity)
+    finished = stored >= own
+    if finished and part is not None and not _is_noted(store, identity, part):
+        store.note(identity, SHARD, list(part))
+    if stored >= {p.question.id for p in problems}:
         store.end_run(identity)
-        on_event(Ended(identity, len(problems)))
-    return _summarize(store, identity, task, selector, paid=paid, cancelled=not finished, log=log)
+    if finished:
+        on_event(Ended(identity, len(own)))
+    summary = _summarize(store, identity, task, selector, own, paid=paid, cancelled=not finished, log=log)
+    return summary._replace(shard=part, num_in_task=len(problems))
 
 
 class _EventLog:
@@ -308,24 +328,44 @@ def _failed_questions(store: Store, identity: str) -> set[str]:
     return {question for question, num in nums.items() if num}
 
 
+def _is_noted(store: Store, identity: str, shard: Shard) -> bool:
+    """Return whether the store says already that a shard is done."""
+    return any(kind == SHARD and tuple(data) == shard for _, kind, data in store.events(identity))
+
+
 def _summarize(
-    store: Store, identity: str, task: Task, selector: str, *, paid: Usage, cancelled: bool, log: _EventLog
+    store: Store,
+    identity: str,
+    task: Task,
+    selector: str,
+    own: Set[str],
+    *,
+    paid: Usage,
+    cancelled: bool,
+    log: _EventLog,
 ) -> Summary:
     chosen = {row.question: row.grade for row in store.selections(identity) if row.selector == selector}
     spent, num_draws, num_empty = Usage(), 0, 0
     for outcome in store.outcomes(identity):
+        if outcome.question not in own:  # another shard's
+            continue
         spent = spent.plus(outcome.spent)
         num_draws += len(outcome.grades)
         num_empty += not outcome.grades
-    accuracy = tuple(chosen[p.question.id] for p in task.problems if p.question.id in chosen)
-    cut = total(Usage(*data[-1]) for _, kind, data in store.events(identity) if kind == "stopped")
+    accuracy = tuple(chosen[p.question.id] for p in task.problems if p.question.id in own & chosen.keys())
+    stopped = (data for _, kind, data in store.events(identity) if kind == "stopped")
+    cut = total(Usage(*data[-1]) for data in stopped if data[0] in own)
     counts = (num_draws, num_empty, log.failed.total(), cut)
-    return Summary(identity, len(task.problems), len(accuracy), accuracy, spent, paid, cancelled, log.failure, *counts)
+    return Summary(identity, len(own), len(accuracy), accuracy, spent, paid, cancelled, log.failure, *counts)
 
 
-def _check_spread(spread: Spread, recipe: Recipe, budget: Budget) -> None:
+def _check_spread(spread: Spread, recipe: Recipe, budget: Budget, shard: Shard | None) -> None:
     if spread not in get_args(Spread):
         raise UsageError(f"spread is even or gain, got {spread!r}")
+    if spread == "gain" and shard is not None:
+        raise UsageError(
+            "spread=gain shares one budget among all questions, which shards cannot: leave out one of them"
+        )
     if spread == "gain" and (recipe.stop is None or recipe.stop.expected_gain is None):
         problem = "has no stop rule" if recipe.stop is None else f"stops by {recipe.stop.name}, which does not say it"
         raise UsageError(

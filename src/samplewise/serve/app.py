@@ -18,18 +18,20 @@ from aiohttp import web
 from samplewise import __version__
 from samplewise.core.errors import SamplewiseError
 from samplewise.core.types import Json
+from samplewise.serve.fields import Route
 from samplewise.serve.jobs import Job, Jobs
 from samplewise.serve.keys import OPEN, KeyRing, Policy, token_of
 from samplewise.serve.limits import Busy, Gate
 from samplewise.serve.log import EventLog
 from samplewise.serve.metrics import CONTENT_TYPE, Metrics
 from samplewise.serve.names import list_models, model_json, split_name
+from samplewise.serve.openapi import describe_api
 from samplewise.serve.origin import cors_headers, foreign_origin
 from samplewise.serve.page import HEADERS, Board, ServedName, ShownAnswer, content_policy, render_page
 from samplewise.serve.replies import Answer, error_headers, error_json
 from samplewise.serve.stream import send_stream, send_whole
 from samplewise.serve.tracing import RequestSpan, find_tracing
-from samplewise.serve.wire import Call, RequestError, Route, parse_body, parse_call, read_timeout_s
+from samplewise.serve.wire import Call, RequestError, parse_body, parse_call, read_timeout_s
 
 MAX_BODY = 8 << 20  # bytes
 CANCEL_S = 0.7  # that a handler waits for a run to end by itself when its client has left
@@ -37,7 +39,9 @@ LAST_S = 10.0  # after which its task is cancelled
 LEAST_BEAT_S = 0.1  # between two signs of life, whatever the client's read time-out
 OPEN_AGAIN_S = 5.0  # between two tries to open an engine
 CLIENT_LEFT = 499  # the status that such a request is counted under
-ROUTES = "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, /health, /ready, /metrics and /"
+ROUTES = (
+    "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, /openapi.json, /health, /ready, /metrics and /"
+)
 
 LOGGER = logging.getLogger("samplewise.serve")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -231,6 +235,13 @@ class Service:
             raise RequestError(f"no model is called {name!r}", status=404, param="model", code="model_not_found")
         return web.json_response(model_json(name, self._created), headers=self._cors(request))
 
+    async def describe(self, request: web.Request) -> web.StreamResponse:
+        """Answer GET /openapi.json: the API with every field, as OpenAPI 3.1."""
+        self.policy_of(request)
+        models, presets = self.jobs.upstreams, self.jobs.settings.presets
+        described = describe_api(models, presets, __version__, has_keys=self.keys is not None)
+        return web.json_response(described, headers=self._cors(request))
+
     async def health(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /health: the process is there."""
         return web.json_response({"status": "ok"})
@@ -282,8 +293,16 @@ class Service:
         return web.Response(status=204, headers={**headers, "Access-Control-Max-Age": "600"})
 
     async def no_route(self, request: web.Request) -> web.StreamResponse:
-        """Answer what is no route of the server."""
+        """Answer what is no route of the server, or one with another method."""
         self.policy_of(request)
+        methods: set[str] = set()
+        for resource in request.app.router.resources():
+            methods |= (await resource.resolve(request))[1]
+        methods -= {"*", "OPTIONS"}
+        if methods:
+            error = RequestError(f"{request.path} takes {' and '.join(sorted(methods))} alone", status=405)
+            allowed = {"Allow": ", ".join(sorted(methods))}
+            return web.json_response(error_json(error), status=405, headers={**self._cors(request), **allowed})
         raise RequestError(f"no such route: {request.method} {request.path}; there are {ROUTES}", status=404)
 
     # --- errors and counts --------------------------------------------------------------------------------------------
@@ -404,6 +423,7 @@ def make_app(
     app.router.add_post("/v1/completions", service.completions)
     app.router.add_get("/v1/models", service.models)
     app.router.add_get("/v1/models/{id:.+}", service.model)
+    app.router.add_get("/openapi.json", service.describe)
     app.router.add_get("/health", service.health)
     app.router.add_get("/ready", service.ready)
     app.router.add_get("/metrics", service.show_metrics)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from samplewise.core.errors import SamplewiseError, UsageError
 from samplewise.core.events import Arrived, Event, Retried
 from samplewise.core.keys import Key
-from samplewise.core.types import Capability, Failure, Generate, Question, Usage
+from samplewise.core.types import Capability, Completion, Failure, Generate, Question, Usage
 from samplewise.engines.base import Engine
 from samplewise.loop.context import RunContext
 from samplewise.loop.drive import run_question
@@ -27,10 +27,12 @@ from samplewise.loop.keys import run_key
 from samplewise.loop.ledger import Budget
 from samplewise.loop.result import Result
 from samplewise.loop.threads import unless_cancelled
+from samplewise.serve.calls import drawn_choice
 from samplewise.serve.drawn import DrawLog, WantingEngine
 from samplewise.serve.keys import Policy
 from samplewise.serve.limits import Ticket
 from samplewise.serve.plans import PLAIN, Plan, Planner, ServeSettings, raised_error
+from samplewise.serve.relay import CallingEngine, parse_choices
 from samplewise.serve.replies import (
     Answer,
     FinalChoice,
@@ -213,12 +215,18 @@ class Jobs:
         call, plan = job.call, job.plan
         entropy = job.run.entropy if call.seed is None else call.seed % (1 << 64)
         key = run_key(entropy).fold("serve", job.policy.name)
-        has_log = call.logprobs is not None or (call.n > 1 and plan.recipe.stop is not None)
+        wants_logprobs = (
+            call.logprobs is not None and not plan.has_calls
+        )  # those of calls come as the endpoint has them
+        has_log = wants_logprobs or (call.n > 1 and plan.recipe.stop is not None)
         log = DrawLog(self._store) if has_log else None
-        async with plan.upstream.lend(call.passed) as engine:
+        async with plan.upstream.lend({} if plan.has_calls else call.passed) as engine:
+            if plan.has_calls:
+                assert plan.upstream.relay is not None
+                engine = CallingEngine(engine, plan.upstream.relay, call)
             if job.span is not None:
                 engine = job.span.watch(engine)
-            if call.logprobs is not None:
+            if wants_logprobs:
                 engine = WantingEngine(engine, _wanted(engine))
             store = self._store if log is None else log
             context = RunContext(engine, store, _budget(job, ticket), job.note, job.cancel, plan.upstream.trial)
@@ -240,13 +248,21 @@ class Jobs:
             raise _too_small(worst)
         job.paid = worst
         sent = asyncio.wait_for(relay.send(call, max_tokens), budget.seconds)
+        span = None if job.span is None else job.span.begin_relay(call.n, max_tokens)
+        ended: Completion | None = None
         try:
             reply = await unless_cancelled(sent, job.cancel)
-        except RequestError:
+            if reply is not None:
+                ended = Completion("", "stop", reply[1])
+        except RequestError as error:
             job.paid = Usage(requests=1)
+            ended = Completion("", "error", job.paid, failure=Failure(error.code or error.kind, ""))
             raise
         except TimeoutError:
             raise RequestError("no response came in time", status=504, code="timeout", retry=False) from None
+        finally:
+            if job.span is not None:
+                job.span.end_ask(span, ended)
         if reply is None:
             raise RequestError("the request was cancelled", status=499, code="cancelled")
         choices, job.paid = reply
@@ -326,6 +342,10 @@ def make_answer(job: Job, result: Result, more: Result | None = None, log: DrawL
     is_cut = result.stop.reason == "budget"
     choices = []
     for candidate in shown:
+        if plan.has_calls:
+            (choice,) = parse_choices({"choices": [drawn_choice(candidate.text)]})
+            choices.append(choice._replace(finish="length") if is_cut else choice)
+            continue
         completion = log.completion_of(candidate) if log is not None and call.logprobs is not None else None
         logprobs = None if completion is None else token_logprobs(completion, call.logprobs or 0)
         finish = "length" if is_cut or candidate.finish == "length" else "stop"

@@ -8,11 +8,14 @@ No prompt, no answer and no credential is logged. Texts of clients are escaped a
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TextIO
+
+from aiohttp.http_exceptions import HttpProcessingError
 
 from samplewise.core.secrets import hide_fields
 from samplewise.core.types import Json
@@ -58,3 +61,22 @@ class EventLog:
             self._stream.flush()
         except (OSError, ValueError):
             return
+
+
+class NoHttpFilter(logging.Filter):
+    """Lets a line pass in place of a traceback where a client sent bytes that are no HTTP.
+
+    The line says nothing of the bytes, as a key may be among them. Errors of other kinds pass as they are.
+    """
+
+    def __init__(self, log: EventLog | None) -> None:
+        super().__init__()
+        self._log = log
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        if self._log is not None:
+            self._log.write("no_http", code=error.code, error=type(error).__name__)
+        return False

@@ -21,6 +21,7 @@ from samplewise.core.spec import Spec
 from samplewise.core.types import Capability, Question, Reader, Usage
 from samplewise.loop.threads import in_thread
 from samplewise.recipe import Recipe, Stages, from_stages
+from samplewise.serve.calls import CallReader
 from samplewise.serve.names import DEFAULT_PRESETS, check_free, split_name, stages_of
 from samplewise.serve.upstreams import Upstream
 from samplewise.serve.wire import Call, DrawFields, RequestError
@@ -51,13 +52,15 @@ class ServeSettings:
 
     `presets` maps names to recipe lines. A request whose fields a recipe cannot honor gets a plain draw
     (`aside="plain"`) or status 400 ("refuse"); so does one that asks for fewer than `plain_below` tokens, such as a
-    title for a chat. `max_tokens` is the limit of a draw where nobody names one, `seconds` that of a request.
-    `heartbeat_s` is the time between two signs of life, `quiet_s` that before the first one of a reply that is not
-    streamed, None for none. An unfinished run is remembered for `resume_s`.
+    title for a chat. A request with tools is such a one, unless recipes vote over calls (`tools="vote"`).
+    `max_tokens` is the limit of a draw where nobody names one, `seconds` that of a request. `heartbeat_s` is the time
+    between two signs of life, `quiet_s` that before the first one of a reply that is not streamed, None for none. An
+    unfinished run is remembered for `resume_s`.
     """
 
     presets: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_PRESETS))
     aside: Literal["plain", "refuse"] = "plain"
+    tools: Literal["aside", "vote"] = "aside"
     plain_below: int = 0
     max_tokens: int = 2048
     seconds: float = 600.0
@@ -75,6 +78,7 @@ class Plan(NamedTuple):
     read: Reader
     aside: str | None = None
     is_relayed: bool = False  # the endpoint gets the request as it stands, in place of the recipe
+    has_calls: bool = False  # the endpoint gets the request as it stands, for each draw of the recipe
 
     @property
     def verifier(self) -> str | None:
@@ -132,15 +136,21 @@ class Planner:
 
     async def _relayed(self, call: Call, upstream: Upstream, stages: Stages, label: str) -> Plan:
         """Return the plan of a request that goes to the endpoint as it stands."""
-        what = f"{call.relayed} cannot be honored"
+        what, aside = f"{call.relayed} cannot be honored", call.relayed
         if upstream.relay is None:
             message = f"{what}: {upstream.name} is no endpoint that calls tools or takes anything but text"
             raise RequestError(message, param=call.relayed, code="unsupported_parameter")
+        if label != PLAIN and self._settings.tools == "vote" and call.is_about_calls:
+            aside = unhonored_field(call, stages, self._settings.plain_below)
+            recipe = await self._recipe(with_request(stages, call, self._max_tokens(call, upstream)))
+            if aside is None and can_vote_over_calls(recipe):
+                return Plan(upstream, recipe, label, _call_reader(call), has_calls=True)
+            aside = aside or call.relayed
         if label != PLAIN and self._settings.aside == "refuse":
             message = f"{what} by {stages.line}; ask for {upstream.name} itself"
             raise RequestError(message, param=call.relayed, code="unsupported_parameter")
         recipe = await self._recipe(with_request(plain_stages(call.n), call, self._max_tokens(call, upstream)))
-        return Plan(upstream, recipe, PLAIN, read_whole, call.relayed if label != PLAIN else None, is_relayed=True)
+        return Plan(upstream, recipe, PLAIN, read_whole, aside if label != PLAIN else None, is_relayed=True)
 
     def _stages(self, call: Call, is_free: bool) -> tuple[Upstream, Stages, str]:
         """Return the model, the recipe's stages as they are named, and its label."""
@@ -312,6 +322,13 @@ def with_request(stages: Stages, call: Call, max_tokens: int) -> Stages:
     return with_size(changed, call.n) if size is not None and 1 <= size < call.n else changed
 
 
+def can_vote_over_calls(recipe: Recipe) -> bool:
+    """Return whether a recipe decides by answers alone, so that these may be calls of tools."""
+    stages = recipe.stages
+    counts = stages.selector.name in ("vote", "first") and not recipe.verifiers
+    return stages.sampler.name == "repeat" and stages.vary is None and counts and recipe.needs <= {Capability.GENERATE}
+
+
 def check_logprobs(call: Call, recipe: Recipe, upstream: Upstream) -> None:
     """Raise RequestError where the model's draws come without the log-probs that a request wants."""
     engine = upstream.engine
@@ -368,11 +385,16 @@ def _reader(call: Call, label: str) -> Reader:
         try:
             reader: Reader = build("reader", call.wishes.read)
         except SamplewiseError as error:
-            raise RequestError(str(error), param="samplewise.read") from None
+            raise RequestError(str(error), param="samplewise.read", code="invalid_reader") from None
         return reader
     if "response_format" in call.passed:
         return read_canonical_json
     return read_whole if label == PLAIN else read_auto
+
+
+def _call_reader(call: Call) -> Reader:
+    """Return what reads the decision of a reply that may call tools. Raises RequestError."""
+    return CallReader(None if call.wishes.read is None else _reader(call, CUSTOM))
 
 
 def read_canonical_json(question: Question, text: str) -> str | None:

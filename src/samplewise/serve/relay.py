@@ -1,21 +1,28 @@
 """Pass a request on whole to the endpoint behind an engine, and its reply back.
 
 Recipes choose among texts. A request with tools, images or audio has other parts, which no recipe reads, so the recipe
-steps aside: the endpoint gets the request as it stands, once, and its own reply comes back.
+steps aside: the endpoint gets the request as it stands, once, and its own reply comes back. Where recipes vote over
+calls of tools, the endpoint gets it once for each draw, with the draw's own seed (`CallingEngine`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from samplewise.core.errors import EngineError, EngineUnavailable
-from samplewise.core.types import Generate, Json, Message, Usage
-from samplewise.engines.base import Engine
+from samplewise.core.errors import AuthError, BadRequest, EngineError, EngineUnavailable, RateLimited
+from samplewise.core.types import Ask, Capability, Completion, Finish, Generate, Json, Message, Usage
+from samplewise.engines.base import Arrival, Engine, failed
+from samplewise.serve.drawn import FrontEngine
+from samplewise.serve.fields import IGNORED
 from samplewise.serve.replies import FinalChoice
 from samplewise.serve.wire import Call, RequestError
 
+DRAWN = ("temperature", "top_p", "top_k", "min_p", "stop", "seed", "n")  # of a draw that is one of several
+SEEDS = 1 << 31  # as other draws are seeded: servers that keep 32 bits refuse or truncate more
 OURS = ("samplewise", "stream", "stream_options", "model", "max_tokens", "max_completion_tokens")
 MAX_REPLY = 32 << 20  # bytes
 SAMPLE = 1000  # tokens, or bytes of a prompt, from which a price is reckoned
@@ -64,25 +71,51 @@ class Relay:
         assert isinstance(engine, HasEndpoint)
         self._engine, self._endpoint, self._extra = engine, engine, dict(extra)
 
-    def worst_case(self, call: Call, max_tokens: int) -> Usage:
-        """Return the most that a request can cost. What an image behind an address costs is not known before."""
+    def worst_case(self, call: Call, max_tokens: int, n: int | None = None) -> Usage:
+        """Return the most that a request for n choices can cost, by default those that the call asks for.
+
+        What an image behind an address costs is not known before.
+        """
+        num = call.n if n is None else n
         prompt = (Message("user", json.dumps(call.raw)),)
         one = self._engine.worst_case(Generate(prompt, max_tokens=max_tokens))
-        return Usage(1, one.prompt_tokens, one.completion_tokens * call.n, usd=one.usd * call.n)
+        return Usage(1, one.prompt_tokens, one.completion_tokens * num, usd=one.usd * num)
 
     async def send(self, call: Call, max_tokens: int) -> tuple[list[FinalChoice], Usage]:
         """Return the endpoint's choices and what they cost. Raises RequestError for its errors, and EngineError.
 
         Costs one request. It is not sent again.
         """
-        findings = self._engine.findings() or {}
-        field = findings.get("max_tokens_field") or "max_tokens"
         raw = {name: value for name, value in call.raw.items() if name not in OURS}
-        body = {**self._extra, **raw, "model": self._endpoint.model, field: max_tokens}
-        reply = await self._post(body)
+        reply = await self._post({**self._extra, **raw, **self._limit(max_tokens)})
         if reply.status != 200 or not isinstance(reply.body, dict):
             raise _refusal(reply)
-        return parse_choices(reply.body), self._usage(reply, call, max_tokens)
+        return parse_choices(reply.body), self._usage(reply, self.worst_case(call, max_tokens))
+
+    async def draw(self, call: Call, ask: Generate) -> Completion:
+        """Return one draw of a request that may call tools: its text is the choice of the reply, as JSON.
+
+        The draw's own sampling and seed take the place of the request's. A failure is a value, as of every engine.
+        Costs one request.
+        """
+        findings = self._engine.findings() or {}
+        raw = {name: value for name, value in call.raw.items() if name not in (*OURS, *DRAWN)}
+        body = {**self._extra, **raw, **_drawn_fields(ask, findings), **self._limit(ask.max_tokens)}
+        try:
+            reply = await self._post(body)
+        except EngineError as error:
+            return failed(error)
+        choices = reply.body.get("choices") if reply.status == 200 and isinstance(reply.body, dict) else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+            return failed(_failure(reply), retry_after_s=_wait_s(reply))
+        usage = self._usage(reply, self.worst_case(call, ask.max_tokens, 1))
+        finish: Finish = "length" if choice.get("finish_reason") == "length" else "stop"
+        return Completion(json.dumps({**choice, "index": 0}), finish, usage)
+
+    def _limit(self, max_tokens: int) -> dict[str, Json]:
+        findings = self._engine.findings() or {}
+        return {"model": self._endpoint.model, findings.get("max_tokens_field") or "max_tokens": max_tokens}
 
     async def _post(self, body: Json) -> EndpointReply:
         """Send to the first replica that can be reached."""
@@ -96,11 +129,11 @@ class Relay:
                     break
         raise error
 
-    def _usage(self, reply: EndpointReply, call: Call, max_tokens: int) -> Usage:
+    def _usage(self, reply: EndpointReply, worst: Usage) -> Usage:
         """Return what the reply says that it cost, or the most that it can have."""
         listed = reply.body.get("usage")
         if not isinstance(listed, dict):
-            return self.worst_case(call, max_tokens)
+            return worst
         prompt, new = _count(listed, "prompt_tokens"), _count(listed, "completion_tokens")
         cached = _count(listed.get("prompt_tokens_details"), "cached_tokens")
         reasoning = _count(listed.get("completion_tokens_details"), "reasoning_tokens")
@@ -114,6 +147,74 @@ class Relay:
         new = self._engine.worst_case(Generate((), max_tokens=SAMPLE))
         num = max(1, prompt.prompt_tokens - nothing.prompt_tokens)
         return (prompt.usd - nothing.usd) / num, (new.usd - nothing.usd) / SAMPLE
+
+
+class CallingEngine(FrontEngine):
+    """An engine that draws replies to one request that may call tools, whole: the endpoint sees all of its fields.
+
+    What it draws depends on them, so they are a part of its identity.
+    """
+
+    def __init__(self, behind: Engine, relay: Relay, call: Call) -> None:
+        super().__init__(behind)
+        self._relay, self._call = relay, call
+        fields = {name: value for name, value in call.raw.items() if name not in (*OURS, *DRAWN, *IGNORED)}
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        self.identity = f"{behind.identity}#calls:{digest}"
+        self._free = asyncio.Semaphore(max(1, behind.max_concurrency))
+
+    @property
+    def can(self) -> frozenset[Capability]:
+        return frozenset({Capability.GENERATE})
+
+    def worst_case(self, ask: Ask) -> Usage:
+        return self._relay.worst_case(self._call, ask.max_tokens if isinstance(ask, Generate) else 1, 1)
+
+    def member(self, ask: Ask) -> Engine:
+        return self
+
+    def may_bill(self, ask: Ask) -> bool:
+        return True
+
+    def num_drawn(self, ask: Ask) -> int | None:
+        return None
+
+    async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
+        arrived: asyncio.Queue[Arrival] = asyncio.Queue()
+        tasks = [asyncio.create_task(self._draw(position, ask, arrived)) for position, ask in enumerate(asks)]
+        try:
+            for _ in tasks:
+                yield await arrived.get()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _draw(self, position: int, ask: Ask, arrived: asyncio.Queue[Arrival]) -> None:
+        assert isinstance(ask, Generate)
+        try:
+            async with self._free:
+                completion = await self._relay.draw(self._call, ask)
+        except Exception as raised:  # whoever waits for the draw must hear of it
+            completion = failed(EngineUnavailable(f"the draw failed: {type(raised).__name__}: {raised}"))
+        arrived.put_nowait(Arrival(position, completion))
+
+
+def _drawn_fields(ask: Generate, findings: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the fields that say how a draw is made, as far as the endpoint takes them."""
+    temperature, top_k, top_p, min_p = ask.sampling[:4]
+    refused = findings.get("refused") or ()
+    fields: dict[str, Json] = {}
+    if findings.get("temperature") is not False:
+        fields["temperature"] = temperature
+    for name, value, neutral in (("top_p", top_p, 1.0), ("top_k", top_k, 0), ("min_p", min_p, 0.0)):
+        if value != neutral and name not in refused:
+            fields[name] = value
+    if findings.get("seed") is not False:
+        fields["seed"] = ask.seed % SEEDS
+    if ask.stop:
+        fields["stop"] = list(ask.stop)
+    return fields
 
 
 def parse_choices(body: Mapping[str, Json]) -> list[FinalChoice]:
@@ -148,15 +249,34 @@ def _refusal(reply: EndpointReply) -> RequestError:
     status = reply.status if reply.status in (400, 404, 413, 422, 429) else 502
     listed = reply.body.get("error") if isinstance(reply.body, dict) else None
     param: Any = listed.get("param") if isinstance(listed, dict) else None
-    wait = reply.headers.get("Retry-After", "")
     return RequestError(
         f"the endpoint answered {reply.status}: {reply.message or 'nothing'}",
         status=400 if status == 404 else status,
         param=param if isinstance(param, str) else None,
         code="rate_limit_exceeded" if status == 429 else "engine_refused" if status < 500 else "engine_unavailable",
         retry=None if status < 500 else False,
-        retry_after_s=float(wait) if status == 429 and wait.isdigit() else None,
+        retry_after_s=_wait_s(reply),
     )
+
+
+def _failure(reply: EndpointReply) -> EngineError:
+    """Return the error that a reply without a choice is for one draw."""
+    message = f"the endpoint answered {reply.status}: {reply.message or 'nothing'}"
+    if reply.status == 200:
+        return EngineUnavailable("the endpoint's reply has no choices")
+    if reply.status == 429:
+        return RateLimited(message, status=429)
+    if reply.status in (401, 403):
+        return AuthError(message, status=reply.status)
+    if reply.status == 408 or reply.status >= 500:
+        return EngineUnavailable(message, status=reply.status)
+    return BadRequest(message, status=reply.status)
+
+
+def _wait_s(reply: EndpointReply) -> float | None:
+    """Return how many seconds the endpoint asks to wait."""
+    wait = reply.headers.get("Retry-After", "")
+    return float(wait) if reply.status == 429 and wait.isdigit() else None
 
 
 def _count(counts: Json, name: str) -> int:

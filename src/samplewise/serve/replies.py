@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from samplewise.core.types import Candidate, Completion, Json, Pool, Selection, Usage
 from samplewise.loop.result import Result
-from samplewise.serve.wire import RequestError, Route
+from samplewise.serve.fields import Route
+from samplewise.serve.wire import RequestError
 
 WORDS_PER_CHUNK = 8
 MAX_ANSWER = 500  # characters of the answer as it was read

@@ -1,25 +1,28 @@
 """OpenTelemetry spans: one for each request, and within it one for each draw, helper and judge.
 
-Nothing is configured here. Where the process was started with OpenTelemetry in it, as by `opentelemetry-instrument
-samplewise serve ...`, its tracer is used; otherwise there are no spans, and nothing is imported or slowed down. Names
-are those of OpenTelemetry's conventions for generative AI, which are still in development, so they stand in one place.
-No prompt and no response is recorded.
+Spans are sent where `start_tracing` is called (`samplewise serve --otel`), or where the process was started with
+OpenTelemetry in it, as by `opentelemetry-instrument samplewise serve ...`: its tracer is then used. Otherwise there are
+no spans, and nothing is imported or slowed down. Names are those of OpenTelemetry's conventions for generative AI,
+which are still in development, so they stand in one place. No prompt and no response is recorded.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
+import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
+from samplewise.core.errors import MissingExtra
 from samplewise.core.types import Ask, Completion, Generate, Json
 from samplewise.engines.base import Arrival, Engine
 from samplewise.serve.drawn import FrontEngine
 
 OPERATION, PROVIDER, MODEL = "gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model"
 TEMPERATURE, LIMIT = "gen_ai.request.temperature", "gen_ai.request.max_tokens"
+CHOICES = "gen_ai.request.choice.count"
 TOKENS_IN, TOKENS_OUT = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
 ERROR = "error.type"
 OURS = "samplewise."
@@ -58,8 +61,16 @@ class RequestSpan:
         if isinstance(ask, Generate):
             role = f"ask {ask.engine}" if ask.engine else "draw"
             attributes |= {TEMPERATURE: ask.sampling.temperature, LIMIT: ask.max_tokens, f"{OURS}index": ask.draw}
+        return self._begin(role, attributes)
+
+    def begin_relay(self, num: int, max_tokens: int) -> Any:
+        """Begin the span of a request that goes to the endpoint as it stands, for so many choices."""
+        attributes: dict[str, Json] = {OPERATION: "chat", LIMIT: max_tokens, CHOICES: num}
+        return self._begin("relay", attributes)
+
+    def _begin(self, name: str, attributes: Mapping[str, Json]) -> Any:
         return self._tracer.start_span(
-            role,
+            name,
             context=self._api.set_span_in_context(self._span),
             kind=self._api.SpanKind.CLIENT,
             attributes=attributes,
@@ -113,6 +124,28 @@ class TracedEngine(FrontEngine):
                 await arrivals.aclose()
             for span in spans.values():
                 self._request.end_ask(span, None)
+
+
+def start_tracing() -> Callable[[], None]:
+    """Send spans by OTLP over HTTP from now on, as the variables OTEL_... say; return what sends the last of them.
+
+    Where the process has a tracer already, that one stays. Raises MissingExtra.
+    """
+    try:
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        raise MissingExtra("--otel", "otel") from None
+    if isinstance(trace.get_tracer_provider(), TracerProvider):
+        return lambda: None
+    named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "samplewise"}
+    provider = TracerProvider(resource=Resource.create(named))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown
 
 
 def find_tracing() -> Tracing | None:

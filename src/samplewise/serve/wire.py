@@ -1,8 +1,12 @@
 """Read requests of the OpenAI API, strictly. Pure.
 
-Every field of the API is in one of the lists below: honored here, passed on to the endpoint behind the engine, ignored
-because it cannot change an answer, a reason for a recipe to step aside, or refused. Anything else is refused too, with
-its name in `param`. A field that is null counts as left out, and a field that is refused may have its neutral value.
+Every field of the API is in the table of `fields.py`: honored here, passed on to the endpoint behind the engine,
+ignored because it cannot change an answer, a reason for a recipe to step aside, or refused. Anything else is refused
+too, with its name in `param`. A field that is null counts as left out, and a field that is refused may have its neutral
+value.
+
+An error of what `openapi.py` describes has no `code`, or says that a field is not known or not supported. What cannot
+be described there, as it lies between two fields or in a text, has a code that says so.
 """
 
 from __future__ import annotations
@@ -10,88 +14,36 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from samplewise.core.text import as_one_line
 from samplewise.core.types import Json, Message
-
-Route = Literal["chat", "completions"]
-
-MAX_N = 128  # choices of one reply
-MAX_TOKENS = 131_072  # of one draw
-MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
-MAX_MESSAGES = 10_000
-MAX_TOP = 20  # likeliest tokens listed per position
-MAX_NAME = 2000  # characters of a model's name, which may hold a recipe
-ROLES = ("system", "developer", "user", "assistant")
-RELAYED_ROLES = ("tool", "function")
-RELAYED_PARTS = ("image_url", "input_audio", "file", "refusal", "video_url", "audio_url")  # types of content
-RETURNS = ("candidates", "votes")
-
-# Honored by samplewise itself.
-HONORED = {
-    "chat": (
-        *("model", "messages", "n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p"),
-        *("stop", "seed", "stream", "stream_options", "logprobs", "top_logprobs", "samplewise"),
-    ),
-    "completions": (
-        *("model", "prompt", "n", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "seed", "stream"),
-        *("stream_options", "logprobs", "samplewise"),
-    ),
-}
-# Sent with every draw to the endpoint behind the engine, unchanged; refused where the engine has none.
-PASSED = (
-    *("response_format", "frequency_penalty", "presence_penalty", "logit_bias", "reasoning_effort", "verbosity"),
-    *("repetition_penalty", "chat_template_kwargs", "structured_outputs", "guided_json", "guided_regex"),
-    *("guided_choice", "guided_grammar", "thinking", "enable_thinking", "min_tokens"),
+from samplewise.serve.calls import is_about_calls
+from samplewise.serve.fields import (
+    BUDGET_FIELDS,
+    HONORED,
+    IGNORED,
+    MAX_DRAWS,
+    MAX_MESSAGES,
+    MAX_NAME,
+    MAX_STOP_LENGTH,
+    MAX_STOPS,
+    MESSAGE_FIELDS,
+    OWN_FIELDS,
+    PASSED,
+    REFUSED,
+    RELAYED,
+    RELAYED_MESSAGE_FIELDS,
+    RELAYED_PARTS,
+    RELAYED_ROLES,
+    RETURNS,
+    ROLES,
+    SCHEMAS,
+    STREAM_FIELDS,
+    Route,
+    Schema,
+    is_neutral,
 )
-# Without effect on an answer: about accounts, caches and records of the service that they were made for.
-IGNORED = (
-    *("user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
-    *("request_id",),
-)
-# What a recipe cannot choose among: it steps aside, and the endpoint gets the whole request, where there is one.
-RELAYED = (
-    *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "audio", "modalities"),
-    *("prediction", "web_search_options"),
-)
-# Refused, with the reason.
-REFUSED: Mapping[str, str] = {
-    "moderation": "there is no moderation",
-    "echo": "a prompt is not repeated; score a given text with the endpoint itself",
-    "suffix": "a text is continued at its end alone",
-    "best_of": "a recipe chooses: set model to, say, 'repeat(8) | best(likelihood)@MODEL'",
-    "prompt_logprobs": "a prompt is not scored; use the endpoint itself",
-    "return_token_ids": "token ids are not returned",
-    "ignore_eos": "a response ends where the model ends it",
-    "continue_final_message": "a response is not continued",
-    "add_generation_prompt": "a response is not continued",
-    "use_beam_search": "a recipe draws: there is no beam search",
-}
-# Values with which a field changes nothing: it is then left out.
-NEUTRAL: Mapping[str, tuple[Json, ...]] = {
-    "response_format": ({"type": "text"},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "repetition_penalty": (1,),
-    "chat_template_kwargs": ({},),
-    "min_tokens": (0,),
-    "tools": ([],),
-    "functions": ([],),
-    "tool_choice": ("none", "auto"),
-    "function_call": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "modalities": (["text"],),
-    "echo": (False,),
-    "suffix": ("",),
-    "best_of": (1,),
-    "return_token_ids": (False,),
-    "ignore_eos": (False,),
-    "continue_final_message": (False,),
-    "add_generation_prompt": (True,),
-    "use_beam_search": (False,),
-}
 
 
 class RequestError(Exception):
@@ -167,6 +119,7 @@ class Call(NamedTuple):
     passed: Mapping[str, Json] = {}  # fields for the endpoint
     wishes: Wishes = Wishes()
     relayed: str | None = None  # the first part for which the whole request must go to the endpoint
+    is_about_calls: bool = False  # all of those parts are about calls of tools
     raw: Mapping[str, Json] = {}  # then all fields as they came, but those that are null
 
 
@@ -200,11 +153,11 @@ def parse_call(body: Mapping[str, Json], route: Route, headers: Mapping[str, str
     """Return the request that a body and its headers make. `headers` must ignore case. Raises RequestError."""
     given = {name: value for name, value in body.items() if value is not None}
     _check_known(given, route)
-    fields = _Fields(given)
-    model = fields.text("model", MAX_NAME)
+    fields = _Fields(given, SCHEMAS[route])
+    model = fields.text("model")
     if not model:
         raise RequestError("name a model; GET /v1/models lists them", param="model")
-    relayed = [name for name in RELAYED if name in given and not _is_neutral(name, given[name])]
+    relayed = [name for name in RELAYED if name in given and not is_neutral(name, given[name])]
     messages = _messages(given.get("messages"), relayed) if route == "chat" else _prompt(given.get("prompt"))
     if relayed and route == "completions":
         raise RequestError(f"{relayed[0]} is for chats", param=relayed[0], code="unsupported_parameter")
@@ -213,21 +166,22 @@ def parse_call(body: Mapping[str, Json], route: Route, headers: Mapping[str, str
         model=model,
         messages=messages,
         fields=DrawFields(
-            temperature=fields.number("temperature", 0.0, 2.0),
-            top_p=fields.number("top_p", 0.0, 1.0, above=True),
-            top_k=_top_k(fields.count("top_k", -1, 1_000_000)),
-            min_p=fields.number("min_p", 0.0, 1.0, below=True),
+            temperature=fields.number("temperature"),
+            top_p=fields.number("top_p"),
+            top_k=_top_k(fields.count("top_k")),
+            min_p=fields.number("min_p"),
             stop=_stop(given.get("stop")),
-            max_tokens=_max_tokens(fields),
+            max_tokens=_max_tokens(fields, route),
         ),
-        n=fields.count("n", 1, MAX_N) or 1,
-        seed=fields.count("seed", -(1 << 63), (1 << 64) - 1),
+        n=fields.count("n") or 1,
+        seed=fields.count("seed"),
         stream=fields.flag("stream"),
         include_usage=_include_usage(given),
         logprobs=_logprobs(fields, route),
-        passed={name: given[name] for name in PASSED if name in given and not _is_neutral(name, given[name])},
+        passed={name: given[name] for name in PASSED if name in given and not is_neutral(name, given[name])},
         wishes=_wishes(given.get("samplewise"), headers or {}),
         relayed=relayed[0] if relayed else None,
+        is_about_calls=bool(relayed) and all(is_about_calls(name) for name in relayed),
         raw=given if relayed else {},
     )
 
@@ -238,43 +192,42 @@ def _check_known(given: Mapping[str, Json], route: Route) -> None:
         if name in HONORED[route] or name in PASSED or name in IGNORED or name in RELAYED:
             continue
         if name in REFUSED:
-            if _is_neutral(name, value):
+            if is_neutral(name, value):
                 continue
             raise RequestError(f"{name} is not supported: {REFUSED[name]}", param=name, code="unsupported_parameter")
         raise RequestError(f"unknown field: {name}", param=name, code="unknown_parameter")
 
 
-def _is_neutral(name: str, value: Json) -> bool:
-    listed = NEUTRAL.get(name, ())
-    return any(value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in listed)
-
-
 class _Fields:
-    """Fields of an object by kind. Each raises RequestError with the name of the field."""
+    """Fields of an object, within what their schemas allow. Each raises RequestError with the name of the field."""
 
-    def __init__(self, given: Mapping[str, Json], prefix: str = "") -> None:
-        self._given, self._prefix = given, prefix
+    def __init__(self, given: Mapping[str, Json], schemas: Mapping[str, Schema], prefix: str = "") -> None:
+        self._given, self._schemas, self._prefix = given, schemas, prefix
 
-    def number(self, name: str, least: float, most: float, *, above: bool = False, below: bool = False) -> float | None:
-        value = self._given.get(name)
+    def number(self, name: str) -> float | None:
+        value, schema = self._given.get(name), self._schemas[name]
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(name, f"must be a number, got {_shown(value)}")
+        above, below = "exclusiveMinimum" in schema, "exclusiveMaximum" in schema
+        least = schema["exclusiveMinimum" if above else "minimum"]
+        most = schema["exclusiveMaximum" if below else "maximum"]
         is_low = value < least or (above and value == least)
         if is_low or value > most or (below and value == most):
             low, high = "above" if above else "at least", "below" if below else "at most"
             raise self.error(name, f"must be {low} {least:g} and {high} {most:g}, got {_shown(value)}")
         return float(value)
 
-    def count(self, name: str, least: int, most: int) -> int | None:
-        value = self._given.get(name)
+    def count(self, name: str) -> int | None:
+        value, schema = self._given.get(name), self._schemas[name]
         if value is None:
             return None
         if isinstance(value, float) and math.isfinite(value) and value.is_integer():
             value = int(value)  # as some clients write whole numbers
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.error(name, f"must be a whole number, got {_shown(value)}")
+        least, most = schema["minimum"], schema["maximum"]
         if not least <= value <= most:
             raise self.error(name, f"must be {least} to {most}, got {_shown(value)}")
         return value
@@ -285,8 +238,8 @@ class _Fields:
             raise self.error(name, f"must be true or false, got {_shown(value)}")
         return value is True
 
-    def text(self, name: str, most: int) -> str | None:
-        value = self._given.get(name)
+    def text(self, name: str) -> str | None:
+        value, most = self._given.get(name), self._schemas[name]["maxLength"]
         if value is None:
             return None
         if not isinstance(value, str):
@@ -312,13 +265,14 @@ def _checked(text: str, param: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise RequestError(f"{param} holds half a character (a lone surrogate)", param=param) from None
+        message = f"{param} holds half a character (a lone surrogate)"
+        raise RequestError(message, param=param, code="invalid_text") from None
     return text
 
 
-def _max_tokens(fields: _Fields) -> int | None:
-    newer = fields.count("max_completion_tokens", 1, MAX_TOKENS)
-    older = fields.count("max_tokens", 1, MAX_TOKENS)
+def _max_tokens(fields: _Fields, route: Route) -> int | None:
+    newer = fields.count("max_completion_tokens") if route == "chat" else None
+    older = fields.count("max_tokens")
     return older if newer is None else newer
 
 
@@ -333,7 +287,7 @@ def _stop(value: Json) -> tuple[str, ...]:
     if not isinstance(listed, list) or not all(text is None or isinstance(text, str) for text in listed):
         raise RequestError(f"stop must be a string or a list of strings, got {_shown(value)}", param="stop")
     texts = tuple(dict.fromkeys(_checked(text, "stop") for text in listed if text))
-    if len(texts) > MAX_STOPS or any(len(text) > MAX_STOP_LENGTH for text in texts):
+    if len(listed) > MAX_STOPS or any(len(text) > MAX_STOP_LENGTH for text in texts):
         raise RequestError(f"stop has at most {MAX_STOPS} texts of {MAX_STOP_LENGTH} characters", param="stop")
     return texts
 
@@ -343,24 +297,26 @@ def _include_usage(given: Mapping[str, Json]) -> bool:
     if options is None:
         return False
     if given.get("stream") is not True:
-        raise RequestError("stream_options is for stream: true alone", param="stream_options")
+        message = "stream_options is for stream: true alone"
+        raise RequestError(message, param="stream_options", code="conflicting_parameters")
     if not isinstance(options, dict):
         raise RequestError(f"stream_options must be an object, got {_shown(options)}", param="stream_options")
     for name, value in options.items():
-        if name not in ("include_usage", "include_obfuscation", "continuous_usage_stats"):
+        if name not in STREAM_FIELDS:
             raise RequestError(f"unknown field: stream_options.{name}", param=f"stream_options.{name}")
-        if name != "include_usage" and value not in (None, False):
+        if name != "include_usage" and value is not None and value is not False:
             raise RequestError(f"stream_options.{name} is not supported", param=f"stream_options.{name}")
-    return _Fields(options, "stream_options.").flag("include_usage")
+    return _Fields(options, STREAM_FIELDS, "stream_options.").flag("include_usage")
 
 
 def _logprobs(fields: _Fields, route: Route) -> int | None:
     if route == "completions":
-        return fields.count("logprobs", 0, MAX_TOP)
-    listed = fields.count("top_logprobs", 0, MAX_TOP)
+        return fields.count("logprobs")
+    listed = fields.count("top_logprobs")
     if not fields.flag("logprobs"):
         if listed:
-            raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+            message = "top_logprobs needs logprobs: true"
+            raise RequestError(message, param="top_logprobs", code="conflicting_parameters")
         return None
     return listed or 0
 
@@ -373,7 +329,7 @@ def _messages(listed: Json, relayed: list[str]) -> tuple[Message, ...]:
         raise RequestError(f"messages has more than {MAX_MESSAGES:,} messages", param="messages")
     messages = tuple(_message(f"messages[{index}]", message, relayed) for index, message in enumerate(listed))
     if not relayed and not any(message.content.strip() for message in messages):
-        raise RequestError("messages hold no text", param="messages")
+        raise RequestError("messages hold no text", param="messages", code="empty_prompt")
     return messages
 
 
@@ -383,15 +339,12 @@ def _message(param: str, message: Json, relayed: list[str]) -> Message:
     role = message.get("role")
     if not isinstance(role, str) or role not in (*ROLES, *RELAYED_ROLES):
         raise RequestError(f"{param}.role must be one of {', '.join(ROLES)}, got {_shown(role)}", param=f"{param}.role")
-    # an assistant's own reasoning, refusals and annotations come back with a conversation: templates leave them out
-    known = ("role", "content", "name", "refusal", "annotations", "reasoning", "reasoning_content", "samplewise")
-    others = ("audio", "tool_calls", "function_call", "tool_call_id")
     for name in message:
-        if name not in (*known, *others):
+        if name not in MESSAGE_FIELDS:
             raise RequestError(f"unknown field: {param}.{name}", param=f"{param}.{name}", code="unknown_parameter")
     num = len(relayed)
     relayed += [f"{param}.role"] if role in RELAYED_ROLES else []
-    relayed += [f"{param}.{name}" for name in others if message.get(name)]
+    relayed += [f"{param}.{name}" for name in RELAYED_MESSAGE_FIELDS if message.get(name)]
     content = message.get("content")
     if content is None and len(relayed) > num:  # a call of a tool stands alone
         return Message(role, "")
@@ -428,7 +381,8 @@ def _prompt(prompt: Json) -> tuple[Message, ...]:
     if isinstance(prompt, list):
         raise RequestError("a prompt of token ids is not supported: send text", param="prompt")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise RequestError("prompt must be a text that is not empty", param="prompt")
+        code = "empty_prompt" if isinstance(prompt, str) else None
+        raise RequestError("prompt must be a text that is not empty", param="prompt", code=code)
     return (Message("user", _checked(prompt, "prompt")),)
 
 
@@ -444,19 +398,19 @@ def _wishes(ours: Json, headers: Mapping[str, str]) -> Wishes:
         raise RequestError(f"samplewise must be an object, got {_shown(ours)}", param="samplewise")
     given = {name: value for name, value in (ours or {}).items() if value is not None}
     for name in given:
-        if name not in ("recipe", "budget", "return", "read", "progress"):
+        if name not in OWN_FIELDS:
             raise RequestError(f"unknown field: samplewise.{name}", param=f"samplewise.{name}")
-    fields = _Fields(given, "samplewise.")
+    fields = _Fields(given, OWN_FIELDS, "samplewise.")
     header = headers.get("X-Samplewise-Recipe")
     if header is not None and len(header) > MAX_NAME:
         raise RequestError(f"X-Samplewise-Recipe has more than {MAX_NAME:,} characters", param="X-Samplewise-Recipe")
-    recipe = fields.text("recipe", MAX_NAME) or header or None
+    recipe = fields.text("recipe") or header or None
     return Wishes(
         recipe=recipe,
         draws=_num_draws(headers.get("X-ITS-Budget")),
         limits=_limits(given.get("budget")),
         returned=_returned(given.get("return")),
-        read=fields.text("read", 200),
+        read=fields.text("read"),
         progress=fields.flag("progress"),
     )
 
@@ -464,8 +418,8 @@ def _wishes(ours: Json, headers: Mapping[str, str]) -> Wishes:
 def _num_draws(header: str | None) -> int | None:
     if header is None:
         return None
-    if not header.isascii() or not header.isdigit() or not 1 <= int(header[:9]) <= 10_000 or len(header) > 9:
-        raise RequestError("X-ITS-Budget must be a number of draws, 1 to 10,000", param="X-ITS-Budget")
+    if not header.isascii() or not header.isdigit() or not 1 <= int(header[:9]) <= MAX_DRAWS or len(header) > 9:
+        raise RequestError(f"X-ITS-Budget must be a number of draws, 1 to {MAX_DRAWS:,}", param="X-ITS-Budget")
     return int(header)
 
 
@@ -475,14 +429,10 @@ def _limits(budget: Json) -> RequestLimits:
     if not isinstance(budget, dict):
         raise RequestError("samplewise.budget must be an object with tokens, usd or seconds", param="samplewise.budget")
     for name in budget:
-        if name not in RequestLimits._fields:
+        if name not in BUDGET_FIELDS:
             raise RequestError(f"unknown field: samplewise.budget.{name}", param=f"samplewise.budget.{name}")
-    fields = _Fields(budget, "samplewise.budget.")
-    return RequestLimits(
-        tokens=fields.count("tokens", 1, 10**12),
-        usd=fields.number("usd", 0.0, 1e6, above=True),
-        seconds=fields.number("seconds", 0.0, 86_400.0, above=True),
-    )
+    fields = _Fields(budget, BUDGET_FIELDS, "samplewise.budget.")
+    return RequestLimits(fields.count("tokens"), fields.number("usd"), fields.number("seconds"))
 
 
 def _returned(listed: Json) -> frozenset[str]:

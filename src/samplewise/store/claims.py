@@ -89,7 +89,7 @@ def copy_read_only(path: str) -> sqlite3.Connection:
     journal, address = Path(f"{path}-wal"), f"file:{quote(str(Path(path).absolute()))}?mode=ro"
     with contextlib.ExitStack() as stack:
         source = sqlite3.connect(address, uri=True)
-        if _can_be_read(source):  # with its locks, so others may write it meanwhile
+        if can_be_read(source):  # with its locks, so others may write it meanwhile
             pass
         elif journal.is_file() and journal.stat().st_size:  # the last draws are in there: it must be copied along
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -108,7 +108,7 @@ def copy_read_only(path: str) -> sqlite3.Connection:
     return copy
 
 
-def _can_be_read(db: sqlite3.Connection) -> bool:
+def can_be_read(db: sqlite3.Connection) -> bool:
     """Return whether SQLite can read this database where it is; close it if not."""
     try:
         db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()

@@ -51,6 +51,17 @@ WRITTEN = "written (every draw that it holds is safe, what has just arrived is l
 DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, MemoryError)
 
 
+def check_version(db: sqlite3.Connection, path: str) -> int:
+    """Return the number of the last migration applied to a database. Raises where the file is not ours to write."""
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+    if tables and "draws" not in tables:
+        raise StoreError(f"{path} is a database of another program, not a store")
+    if version > len(MIGRATIONS):
+        raise StoreVersion(f"{path} was written by a newer samplewise (store version {version}); upgrade to read it")
+    return version
+
+
 class Store:
     """A store of draws and runs. The file is created where it is missing; `Store(":memory:")` keeps nothing.
 
@@ -127,6 +138,12 @@ class Store:
                     self._db.execute("ROLLBACK")
                 raise
 
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection within a transaction: what is done to it happens whole, or not at all."""
+        with self._writing():
+            yield self._db
+
     def _use_wal(self) -> None:
         """Switch to WAL mode. SQLite does not wait for this lock by itself, and two may open a blank store at once."""
         until = time.monotonic() + TIMEOUT_S
@@ -148,16 +165,7 @@ class Store:
                 self._db.execute(f"PRAGMA user_version={number}")
 
     def _version(self) -> int:
-        """Return the number of the last migration applied. Raises where the file is not ours to write."""
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
-        if tables and "draws" not in tables:
-            raise StoreError(f"{self.path} is a database of another program, not a store")
-        if version > len(MIGRATIONS):
-            raise StoreVersion(
-                f"{self.path} was written by a newer samplewise (store version {version}); upgrade to read it"
-            )
-        return version
+        return check_version(self._db, self.path)
 
     def claim(self) -> None:
         """Claim the store for drawing until it is closed. Raises StoreConflict where another process has claimed it.
@@ -168,6 +176,12 @@ class Store:
             raise StoreError(f"the store {self.path} can be read but not written: copy it, or give another store")
         if self._claim is None and self.path != ":memory:":
             self._claim = claim_file(self.path)
+
+    def vacuum(self) -> None:
+        """Rewrite the file without the space of what was deleted, its journal put into it first."""
+        with self._plainly("rewritten (it is as it was)"):
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # --- draws --------------------------------------------------------------------------------------------------------
 
@@ -211,7 +225,7 @@ class Store:
         """Yield every draw: its engine's identity, the canonical text of its ask, its completion."""
         with self._plainly("read"):
             for row in self._db.execute(f"SELECT engine, ask, {COMPLETION_COLUMNS} FROM draws ORDER BY digest"):
-                yield row[0], row[1], to_completion(row[2:])
+                yield row[0], from_text(row[1]), to_completion(row[2:])
 
     def num_draws(self) -> int:
         with self._plainly("read"):

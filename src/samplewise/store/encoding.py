@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import zlib
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from samplewise.core.reasoning import split_reasoning
 from samplewise.core.types import Completion, Usage
 
+PACKED = b"\xff"  # begins a packed text; no UTF-8 does, nor what `to_text` makes of half a surrogate pair
 # The columns that `to_completion` reads, in its order.
 COMPLETION_COLUMNS = "text, finish, usage, tokens, logp, logq, logp_sum, top, logz, certainty, explored, reasoning, raw"
 
@@ -38,7 +40,24 @@ def to_text(text: str) -> str | bytes:
 
 
 def from_text(stored: str | bytes) -> str:
-    return stored if isinstance(stored, str) else stored.decode(errors="surrogatepass")
+    """Return a stored text, whether it is kept as text, as bytes, or packed. Raises ValueError where it is damaged."""
+    if isinstance(stored, str):
+        return stored
+    if stored[:1] == PACKED:
+        try:
+            stored = zlib.decompress(stored[1:])
+        except zlib.error as error:
+            raise ValueError(f"a packed text: {error}") from error
+    return stored.decode(errors="surrogatepass")
+
+
+def packed(stored: str | bytes | None) -> str | bytes | None:
+    """Return a stored text in its packed form, or as it is where that is no shorter."""
+    if stored is None or (isinstance(stored, bytes) and stored[:1] == PACKED):
+        return stored
+    plain = stored.encode() if isinstance(stored, str) else stored
+    small = PACKED + zlib.compress(plain)
+    return small if len(small) < len(plain) else stored
 
 
 def to_completion(row: Sequence[Any]) -> Completion:
@@ -55,7 +74,9 @@ def to_completion(row: Sequence[Any]) -> Completion:
         logp=None if logp is None else tuple(array("d", logp)),
         logq=None if logq is None else tuple(array("d", logq)),
         logp_sum=float("nan") if logp_sum is None else logp_sum,
-        top=None if top is None else tuple(tuple((text, logp) for text, logp in token) for token in json.loads(top)),
+        top=None
+        if top is None
+        else tuple(tuple((text, logp) for text, logp in token) for token in json.loads(from_text(top))),
         logz=None if logz is None else from_table(logz),
         certainty=None if certainty is None else tuple(array("d", certainty)),
         explored=None if explored is None else json.loads(explored),

@@ -34,6 +34,12 @@ class Run(NamedTuple):
         members: dict[str, str] = self.manifest.get("engine", {}).get("members") or {}
         return members or {"": self.engine}
 
+    @property
+    def num_questions(self) -> int | None:
+        """How many questions the whole task has; None where the manifest does not say."""
+        num = self.manifest.get("task", {}).get("problems")
+        return num if type(num) is int else None
+
 
 class Record(NamedTuple):
     """A question of a run: the scored pool, each candidate's answer and grade, the costs.

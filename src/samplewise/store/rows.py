@@ -84,9 +84,9 @@ def _check_all(values: Sequence[Json], *types: type) -> None:
         raise TypeError(f"a {min(kind.__name__ for kind in wrong)} is no {types[0].__name__}")
 
 
-def to_problem(text: str) -> Problem:
+def to_problem(stored: str | bytes) -> Problem:
     """Return a stored problem."""
-    (question_id, messages, facts), reference = json.loads(text)
+    (question_id, messages, facts), reference = json.loads(from_text(stored))
     asked = tuple(Message(*map(_text, message)) for message in messages)
     return Problem(Question(check_type(question_id, str), asked, check_type(facts, dict)), reference)
 
@@ -96,9 +96,9 @@ def _text(value: Json) -> str:
     return text
 
 
-def to_pool(text: str, scores: Mapping[str, Sequence[float]]) -> Pool:
+def to_pool(stored: str | bytes, scores: Mapping[str, Sequence[float]]) -> Pool:
     """Return a stored pool with its scores, each (N,)."""
-    fields = json.loads(text)
+    fields = json.loads(from_text(stored))
     num_failed = check_type(fields.pop("num_failed"), int)
     if "reasoning" not in fields:  # stored before reasoning was told apart
         replies = [split_reasoning(text) for text in fields["text"]]

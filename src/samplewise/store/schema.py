@@ -28,6 +28,10 @@ def record_team_members(db: sqlite3.Connection) -> None:
         db.execute("UPDATE runs SET manifest=? WHERE id=?", (json.dumps(manifest), run))
 
 
+def admit_packed_texts(db: sqlite3.Connection) -> None:
+    """Change nothing: from this version on a text may be packed, which earlier ones could not read."""
+
+
 def apply_migration(db: sqlite3.Connection, migration: Migration) -> None:
     """Apply one migration within the transaction that is open."""
     if callable(migration):
@@ -71,4 +75,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     record_team_members,
     "ALTER TABLE pools ADD COLUMN bill TEXT;",
     "ALTER TABLE draws ADD COLUMN reasoning TEXT; ALTER TABLE draws ADD COLUMN raw TEXT;",
+    admit_packed_texts,
 )

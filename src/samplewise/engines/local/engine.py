@@ -189,8 +189,8 @@ class Local(Engine):
                 self._calls.append(call)
                 self._lock.notify()
                 if self._thread is None:
-                    _working.add(self)
                     self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+                    _workers[self._thread] = self
                     self._thread.start()
         try:
             while remaining:
@@ -345,14 +345,18 @@ class Local(Engine):
         self._deliver([Done(tag, failed(error)) for tag in tags])
 
 
-_working: weakref.WeakSet[Local] = weakref.WeakSet()  # engines that have had a worker
+_workers: weakref.WeakKeyDictionary[threading.Thread, Local] = weakref.WeakKeyDictionary()
 
 
 @atexit.register
 def _end_workers() -> None:
-    """End the workers of engines that nobody closed: a thread that computes while Python ends aborts the process."""
-    for engine in list(_working):
+    """End the workers of engines that nobody closed: a thread that computes while Python ends aborts the process.
+
+    One that has just found nothing to do is its engine's worker no longer, and still ends its torch threads.
+    """
+    for thread, engine in list(_workers.items()):
         engine._end_work(EXIT_S)
+        thread.join(EXIT_S)
 
 
 class _Opened(NamedTuple):
