@@ -145,10 +145,10 @@ def draw_shards(folder: Path, num: int, num_questions: int, slow: bool = False) 
 
 def draw_killed(
     folder: Path, num: int, num_questions: int, marks: Sequence[int], drawn: dict[bytes, Any], rng: np.random.Generator
-) -> tuple[list[Path], int]:
+) -> tuple[list[Path], int, int]:
     """Draw all shards at once. At each mark, a length of all journals, kill one of them and start it again.
 
-    Return their stores, and how many draws were lost.
+    Return their stores, how many draws were lost, and how many kills met a shard that was still drawing.
     """
     paths = [folder / f"killed-{num}-{index}.db" for index in range(num)]
     children = {start(path, num_questions, (i, num)): i for i, path in enumerate(paths)}
@@ -173,9 +173,7 @@ def draw_killed(
             print(f"  killed shard {index}/{num} with {len(there):,} draws kept", flush=True)
             children[start(paths[index], num_questions, (index, num))] = index
         time.sleep(0.002)
-    if due:
-        raise SystemExit(f"{len(due)} kills came to nothing: the run was over")
-    return paths, len(lost)
+    return paths, len(lost), len(marks) - len(due)
 
 
 def comparable(path: Path) -> dict[str, list[tuple[Any, ...]]]:
@@ -211,8 +209,8 @@ def shards(num_questions: int, num_kills: int, num_timed: int, folder: Path) -> 
     for num in SHARDS:
         kills = round(num_kills * num / total) if num != SHARDS[-1] else num_kills - figures["kills"]
         print(f"{num} shards, {kills} kills", flush=True)
-        marks = [int(length * at) for at in rng.random(kills) * 0.98]
-        paths, lost = draw_killed(folder, num, num_questions, marks, drawn, rng)
+        marks = [int(length * at) for at in rng.random(kills) * 0.95]
+        paths, lost, kills = draw_killed(folder, num, num_questions, marks, drawn, rng)
         again: Counter[str] = Counter()
         for path in paths:
             again += repeats(journal_of(path))

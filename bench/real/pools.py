@@ -71,19 +71,19 @@ class Pools(NamedTuple):
         return list(dict.fromkeys(name for name, _ in self.rows))
 
     def seconds_per_token(self, method: str) -> float:
-        """Return processor seconds for each token drawn, nan where nothing is known.
+        """Return processor seconds for each token of a method's recorded draws, nan where nothing is known.
 
-        They are seconds of the engine that drew `plain`. What another precision or processor drew is scaled by what
-        independent draws took on both; nan where it has drawn none.
+        What a chain or a helper drew on the way is in them: all that was paid for is shared out. They are seconds of
+        the engine that drew `plain`. What another precision or processor drew is scaled by what independent draws took
+        on both; nan where it has drawn none.
         """
         home = next((sitting.engine for sitting in self.sittings if sitting.method == "plain"), None)
-        seconds, tokens = 0.0, 0
+        seconds, tokens = 0.0, sum(sum(row.tokens) for row in self.of(method))
         for sitting in self.sittings:
             if sitting.method == method:
                 is_home = sitting.engine == home or home is None
                 scale = 1.0 if is_home else self._pace(home) / self._pace(sitting.engine)
                 seconds += scale * sitting.processor_s
-                tokens += sitting.tokens
         return seconds / tokens if tokens else math.nan
 
     def _pace(self, engine: str | None) -> float:

@@ -131,26 +131,29 @@ def test_pools_come_back_as_they_were(tmp_path: Path) -> None:
     pools = Pools({(r.method, r.question): r for r in rows}, (Sitting("m", 2, 1.5, 2.5, 16),))
     write_pools("made-up", pools, tmp_path)
     assert read_pools("made-up", tmp_path) == pools
-    assert read_pools("made-up", tmp_path).seconds_per_token("m") == pytest.approx(2.5 / 16)
+    drawn = sum(sum(each.tokens) for each in rows)
+    assert read_pools("made-up", tmp_path).seconds_per_token("m") == pytest.approx(2.5 / drawn)
 
 
 def test_seconds_are_those_of_the_engine_that_drew_plain() -> None:
-    """Independent draws take 2 s a token there and 5 s here; what took 10 s a token here takes 4 there."""
+    """Independent draws take 2 s a token there and 5 s here; what took 50 s here takes 20 there."""
     fast, slow = "m, bfloat16, one", "m, float32, other"
     sittings = (
         Sitting("plain", 1, 9.0, 20.0, 10, fast),
         Sitting("temperature .25", 1, 9.0, 15.0, 3, slow),
-        Sitting("power", 1, 9.0, 50.0, 5, slow),
-        Sitting("power", 1, 9.0, 8.0, 5, fast),
+        Sitting("power", 1, 9.0, 50.0, 50, slow),
+        Sitting("power", 1, 9.0, 8.0, 10, fast),
         Sitting("lss", 1, 9.0, 8.0, 4, "m, float32, third"),
     )
-    pools = Pools({}, sittings)
+    lengths = {"plain": 10, "temperature .25": 3, "power": 7, "lss": 4}  # of power, what it returned
+    rows = {(name, "q"): row("1")._replace(method=name, tokens=(num,)) for name, num in lengths.items()}
+    pools = Pools(rows, sittings)
     assert pools.seconds_per_token("plain") == 2.0
     assert pools.seconds_per_token("temperature .25") == pytest.approx(2.0)
-    assert pools.seconds_per_token("power") == pytest.approx((4.0 * 5 + 8.0) / 10)
+    assert pools.seconds_per_token("power") == pytest.approx((20.0 + 8.0) / 7)
     assert np.isnan(pools.seconds_per_token("lss")), "nobody knows how fast the third one draws"
     assert np.isnan(pools.seconds_per_token("css"))
-    assert Pools({}, sittings[2:3]).seconds_per_token("power") == 10.0
+    assert Pools(rows, sittings[2:3]).seconds_per_token("power") == pytest.approx(50 / 7)
     assert pools.models("power") == {"m, bfloat16", "m, float32"}
 
 

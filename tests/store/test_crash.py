@@ -1,6 +1,7 @@
 """A run that is killed at any moment loses nothing, pays for nothing twice, and ends as one that was never killed.
 
-The bench kills a run of 2,000 draws a hundred times; here is the same with a handful of kills, and a bad store.
+The bench kills a run of 2,000 draws a hundred times; here is the same with a handful of kills, and a bad store. Another
+bench kills shards of one run, and merges them.
 """
 
 from __future__ import annotations
@@ -43,3 +44,17 @@ def test_a_store_that_commits_late_is_found_out() -> None:
     assert found["lost"] > 0
     assert found["paid_twice"] > 0
     assert found["identical"]  # what is lost is drawn again, with the same seeds
+
+
+@pytest.mark.slow
+def test_killed_shards_merge_into_the_undisturbed_run() -> None:
+    """And a small store of many draws is filled, opened, decided again and merged."""
+    options = ["--questions", "24", "--kills", "5", "--timed", "0", "--draws", "800"]
+    command = [sys.executable, "-m", "bench.scale", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=True, cwd=ROOT)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["lost"], found["paid_twice"], found["identical"]) == (0, 0, True)
+    assert 1 <= found["kills"] <= 5
+    assert (found["questions"], found["draws"], found["shards"], found["speedup"]) == (24, 192, [1, 2, 4], {})
+    assert found["store"]["draws"] == 800
+    assert found["store"]["bytes"] > 600  # a response of 300 bytes, in its draw and in its record

@@ -137,6 +137,7 @@ def test_a_part_of_the_shards_is_a_run_that_has_not_ended(shards: list[Path], tm
     merged = merge_stores(shards[:2], tmp_path / "all.db")
     assert {run.num_questions for run in merged.runs} == {NUM}
     assert all(0 < run.num_done < NUM for run in merged.runs)
+    assert merged.notes == tuple(f"run {run.id} is partial: {run.num_done} of {NUM} questions" for run in merged.runs)
     with Store(tmp_path / "all.db") as store:
         assert [run.ended for run in store.runs()] == [None, None]
         for line in LINES:  # what is missing is drawn
@@ -161,6 +162,26 @@ def test_the_order_of_stores_and_a_second_merge_change_nothing(shards: list[Path
     assert again.added == dict.fromkeys(merge_module.TABLES, 0)
     with opened_to_read(tmp_path / "all.db") as db:
         assert [db.execute(f"SELECT * FROM {table}").fetchall() for table in merge_module.TABLES] == before
+
+
+def test_a_merged_run_began_with_its_first_shard_and_ended_with_its_last(tmp_path: Path) -> None:
+    """In whatever order they are named; an end that one store knows is kept, and of two the earlier."""
+    draw(tmp_path / "a.db", (0, 2), lines=LINES[:1])
+    draw(tmp_path / "b.db", (1, 2), lines=LINES[:1])
+    for name, started, noted in (("a", 100.0, 400.0), ("b", 200.0, 300.0)):
+        change(tmp_path / f"{name}.db", f"UPDATE runs SET started={started}")
+        change(tmp_path / f"{name}.db", f"UPDATE events SET at={noted}")
+    for order in ("ab", "ba"):
+        merge_stores([tmp_path / f"{name}.db" for name in order], tmp_path / f"{order}.db")
+        with Store(tmp_path / f"{order}.db") as store:
+            (run,) = store.runs()
+            assert (run.started, run.ended) == (100.0, 400.0)
+    (tmp_path / "copy.db").write_bytes((tmp_path / "ab.db").read_bytes())
+    change(tmp_path / "copy.db", "UPDATE runs SET ended=350.0")
+    for order in (["a", "ab", "copy"], ["copy", "ab", "a"]):
+        merge_stores([tmp_path / f"{name}.db" for name in order], tmp_path / f"{len(order[0])}-first.db")
+        with Store(tmp_path / f"{len(order[0])}-first.db") as store:
+            assert store.runs()[0].ended == 350.0
 
 
 def test_one_after_the_other_is_as_all_at_once(shards: list[Path], tmp_path: Path) -> None:
@@ -322,8 +343,20 @@ def test_other_versions_are_said_and_other_machines_are_not(shards: list[Path], 
     change(copy, "UPDATE runs SET manifest=json_set(manifest, '$.versions.numpy', '0.1', '$.machine', 'another')")
     merged = merge_stores([shards[0], copy], tmp_path / "all.db")
     assert merged.conflicts == ()
-    assert len(merged.notes) == 2
-    assert all("was drawn with different versions" in note and " and 0.1" in note for note in merged.notes)
+    notes = [note for note in merged.notes if "partial" not in note]
+    assert len(notes) == 2
+    assert all("was drawn with different versions" in note and " and 0.1" in note for note in notes)
+
+
+def test_shards_whose_engines_are_called_otherwise_are_told(shards: list[Path], tmp_path: Path) -> None:
+    """As where each had a server of its own: the merged store holds two parts, which no later merge makes one."""
+    draw(tmp_path / "b.db", (1, 3), Toy(4), LINES[:1])
+    (tmp_path / "a.db").write_bytes(shards[0].read_bytes())
+    merged = merge_stores([tmp_path / "a.db", tmp_path / "b.db"], tmp_path / "all.db")
+    (told,) = [note for note in merged.notes if "different engines" in note]
+    assert "of one task, recipe and seed" in told
+    assert told.endswith("shards of one run need one: http(..., identity=NAME)")
+    assert merge_stores([tmp_path / "b.db"], tmp_path / "all.db").notes == merged.notes
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -360,6 +393,9 @@ def test_an_event_that_two_stores_have_is_one(tmp_path: Path) -> None:
     for _ in range(2):
         merge_stores([tmp_path / "a.db", tmp_path / "b.db"], tmp_path / "all.db")
         assert events(tmp_path / "all.db") == ["x", "y", "y", "z"]
+    merge_stores([tmp_path / "b.db"], tmp_path / "grown.db")
+    merge_stores([tmp_path / "a.db"], tmp_path / "grown.db")
+    assert sorted(events(tmp_path / "grown.db")) == ["x", "y", "y", "z"]
 
 
 # --- old stores, wrong files, kills -----------------------------------------------------------------------------------

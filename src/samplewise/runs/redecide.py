@@ -43,6 +43,8 @@ def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge]) -
     Raises SetupError for a judge that has not judged this run: it has to ask an engine (see `rejudge`). UsageError for
     one that asks nothing and cannot score any question of the run.
     """
+    if not verifiers:  # reading a run's records takes longer than choosing among them
+        return
     for name, verify in verifiers.items():
         if isinstance(verify, Judge) and not verify.asks:
             check_scorable(name, verify, (record.problem.question for record in store.records(run)))

@@ -69,23 +69,42 @@ def replay_variants(recipe: Recipe, store: Store, run: Run, record: Record) -> H
 
 
 def replay_question(recipe: Recipe, store: Store, run: Run, record: Record) -> QuestionReplay:
-    """Replay a stored question, vary stage and sampler. Cost: one look-up for each step."""
-    question = record.problem.question
+    """Replay a stored question, vary stage and sampler. Cost: one look-up for each step.
+
+    A sampler with a completion for each candidate is replayed as far as the record's candidates go. Chains and
+    particles are replayed to the last step of which the store holds a completion and that leaves these candidates.
+    """
+    question, sampler = record.problem.question, recipe.sampler
     key = question_keys(run_key(run.seed), question.id).draw
     variants = replay_variants(recipe, store, run, record).variants
+    texts = [candidate.text for candidate in record.pool.candidates]
+    num = len(record.answers) + record.pool.num_failed
+    state, step = sampler.step(key, sampler.init(variants), ())
     asks: list[Ask] = []
     completions: list[Completion] = []
     trace: list[Json] = []
-    num = len(record.answers) + record.pool.num_failed
-    state, step = recipe.sampler.step(key, recipe.sampler.init(variants), ())
-    while step.asks and len(completions) < num:
+    end = _Lengths(0, 0)
+    while True:
+        if step.info is not None:
+            trace.append(step.info)
+        is_known = any(completion is not LOST for completion in completions[end.asks :])
+        if not sampler.stepwise or (is_known and [c.text for c in sampler.pool(state).candidates] == texts):
+            end = _Lengths(len(completions), len(trace))
+        if not step.asks or (len(completions) >= num and not sampler.stepwise):
+            break
         arrived = stored_completions(store, run.engines, step.asks)
         asks += step.asks
         completions += arrived
-        state, step = recipe.sampler.step(key, state, arrived)
-        if step.info is not None:
-            trace.append(step.info)
-    return QuestionReplay(question.id, variants, tuple(asks), tuple(completions), tuple(trace))
+        state, step = sampler.step(key, state, arrived)
+    kept = tuple(asks[: end.asks]), tuple(completions[: end.asks]), tuple(trace[: end.trace])
+    return QuestionReplay(question.id, variants, *kept)
+
+
+class _Lengths(NamedTuple):
+    """How far a replay has come."""
+
+    asks: int
+    trace: int
 
 
 def stored_completions(store: Store, engines: Mapping[str, str], asks: Sequence[Ask]) -> tuple[Completion, ...]:

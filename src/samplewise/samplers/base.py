@@ -92,6 +92,7 @@ class Sampler(Generic[S]):
     exchangeable: bool = False  # permuting the completions permutes the pool
     weighted: bool = False  # the pool's weights make it follow a stated distribution
     copies: bool = False  # at temperature 0 every draw is the same one, or meant to be
+    stepwise: bool = False  # a candidate is made of several completions, and changes with the next one
 
     @property
     def independent(self) -> bool:
@@ -128,6 +129,7 @@ def sampler_of(
     exchangeable: bool = False,
     weighted: bool = False,
     copies: bool = False,
+    stepwise: bool = False,
 ) -> Sampler[S]:
     """Bind settings to the functions of a sampler."""
     return Sampler(
@@ -139,6 +141,7 @@ def sampler_of(
         exchangeable=exchangeable,
         weighted=weighted,
         copies=copies,
+        stepwise=stepwise,
     )
 
 

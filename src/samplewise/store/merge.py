@@ -62,8 +62,15 @@ class MergedRun(NamedTuple):
     id: str
     task: str
     recipe: str
+    engine: str
+    seed: int
     num_done: int
     num_questions: int | None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether questions of its task are missing."""
+        return self.num_questions is not None and self.num_done < self.num_questions
 
 
 class Merged(NamedTuple):
@@ -103,8 +110,8 @@ def merge_stores(sources: Sequence[str | Path], output: str | Path, *, on_confli
                 with contextlib.closing(_connect(union)) as db:
                     merged = _outcome(db, dict.fromkeys(TABLES, 0))
                 _take_name(union, target)
-                return merged._replace(conflicts=tuple(conflicts), notes=tuple(notes))
-            merged = _add(union, target, on_conflict)
+            else:
+                merged = _add(union, target, on_conflict)
             notes += [note for note in merged.notes if note not in notes]
             return merged._replace(conflicts=(*conflicts, *merged.conflicts), notes=tuple(notes))
     except sqlite3.Error as error:
@@ -207,7 +214,7 @@ def _add(union: Path, target: Path, on_conflict: OnConflict) -> Merged:
             _add_events(db)
             _end_whole_runs(db)
             merged = _outcome(db, before)
-        return merged._replace(conflicts=tuple(conflicts), notes=tuple(notes))
+        return merged._replace(conflicts=tuple(conflicts), notes=(*notes, *merged.notes))
 
 
 def _check(conflicts: Sequence[Conflict], on_conflict: OnConflict) -> None:
@@ -382,11 +389,11 @@ def _add_events(db: sqlite3.Connection) -> None:
 def _end_whole_runs(db: sqlite3.Connection) -> None:
     """Note the end of each run whose questions have all come together: the time of its last event."""
     for run in _runs(db):
-        if run.num_questions is not None and run.num_done >= run.num_questions:
+        if run.num_questions is not None and not run.is_partial:
             db.execute(
-                "UPDATE main.runs SET ended=max(started, coalesce((SELECT max(at) FROM main.events WHERE run=id), 0))"
+                "UPDATE main.runs SET ended=max(started, coalesce((SELECT max(at) FROM main.events WHERE run=?), 0))"
                 " WHERE id=? AND ended IS NULL",
-                (run.id,),
+                (run.id, run.id),
             )
 
 
@@ -398,7 +405,10 @@ def _runs(db: sqlite3.Connection) -> list[MergedRun]:
             "SELECT id, recipe, task, engine, seed, manifest, started, ended FROM main.runs ORDER BY started, id"
         )
     ]
-    return [MergedRun(run.id, run.task, run.recipe, done.get(run.id, 0), run.num_questions) for run in runs]
+    return [
+        MergedRun(run.id, run.task, run.recipe, run.engine, run.seed, done.get(run.id, 0), run.num_questions)
+        for run in runs
+    ]
 
 
 def _num_rows(db: sqlite3.Connection) -> dict[str, int]:
@@ -406,5 +416,24 @@ def _num_rows(db: sqlite3.Connection) -> dict[str, int]:
 
 
 def _outcome(db: sqlite3.Connection, before: dict[str, int]) -> Merged:
-    rows = _num_rows(db)
-    return Merged(rows, {table: rows[table] - before[table] for table in TABLES}, tuple(_runs(db)))
+    rows, runs = _num_rows(db), _runs(db)
+    notes = [
+        f"run {run.id} is partial: {run.num_done:,} of {run.num_questions:,} questions"
+        for run in runs
+        if run.is_partial
+    ]
+    return Merged(rows, {t: rows[t] - before[t] for t in TABLES}, tuple(runs), notes=(*notes, *_strangers(runs)))
+
+
+def _strangers(runs: Sequence[MergedRun]) -> Iterator[str]:
+    """Yield what to say of partial runs that may be meant as shards of one, and are not, as their engines differ."""
+    alike: dict[tuple[Any, ...], list[MergedRun]] = {}
+    for run in runs:
+        if run.is_partial:
+            alike.setdefault((run.task, run.recipe, run.seed, run.num_questions), []).append(run)
+    for group in alike.values():
+        if len(engines := sorted({run.engine for run in group})) > 1:
+            yield (
+                f"runs {', '.join(run.id for run in group)} are of one task, recipe and seed, and of different engines "
+                f"({', '.join(engines)}), so they stay apart; shards of one run need one: http(..., identity=NAME)"
+            )

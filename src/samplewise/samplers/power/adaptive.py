@@ -66,7 +66,7 @@ def adaptive(
         answers=answers,
         max_tokens=max_tokens,
     )
-    return sampler_of(settings, "adaptive", CHAINS_NEED, _init, _step, _pool)
+    return sampler_of(settings, "adaptive", CHAINS_NEED, _init, _step, _pool, stepwise=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -282,7 +282,7 @@ class ChainTurn(NamedTuple):
 def chain_sampler(settings: ChainSettings) -> Sampler[ChainsState]:
     """Return the sampler of these settings."""
     needs = CHAINS_NEED | ({Capability.LOGZ} if len(settings.kernel.temperatures) > 1 else set())
-    return sampler_of(settings, settings.name, needs, _init, _step, _pool)
+    return sampler_of(settings, settings.name, needs, _init, _step, _pool, stepwise=True)
 
 
 def _init(settings: ChainSettings, variants: tuple[Variant, ...]) -> ChainsState:

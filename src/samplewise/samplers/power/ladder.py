@@ -185,7 +185,7 @@ class TemperingState(NamedTuple):
 def ladder_sampler(settings: LadderSettings) -> Sampler[TemperingState]:
     """Return the sampler of these settings."""
     needs = CHAINS_NEED | ({Capability.LOGZ} if len(settings.temperatures) > 1 else set())
-    return sampler_of(settings, "tempering", needs, _init, _step, _pool)
+    return sampler_of(settings, "tempering", needs, _init, _step, _pool, stepwise=True)
 
 
 def _init(settings: LadderSettings, variants: tuple[Variant, ...]) -> TemperingState:
