@@ -18,10 +18,13 @@ MOVE = MoveInfo(0, 0, 0, 0, 0, "same", None, tokens=3, saved=2, length=4, logp=-
 def test_a_chain_in_words() -> None:
     outcomes: list[Any] = ["accepted", "rejected", "same", "behind"]
     moves = [to_json(MOVE._replace(step=step, outcome=outcome)) for step, outcome in enumerate(outcomes)]
-    # 4 steps with 3 tokens drawn and 2 saved each; one of two proposals that differ was accepted.
+    # 4 steps with 3 tokens drawn and 2 saved each; one of two proposals that differ was accepted; two sent a request.
     assert describe_trace([{"target": {}}, {"moves": moves}]) == [
-        "chains: 4 steps, 2 of them free; 50% of the proposals that differ accepted; 12 tokens drawn, 8 saved"
+        "chains: 4 steps, 2 of them free; 50% of the proposals that differ accepted; 12 tokens drawn, 8 saved; "
+        "0.50 requests a step"
     ]
+    moves[0] |= {"requests": 4, "unused": 2}
+    assert "12 tokens drawn (2 in vain), 8 saved; 1.25 requests a step" in describe_trace([{"moves": moves}])[0]
 
 
 def test_collapsed_weights_are_reported() -> None:

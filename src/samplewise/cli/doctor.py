@@ -84,10 +84,16 @@ FINDINGS: Mapping[str, _Finding] = {
     "raw_logprobs": _Finding(
         "log-probabilities at any temperature",
         "the model's own, whatever a draw's temperature and filters",
-        "the model's own at temperature 1 alone: refuses recipes that need them elsewhere",
+        "those after the temperature: the model's own at 1 alone, refuses recipes that need them elsewhere",
         "relied on at temperature 1 alone: refuses recipes that need them elsewhere",
     ),
     "top_logprobs": _Finding("alternatives per token", "up to {value}", "none", "asks for none"),
+    "top_ids": _Finding(
+        "alternatives by their token ids",
+        "the distribution of a next token is known: chains need it",
+        "chains of power sampling cannot run here",
+        "not used: chains of power sampling cannot run here",
+    ),
     "token_ids_out": _Finding(
         "token ids of a draw",
         "counts and continues exactly",
@@ -99,6 +105,18 @@ FINDINGS: Mapping[str, _Finding] = {
         "responses can be continued from any token",
         "samplers that continue a response cannot run here",
         "not used: samplers that continue a response cannot run here",
+    ),
+    "forces_token": _Finding(
+        "a token forced by logit_bias",
+        "tells which tokens end a response: chains need it",
+        "chains of power sampling cannot run here",
+        "not used: chains of power sampling cannot run here",
+    ),
+    "detokenize": _Finding(
+        "texts of token ids",
+        "the text of a continued response: chains need it",
+        "chains of power sampling cannot run here",
+        "not used: chains of power sampling cannot run here",
     ),
     "likelihood": _Finding(
         "log-probabilities of a given text",
@@ -130,7 +148,7 @@ ABOUT: Mapping[Capability, str] = {
     Capability.LOGZ: "gives sums of powers of the distribution at every position, at any exponents",
     Capability.CERTAINTY: "gives the distance from the uniform distribution at every position",
     Capability.PREFIX: "continues a given prefix of a response",
-    Capability.REJECT_BELOW: "rejects an unlikely draft early",
+    Capability.REJECT_BELOW: "rejects an unlikely draft early, and forbids a first token",
     Capability.EXPLORE: "draws diverse groups (coordinated sampling)",
     Capability.LIKELIHOOD: "scores a given response",
     Capability.ENUMERATE: "lists every response with its probability",

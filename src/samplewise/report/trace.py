@@ -34,11 +34,12 @@ def describe_trace(trace: Sequence[Json]) -> list[str]:
 
 
 def _chains(report: ChainsReport) -> list[str]:
-    rate = report.acceptance
+    rate, in_vain = report.acceptance, f" ({report.unused:,} in vain)" if report.unused else ""
     parts = [
         f"chains: {report.steps} steps, {report.free} of them free",
         "no proposal differed" if rate is None else f"{rate:.0%} of the proposals that differ accepted",
-        f"{report.tokens:,} tokens drawn, {sum(report.saved):,} saved",
+        f"{report.tokens:,} tokens drawn{in_vain}, {sum(report.saved):,} saved",
+        f"{report.requests_per_step or 0.0:.2f} requests a step",
     ]
     if report.failed:
         parts.append(f"{report.failed} steps failed")

@@ -48,6 +48,13 @@ class MoveInfo(NamedTuple):
     length: int  # tokens of the response after the step
     logp: float  # of the response after the step
     ended: bool  # whether the response ends with a stop token
+    requests: int | None = None  # of the step; None: one, or none where nothing differed
+    unused: int | None = None  # tokens drawn that are in no proposal; None: none
+
+    @property
+    def num_requests(self) -> int:
+        """Requests of the step."""
+        return int(self.outcome not in ("behind", "same")) if self.requests is None else self.requests
 
     @property
     def differed(self) -> bool:

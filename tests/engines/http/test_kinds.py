@@ -158,14 +158,68 @@ def test_a_prompt_that_is_refused_costs_one_request_more_at_most() -> None:
 
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
-@pytest.mark.parametrize("processed", [False, True])
-def test_whose_log_probs_they_are_is_found(processed: bool, api: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "raw", "note"),
+    [
+        ({}, True, ""),
+        ({"processed_logprobs": True}, False, "those after the temperature: the model's own at temperature 1 alone"),
+        ({"odd_logprobs": -0.2}, None, "neither the model's own nor those of the distribution drawn from"),
+        ({"odd_logprobs": -0.2, "processed_logprobs": True}, False, "those after the temperature"),
+    ],
+    ids=["raw", "tempered", "other", "tempered, not normalized"],
+)
+def test_whose_log_probs_they_are_is_found(settings: dict[str, Any], raw: bool | None, note: str, api: str) -> None:
     """Over toy models of many kinds: never wrong, and nearly always known."""
-    found = []
-    for seed in range(8):
-        settings = EndpointSettings(seed=seed, processed_logprobs=processed)
-        found.append(used(settings, drawing([]), api=api)[1].profile.raw_logprobs)
-    assert set(found) == {not processed}
+    for seed in range(6):
+        _, engine, _ = used(EndpointSettings(seed=seed, **settings), drawing([]), api=api)
+        assert engine.profile.raw_logprobs is raw
+        assert any(note in line for line in engine.notes) or not note
+
+
+@pytest.mark.parametrize("settings", [{"processed_logprobs": True}, {"odd_logprobs": 0.3}], ids=str)
+def test_where_log_probs_are_not_the_model_s_they_are_claimed_at_temperature_1_alone(settings: dict[str, Any]) -> None:
+    async def use(engine: HttpEngine) -> None:
+        assert {Capability.LOGP, Capability.LOGQ} <= engine.can, "at temperature 1"
+        assert Capability.REJECT_BELOW not in engine.can
+        assert engine.why_no_logp(Sampling()) == ""
+        for sampling in (Sampling(0.5), Sampling(1.0, 5)):
+            assert "except at temperature 1, without filters" in engine.why_no_logp(sampling)
+        (done,) = await drawing(asks(1, want=("tokens", "logp", "logq")))(engine)
+        assert done.logp == done.logq
+        with pytest.raises(Unsupported, match="at temperature 1"):
+            await running("sir(4, 2, top_k=5, max_tokens=3)")(engine)
+        with pytest.raises(Unsupported, match="reject_below"):
+            await running("power(2, 4, top_k=5, max_tokens=3)")(engine)
+
+    used(EndpointSettings(**settings), use)
+
+
+def listed(*values: float) -> list[evidence.ProbeDraw]:
+    """Return a draw whose first position lists tokens with these log-probs."""
+    first = {f"t{index}": value for index, value in enumerate(values)}
+    return [evidence.ProbeDraw((1, 0), "x", None, None, len(values), "length", first=first)]
+
+
+@pytest.mark.parametrize(
+    ("plain", "hot", "found"),
+    [
+        ((-0.5, -2.0, -4.0), (-0.5, -2.0, -4.0), "raw"),
+        ((-0.5, -2.0, -4.0), (-0.51, -2.03, -3.92), "raw"),  # rounding
+        ((-0.5, -2.0, -4.0), (-0.75, -1.5, -2.5), "tempered"),
+        ((-0.5, -2.0, -4.0), (-0.76, -1.52, -2.47), "tempered"),
+        ((-0.5, -2.0, -4.0), (-0.7, -2.2, -4.2), "other"),  # shifted
+        ((-0.5, -2.0, -4.0), (-0.6, -2.4, -4.8), "other"),  # at another scale
+        ((-0.5, -2.0, -4.0), (-0.9, -1.8, -3.0), "other"),  # at another temperature than 2
+        ((-1.1, -1.1, -1.1), (-1.1, -1.1, -1.1), None),  # both: a uniform distribution
+        ((-0.7, -0.71), (-0.7, -0.71), None),
+        ((-0.5,), (-0.9,), None),  # one token
+        ((-0.5,), (), None),
+    ],
+)
+def test_evidence_of_whose_log_probs_they_are(
+    plain: tuple[float, ...], hot: tuple[float, ...], found: str | None
+) -> None:
+    assert evidence.keeps_logp(listed(*plain), listed(*hot)) == found
 
 
 def test_log_probs_after_the_temperature_are_refused_where_the_model_s_are_needed() -> None:

@@ -60,6 +60,9 @@ ALL = Profile(
     json_schema=False,  # the toy model has letters and nothing else
     tools=False,
     raw_logprobs=True,
+    top_ids=True,
+    forces_token=True,
+    detokenize=True,
 )
 
 
@@ -71,7 +74,9 @@ def test_a_server_that_supports_everything() -> None:
     )
 
 
-NO_LOGPROBS = {"logprobs": False, "top_logprobs": 0, "raw_logprobs": None}
+NO_LOGPROBS = {"logprobs": False, "top_logprobs": 0, "raw_logprobs": None, "top_ids": None}
+NO_IDS = {"token_ids_in": None, "likelihood": None, "top_ids": None, "forces_token": None, "detokenize": None}
+NOT_IN = {**NO_IDS, "token_ids_in": False, "likelihood": False}
 TRUTHS = {
     "n ignored": (EndpointSettings(ignores=("n",)), {"n": False}),
     "n refused": (EndpointSettings(refuses=("n",)), {"n": False}),
@@ -83,44 +88,57 @@ TRUTHS = {
     ),
     "log-probs ignored": (
         EndpointSettings(ignores=("logprobs",)),
-        {"logprobs": False, "top_logprobs": 0, "raw_logprobs": None},
+        NO_LOGPROBS,
     ),
     "log-probs refused": (
         EndpointSettings(refuses=("logprobs",)),
-        {"logprobs": False, "top_logprobs": 0, "raw_logprobs": None},
+        NO_LOGPROBS,
     ),
-    "alternatives refused": (EndpointSettings(refuses=("top_logprobs",)), {"top_logprobs": 0}),
+    "alternatives refused": (
+        EndpointSettings(refuses=("top_logprobs",)),
+        {"top_logprobs": 0, "raw_logprobs": None, "top_ids": None},  # of a single token nothing follows
+    ),
     "five alternatives": (EndpointSettings(max_top_logprobs=5), {"top_logprobs": 5}),
     "no ids out": (
         EndpointSettings(ignores=("return_token_ids",)),
-        {"token_ids_out": False, "token_ids_in": None, "likelihood": None},  # no ids to try them with
+        {**NO_IDS, "token_ids_out": False},  # no ids to try them with
     ),
-    "no ids in": (EndpointSettings(refuses=("token_ids_in",)), {"token_ids_in": False, "likelihood": False}),
-    "no completions": (EndpointSettings(lacks=("completions",)), {"token_ids_in": False, "likelihood": False}),
+    "no ids in": (EndpointSettings(refuses=("token_ids_in",)), NOT_IN),
+    "no completions": (EndpointSettings(lacks=("completions",)), NOT_IN),
     "no prompt log-probs": (EndpointSettings(ignores=("prompt_logprobs",)), {"likelihood": False}),
     "prompt log-probs refused": (EndpointSettings(refuses=("prompt_logprobs",)), {"likelihood": False}),
     "begins again": (EndpointSettings(ignores=("continue_final_message",)), {"continues": False}),
     "never continues": (EndpointSettings(refuses=("continue_final_message",)), {"continues": False}),
     "another name for the limit": (
         EndpointSettings(refuses=("max_tokens",)),
-        {"max_tokens_field": "max_completion_tokens", "token_ids_in": None, "likelihood": None},  # see below
+        {**NO_IDS, "max_tokens_field": "max_completion_tokens"},  # see below
     ),
     "one name has no effect": (
         EndpointSettings(ignores=("max_tokens",)),
-        {"max_tokens_field": "max_completion_tokens"},
+        {"max_tokens_field": "max_completion_tokens", "forces_token": False},  # on the other route neither is kept
     ),
     "its own temperature": (
         EndpointSettings(refuses=("temperature",)),
         {  # nothing is greedy
-            **{"temperature": False, "token_ids_in": None, "likelihood": None},
+            **{**NO_IDS, "temperature": False},
             **{"continues": None, "raw_logprobs": None},
         },
     ),
     "temperature ignored": (
         EndpointSettings(ignores=("temperature",)),
-        {**{"temperature": False, "token_ids_in": None, "likelihood": None}, "continues": None, "json_schema": None},
+        {**NO_IDS, "temperature": False, "continues": None, "json_schema": None},
     ),
     "no tokenizer": (EndpointSettings(lacks=("tokenize",)), {"tokenize": False}),
+    "no texts of ids": (EndpointSettings(lacks=("detokenize",)), {"detokenize": False}),
+    "no bias": (EndpointSettings(ignores=("logit_bias",)), {"forces_token": False}),
+    "bias refused": (EndpointSettings(refuses=("logit_bias",)), {"forces_token": False}),
+    "no names by id": (EndpointSettings(ignores=("return_tokens_as_token_ids",)), {"top_ids": False}),
+    "names by id refused": (EndpointSettings(refuses=("return_tokens_as_token_ids",)), {"top_ids": False}),
+    "log-probs after the temperature": (
+        EndpointSettings(processed_logprobs=True),
+        {"raw_logprobs": False, "likelihood": False},  # a greedy draw's are not those of the prompt
+    ),
+    "other log-probs": (EndpointSettings(odd_logprobs=-0.2), {"raw_logprobs": None}),
     "unknown fields refused": (
         EndpointSettings(refuses=("top_k", "min_p", "repetition_penalty")),
         {"refused": ("min_p", "repetition_penalty", "top_k")},

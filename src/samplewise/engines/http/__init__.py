@@ -1,11 +1,12 @@
 """The engine for any endpoint that speaks the OpenAI protocol: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
 
-Four groups, and the engine above them; a module imports only from groups to its left:
+Groups, and the engine above them; a module imports only from groups to its left:
 
-    transport <- dialect <- billing, probe <- exchange, jobs <- engine
+    transport <- dialect <- billing, probe, memory <- exchange, jobs <- drafts <- engine
 
 `transport` sends JSON to one or more base URLs, `dialect` knows requests and replies, `billing` what a reply cost,
-`probe` what an endpoint supports. `exchange` turns asks into requests and replies into completions.
+`probe` what an endpoint supports, `memory` what replies have shown of the model. `exchange` turns asks into requests
+and replies into completions. `drafts` makes several requests of an ask that the protocol has no words for.
 """
 
 from __future__ import annotations

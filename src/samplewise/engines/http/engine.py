@@ -19,13 +19,14 @@ from collections.abc import AsyncIterator, Sequence
 from samplewise.core.errors import AuthError, EngineError, EngineTimeout, EngineUnavailable, SetupError
 from samplewise.core.prices import FREE, ListedPrice, Price, listed_price
 from samplewise.core.secrets import hide_fields
-from samplewise.core.types import Ask, Capability, Json, Sampling, Usage
+from samplewise.core.types import Ask, Capability, Generate, Json, Sampling, Usage
 from samplewise.engines.base import MAX_CONCURRENCY, REASONING_MAX_TOKENS, Arrival, Engine
-from samplewise.engines.http.dialect import requests
+from samplewise.engines.http.dialect import logq, requests
 from samplewise.engines.http.dialect.failures import format_names, model_names
 from samplewise.engines.http.dialect.profile import Profile
+from samplewise.engines.http.drafts import DraftExchange
 from samplewise.engines.http.exchange import LONGEST, Exchange, HttpSettings, engine_name
-from samplewise.engines.http.jobs import AnswerCall, group_asks
+from samplewise.engines.http.jobs import AnswerCall, Recipient, RequestJob, group_asks, is_draft
 from samplewise.engines.http.probe.cache import load_profile, save_profile
 from samplewise.engines.http.transport.client import Client, is_loopback
 from samplewise.engines.http.transport.pace import Pace, RequestGate
@@ -66,6 +67,7 @@ class HttpEngine(Engine):
         self._saved_profile = profile
         self._reasons = profile.reasons is True  # as it was when the engine was opened: constant during a run
         self._exchange = Exchange(model or "", profile, self._router, self._price_of(model), settings, self._clock)
+        self._drafts = DraftExchange(self._exchange, self.name, settings.extra or {})
 
     def _price_of(self, model: str | None) -> Price:
         self._listed: ListedPrice | None = None
@@ -126,6 +128,7 @@ class HttpEngine(Engine):
             Capability.TOP: profile.logprobs is True and bool(profile.top_logprobs),
             Capability.SCORE_FIRST: profile.logprobs is True and (profile.top_logprobs or 0) > 1,
             Capability.PREFIX: ids_in,
+            Capability.REJECT_BELOW: not logq.why_no_drafts(profile),  # top_k: dialect/logq.py
             Capability.LIKELIHOOD: ids_in and profile.likelihood is True,
         }
         return frozenset(capability for capability, claimed in claims.items() if claimed)
@@ -198,6 +201,8 @@ class HttpEngine(Engine):
 
     def worst_case(self, ask: Ask) -> Usage:
         """Return the most that an ask can cost."""
+        if isinstance(ask, Generate) and is_draft(ask):
+            return self._drafts.worst_case(ask)
         return self._exchange.worst_case(ask)
 
     @property
@@ -226,7 +231,7 @@ class HttpEngine(Engine):
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         """Yield completions as they arrive. Raises SetupError if the endpoint cannot answer any ask."""
         max_size = self._exchange.max_n if self._shares_requests() else 1
-        call = AnswerCall(self._exchange.serve, group_asks(asks, max_size), len(asks), self._num_workers)
+        call = AnswerCall(self._serve, group_asks(asks, max_size), len(asks), self._num_workers)
         num_left = len(asks)
         self._num_open, self._num_promised = self._num_open + num_left, max(0, self._num_promised - num_left)
         try:
@@ -238,6 +243,10 @@ class HttpEngine(Engine):
             self._exchange.cut.update((id(asks[position]), asks[position]) for position in call.undelivered)
             self._num_open -= num_left
             self._save_profile()
+
+    async def _serve(self, job: RequestJob, call: Recipient) -> None:
+        """Serve a job: drafts take several requests each."""
+        await (self._drafts if is_draft(job.asks[0]) else self._exchange).serve(job, call)
 
     def _save_profile(self) -> None:
         """Cache what was learned of the endpoint for the next run."""

@@ -23,7 +23,8 @@ from samplewise.engines.base import failed, tell_reasoning
 from samplewise.engines.http import billing
 from samplewise.engines.http.dialect import failures, logq, refusals, replies, requests
 from samplewise.engines.http.dialect.profile import LIMIT_NOTE, Api, Profile
-from samplewise.engines.http.jobs import AnswerCall, RequestJob, group_asks
+from samplewise.engines.http.jobs import Recipient, RequestJob, group_asks
+from samplewise.engines.http.memory import TokenMemory
 from samplewise.engines.http.probe.evidence import DrawnText, RepeatDetector
 from samplewise.engines.http.transport.client import MAX_BYTES, Client, Reply, error_text, mark_unbilled, was_sent
 from samplewise.engines.http.transport.pace import Clock, retry_after_s
@@ -33,6 +34,7 @@ MAX_CHANGES = 16  # of one request, after refusals
 MAX_PROMPTS = 10_000  # whose token ids are cached
 LONGEST = 131_072  # tokens of a response that are reckoned with once `max_tokens` was not kept
 UNSEEN_TAG = "<think>"  # stands for the one that an endpoint's template writes
+NAMES_BY_ID = "return_tokens_as_token_ids"  # the field by which tokens are named by their ids in lists of log-probs
 MAX_TOP = 20  # likeliest tokens that are asked for
 MAX_QUOTED = 100  # characters of a reply that is not JSON
 PIECES_PER_TOKEN, MORE_PIECES = 8, 256  # of a stream: some proxies cut a token's text in several
@@ -77,7 +79,7 @@ class Exchange:
         self, model: str, profile: Profile, router: Router, price: Price, settings: HttpSettings, clock: Clock
     ) -> None:
         self.profile, self.price = profile, price
-        self.prompts, self.repeats = billing.PromptLengths(), RepeatDetector()
+        self.prompts, self.repeats, self.memory = billing.PromptLengths(), RepeatDetector(), TokenMemory()
         self.max_n = settings.max_n
         self.num_estimated = self.num_lost = 0
         self.longest = 0  # tokens of the longest draw that exceeded its max_tokens
@@ -94,11 +96,15 @@ class Exchange:
 
     def worst_case(self, ask: Ask) -> Usage:
         """Return the most that an ask can cost."""
-        num_prompt = self.prompts.upper_bound(ask.messages)
         if isinstance(ask, Likelihood):  # a token is drawn and discarded
+            num_prompt = self.prompts.upper_bound(ask.messages)
             return billing.worst_case_usage(num_prompt + len(ask.completion), 1, self.price)
-        num_new = max(ask.max_tokens, LONGEST, self.longest) if self.exceeds else ask.max_tokens
-        return billing.worst_case_usage(num_prompt + len(ask.prefix), num_new, self.price)
+        return self.worst_case_of(ask.messages, len(ask.prefix), ask.max_tokens)
+
+    def worst_case_of(self, messages: tuple[Message, ...], num_prefix: int, max_tokens: int) -> Usage:
+        """Return the most that a request for one draw can cost."""
+        num_new = max(max_tokens, LONGEST, self.longest) if self.exceeds else max_tokens
+        return billing.worst_case_usage(self.prompts.upper_bound(messages) + num_prefix, num_new, self.price)
 
     @property
     def exceeds(self) -> bool:
@@ -110,7 +116,7 @@ class Exchange:
         """Whether a reply, or probing, has shown if the endpoint keeps `max_tokens`."""
         return self.has_billed or self.exceeds or self.profile.max_tokens_field is not None
 
-    async def serve(self, job: RequestJob, call: AnswerCall) -> None:
+    async def serve(self, job: RequestJob, call: Recipient) -> None:
         """Deliver the job's completions.
 
         Raises Unsupported if the endpoint cannot draw as asked, and SetupError if it cannot answer any ask of the
@@ -121,14 +127,15 @@ class Exchange:
         except EngineError as error:
             self._fail(job, call, error, charged=was_sent(error))
 
-    async def _serve(self, job: RequestJob, call: AnswerCall) -> None:
+    async def _serve(self, job: RequestJob, call: Recipient) -> None:
         queued = QueuedRequest(next(self._tickets))
         max_tokens = None  # fewer than the ask's, where prompt and response do not fit together
         for _ in range(MAX_CHANGES):
             if len(job.asks) > self._draws_per_request():
                 return self._add(job, call)
             before = self.profile
-            request = self._templates.get(job.asks, self.profile) if max_tokens is None else None
+            is_plain = max_tokens is None and not job.by_ids and not job.fields
+            request = self._templates.get(job.asks, self.profile) if is_plain else None
             request = request or await self._request(job, max_tokens, queued)
             reply = await self._answer(request, job.asks[0].messages, queued, job.asks)
             if reply.status < 300:
@@ -151,7 +158,7 @@ class Exchange:
                 raise error
         return self._fail(job, call, failures.error_of(self._name, reply), charged=charged)
 
-    async def _single(self, job: RequestJob, call: AnswerCall, reply: Reply, queued: QueuedRequest) -> Reply | None:
+    async def _single(self, job: RequestJob, call: Recipient, reply: Reply, queued: QueuedRequest) -> Reply | None:
         """After a refusal of several draws that names no field, ask for the first of them alone.
 
         If that is answered, `n` was meant: deliver it, add the others one by one, and return None. Otherwise return
@@ -178,7 +185,7 @@ class Exchange:
             or failures.ABOUT_PROMPT.search(reply.message) is not None
         )
 
-    def _add(self, job: RequestJob, call: AnswerCall) -> None:
+    def _add(self, job: RequestJob, call: Recipient) -> None:
         """Add a job's asks as new jobs of a size that the endpoint takes."""
         for part in group_asks(job.asks, self._draws_per_request()):
             call.add(RequestJob(tuple(job.positions[i] for i in part.positions), part.asks))
@@ -285,9 +292,11 @@ class Exchange:
             return requests.likelihood_request(ask, self._model, await self._prompt_ids(ask.messages, queued))
         if why := requests.why_unsupported(ask, self.profile) or logq.why_no_logq(ask, self.profile):
             raise Unsupported(f"{self._name} cannot {why}")
-        if ask.prefix or max_tokens is not None:
-            ids = await self._prompt_ids(ask.messages, queued) if ask.prefix else None
-            return self._draw_request(ask, len(job.asks), max_tokens, ids)
+        if ask.prefix or job.by_ids or job.fields or max_tokens is not None:
+            ids = await self._prompt_ids(ask.messages, queued) if ask.prefix or job.by_ids else None
+            request = self._draw_request(ask, len(job.asks), max_tokens, ids)
+            request.body.update(job.fields)
+            return request
         return self._templates.add(job.asks, self._draw_request(ask, len(job.asks), None, None), ask.seed)
 
     def _draw_request(
@@ -303,8 +312,9 @@ class Exchange:
             extra=self._settings.extra,
         )
         request = requests.draw_request(ask, self._model, self.profile, options)
-        if logq.needs_logq(ask) and request.path == "completions" and not top and self.profile.token_ids_out:
-            request.body["return_tokens_as_token_ids"] = True  # two tokens may have the same text
+        takes_names = self.profile.token_ids_out if request.path == "completions" else self.profile.top_ids
+        if logq.needs_logq(ask) and not top and takes_names and NAMES_BY_ID not in self.profile.refused:
+            request.body[NAMES_BY_ID] = True  # two tokens may have the same text
         if self._settings.stream:
             request.body["stream"] = True
             if "stream_options" not in self.profile.refused:
@@ -325,6 +335,21 @@ class Exchange:
             except EngineError as error:
                 raise mark_unbilled(error) from None
         return self._ids[messages]
+
+    async def text_of(self, messages: tuple[Message, ...], tokens: tuple[int, ...]) -> str:
+        """Return the text of a response's token ids. Costs a request that draws nothing. Raises EngineError."""
+        if not tokens:
+            return ""
+        request = requests.detokenize_request(tokens, self._model)
+        try:
+            reply = await self._answer(request, messages, QueuedRequest(next(self._tickets)))
+            if reply.status != 200:
+                raise failures.error_of(self._name, reply)
+            return replies.parse_text(reply.body)
+        except ValueError as error:
+            raise mark_unbilled(BadRequest(f"{self._name} gives no text of token ids: {error}")) from None
+        except EngineError as error:
+            raise mark_unbilled(error) from None
 
     def _learn_ids(self, messages: tuple[Message, ...], ids: tuple[int, ...]) -> None:
         if len(self._ids) >= MAX_PROMPTS:
@@ -368,7 +393,7 @@ class Exchange:
 
     # --- replies ------------------------------------------------------------------------------------------------------
 
-    def _deliver(self, job: RequestJob, call: AnswerCall, request: requests.HttpRequest, reply: Reply) -> None:
+    def _deliver(self, job: RequestJob, call: Recipient, request: requests.HttpRequest, reply: Reply) -> None:
         """Deliver what the reply holds; add a job for what is missing."""
         ask = job.asks[0]
         if isinstance(ask, Likelihood):
@@ -395,10 +420,12 @@ class Exchange:
         self.num_estimated += bill.estimated
         self.has_billed = True
         self._watch_limit(parsed, bill, limit, num_draws)
-        if self.profile.reasons is None and any(map(_reasons, parsed.choices)):
-            self.profile = self.profile._replace(reasons=True)
-        self._opens |= any(not choice.reasoning and split_reasoning(choice.text).opened for choice in parsed.choices)
-        self._watch(ask, parsed, bill)
+        if not ask.prefix:  # the end of a response may hold a closing tag alone, and repeat whatever its seed
+            if self.profile.reasons is None and any(map(_reasons, parsed.choices)):
+                self.profile = self.profile._replace(reasons=True)
+            opened = (split_reasoning(choice.text).opened for choice in parsed.choices if not choice.reasoning)
+            self._opens |= any(opened)
+            self._watch(ask, parsed, bill)
         for position, drawn, choice, usage in zip(job.positions, job.asks, parsed.choices, bill.usages, strict=False):
             call.deliver(position, self._completion(cast(Generate, drawn), choice, usage, limit))
         if num_draws > 1 or parsed.num_listed > 1:
@@ -454,9 +481,9 @@ class Exchange:
         logp = choice.logp if choice.logp or not text else None
         is_own = requests.gives_model_logp(ask.sampling, self.profile)
         logp_sum = math.fsum(logp) if logp is not None and is_own else math.nan
-        tag = opening_tag(ask.messages[-1].content) if ask.messages else ""
-        if not tag and self._opens and finish == "length" and not choice.reasoning:
-            tag = UNSEEN_TAG  # where the closing tag is what is missing
+        tag = self.opening_tag(ask, finish == "length" and not choice.reasoning)
+        if choice.tokens and not ask.stop:
+            self.memory.learn_end(choice.tokens, finish == "stop")
         if not ask.want:
             drawn = Completion(text, cast(Finish, finish), usage, None, None, None, logp_sum)
             return tell_reasoning(drawn, ask, tag, choice.reasoning)
@@ -466,6 +493,8 @@ class Exchange:
             q = logq.compute_logq(ask.sampling, logp, choice.top) if logq.needs_logq(ask) else logp
         except ValueError as error:
             return failed(BadRequest(f"{self._name}: {error}"), usage)
+        if self.profile.top_ids and logq.needs_logq(ask) and choice.tokens and choice.top:
+            self.memory.add(ask.messages, ask.prefix, choice.tokens, choice.top)
         drawn = Completion(
             text,
             cast(Finish, finish),
@@ -478,6 +507,11 @@ class Exchange:
         )
         return tell_reasoning(drawn, ask, tag, choice.reasoning)
 
+    def opening_tag(self, ask: Generate, is_cut: bool) -> str:
+        """Return the tag that a response begins behind, "" for none. `is_cut`: a closing tag may be what is missing."""
+        tag = opening_tag(ask.messages[-1].content) if ask.messages else ""
+        return tag or (UNSEEN_TAG if self._opens and is_cut else "")
+
     def _likelihood(self, ask: Likelihood, reply: Reply) -> Completion:
         num_prompt = self.prompts.upper_bound(ask.messages) + len(ask.completion)
         usage = Usage(1, num_prompt, 1, usd=self.price.usd(num_prompt, 0, 1), seconds=reply.seconds)
@@ -488,7 +522,7 @@ class Exchange:
         self._outage.record_answer()
         return Completion("", "stop", usage, ask.completion, logp, None, math.fsum(logp))
 
-    def _fail(self, job: RequestJob, call: AnswerCall, error: EngineError, *, charged: bool) -> None:
+    def _fail(self, job: RequestJob, call: Recipient, error: EngineError, *, charged: bool) -> None:
         """Fail every ask of the job, charged if it may have been billed. Raises SetupError if that ends the run."""
         self.num_lost += charged
         if charged and not isinstance(error, GaveUp):

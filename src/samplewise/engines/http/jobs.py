@@ -6,22 +6,35 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from samplewise.core.types import Ask, Completion, Generate
+from samplewise.core.types import Ask, Completion, Generate, Json
 from samplewise.engines.base import Arrival
 
 
 class RequestJob(NamedTuple):
-    """Asks that one request answers, which differ in their seeds alone. `positions` are their indices in the call."""
+    """Asks that one request answers, which differ in their seeds alone. `positions` are their indices in the call.
+
+    With `by_ids` the prompt is sent as token ids, also where the ask has no prefix. `fields` are added to the request.
+    """
 
     positions: tuple[int, ...]
     asks: tuple[Ask, ...]
+    by_ids: bool = False
+    fields: Mapping[str, Json] = {}
 
     def after(self, num: int) -> RequestJob:
         """Return the job without its first `num` asks."""
-        return RequestJob(self.positions[num:], self.asks[num:])
+        return self._replace(positions=self.positions[num:], asks=self.asks[num:])
+
+
+def is_draft(ask: Ask) -> bool:
+    """Return whether an ask takes several requests: the protocol has no word for what it wants (see drafts.py)."""
+    if not isinstance(ask, Generate):
+        return False
+    needs_text = bool(ask.prefix) and "whole" in ask.want
+    return needs_text or ask.reject_below is not None or ask.forbid_first is not None
 
 
 def group_asks(asks: Sequence[Ask], max_size: int) -> Iterator[RequestJob]:
@@ -32,8 +45,9 @@ def group_asks(asks: Sequence[Ask], max_size: int) -> Iterator[RequestJob]:
     groups: dict[object, list[int]] = {}
     for position, ask in enumerate(asks):
         key: object = position
-        if isinstance(ask, Generate) and ask.sampling.temperature > 0:  # several greedy draws at once are often refused
-            key = (ask.messages, ask.prefix, ask.sampling, ask.max_tokens, ask.stop, ask.want, ask.reject_below)
+        if isinstance(ask, Generate) and ask.sampling.temperature > 0 and not is_draft(ask):
+            # several greedy draws at once are often refused
+            key = (ask.messages, ask.prefix, ask.sampling, ask.max_tokens, ask.stop, ask.want)
         groups.setdefault(key, []).append(position)
     for positions in groups.values():
         for start in range(0, len(positions), max_size):
@@ -41,10 +55,18 @@ def group_asks(asks: Sequence[Ask], max_size: int) -> Iterator[RequestJob]:
             yield RequestJob(part, tuple(asks[position] for position in part))
 
 
+class Recipient(Protocol):
+    """Takes the completions of asks, and jobs for asks that a request left unanswered."""
+
+    def deliver(self, position: int, completion: Completion) -> None: ...
+
+    def add(self, job: RequestJob) -> None: ...
+
+
 class ServeJob(Protocol):
     """Makes a job's request, and delivers a completion for each of its asks or adds jobs for those that are left."""
 
-    async def __call__(self, job: RequestJob, call: AnswerCall) -> None: ...
+    async def __call__(self, job: RequestJob, call: Recipient) -> None: ...
 
 
 class AnswerCall:

@@ -558,4 +558,6 @@ def move_info(chain: int, stage: int, step: int, proposal: MoveProposal, result:
         length=len(result.response.tokens),
         logp=math.fsum(result.response.logp),
         ended=result.response.ended,
+        requests=None if result.requests == int(result.outcome not in ("behind", "same")) else result.requests,
+        unused=result.unused or None,
     )

@@ -106,6 +106,8 @@ class MoveResult(NamedTuple):
     log_ratio: float | None  # None: not known, or not needed
     tokens: int  # drawn in this step
     saved: int = 0  # tokens that the jump reused instead of drawing them
+    requests: int = 0
+    unused: int = 0  # of `tokens`, those that an engine drew and could not use
 
 
 def propose_move(kernel: Kernel, current: DrawnResponse, choices: RandomChoices) -> MoveProposal:
@@ -171,9 +173,24 @@ def decide_move(
 ) -> MoveResult:
     """Accept or reject: return the response after a step, given the completions of its requests.
 
-    A step with a failed request leaves the response as it is. The target stays invariant so long as failures do not
+    An engine may take several requests for one, and draw tokens that are in no proposal: all are counted. A
+    step with a failed request leaves the response as it is. The target stays invariant so long as failures do not
     depend on what would have been drawn, at most on the prefix: the reverse step sends the same prefix.
     """
+    result = _decide(kernel, current, proposal, completions, choices)
+    return result._replace(
+        requests=sum(completion.usage.requests for completion in completions),
+        unused=sum(max(0, c.usage.completion_tokens - len(c.tokens or ())) for c in completions),
+    )
+
+
+def _decide(
+    kernel: Kernel,
+    current: DrawnResponse,
+    proposal: MoveProposal,
+    completions: Sequence[Completion],
+    choices: RandomChoices,
+) -> MoveResult:
     if not current.tokens:
         return MoveResult(current, "behind", -1, None, 0)
     tokens = sum(completion.usage.completion_tokens for completion in completions)

@@ -41,6 +41,8 @@ class ChainsReport(NamedTuple):
     frozen: tuple[int, ...]  # chains
     swap_rates: tuple[float | None, ...] = ()  # of a ladder, by rung
     round_trips: int = 0
+    requests_per_step: float | None = None  # steps that changed nothing and sent none are among them
+    unused: int = 0  # of `tokens`: drawn, and in no proposal, as an endpoint is asked for chunks
 
 
 def summarize_chains(trace: Sequence[Json]) -> ChainsReport:
@@ -69,6 +71,8 @@ def summarize_chains(trace: Sequence[Json]) -> ChainsReport:
             early=sum(max(0, move.length - move.position - move.tokens) for move in moves if move.outcome == "aborted"),
         ),
         frozen=tuple(run[0].chain for run in runs if _frozen(run)),
+        requests_per_step=_rate(sum(move.num_requests for move in final), len(final)),
+        unused=sum(move.unused or 0 for move in moves),
     )
     if not infos.swaps:
         return report

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from samplewise.core.keys import Key
+from samplewise.core.numerics import log_softmax
 from samplewise.core.text import find_stop
 from samplewise.core.types import Message, Sampling
 from samplewise.engines.distribution import draw_log_probs
@@ -45,7 +46,7 @@ class ServedModel:
     def __init__(self, vocab: int, *, seed: int, scale: float) -> None:
         self.toy = Toy(vocab, seed=seed, scale=scale)
         self.eos = self.toy.eos
-        self._rows: dict[tuple[object, Sampling], _Row] = {}
+        self._rows: dict[tuple[object, Sampling, object], _Row] = {}
         self._ids: dict[str, int] = {}
         self._words: list[str] = []
         self._prompts: dict[tuple[Message, ...], tuple[int, ...]] = {}
@@ -100,11 +101,20 @@ class ServedModel:
         logp = self._row(messages, last, Sampling()).logp
         return logp if sampling == Sampling() else draw_log_probs(np.array(logp), sampling).tolist()
 
-    def _row(self, messages: tuple[Message, ...], last: int | None, sampling: Sampling) -> _Row:
-        key = (messages if last is None else last, sampling)
+    def _row(
+        self,
+        messages: tuple[Message, ...],
+        last: int | None,
+        sampling: Sampling,
+        logit_bias: Sequence[tuple[int, float]] = (),
+    ) -> _Row:
+        key = (messages if last is None else last, sampling, tuple(logit_bias))
         if key not in self._rows:
             logp = self.toy.next_logp(messages, () if last is None else (last,))
-            logq = draw_log_probs(logp, sampling).tolist()
+            biased = logp.copy()
+            for token, value in logit_bias:
+                biased[token] += value
+            logq = draw_log_probs(log_softmax(biased) if logit_bias else logp, sampling).tolist()
             total, cumulative = 0.0, []
             for value in logq:  # adds up as numpy's cumsum does, which engines/distribution.py uses
                 cumulative.append(total := total + math.exp(value))
@@ -120,10 +130,12 @@ class ServedModel:
         stop: tuple[str, ...],
         key: Key,
         noise: float = 0.0,
+        logit_bias: Sequence[tuple[int, float]] = (),
     ) -> ServedDraw:
         """Return one completion after `prefix`; the same key gives the same completion.
 
-        With probability `noise` a token is another one than was drawn.
+        With probability `noise` a token is another one than was drawn. `logit_bias` is added to the logits of tokens;
+        log-probs are those without it.
         """
         generator = key.generator()
         tokens: list[int] = []
@@ -134,7 +146,7 @@ class ServedModel:
         while len(tokens) < max_tokens:
             if not uniforms:
                 uniforms = generator.random(CHUNK).tolist()[::-1]
-            row = self._row(messages, last, sampling)
+            row = self._row(messages, last, sampling, logit_bias)
             last = bisect_right(row.cumulative, uniforms.pop() * row.cumulative[-1])
             if last > row.last:  # a uniform that rounds up to the end
                 last = row.last

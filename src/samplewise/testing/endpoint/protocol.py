@@ -42,6 +42,8 @@ class ServedRequest(NamedTuple):
     token_ids: bool
     stream: bool
     include_usage: bool
+    logit_bias: tuple[tuple[int, float], ...]  # token ids, and what is added to their logits
+    names_by_id: bool  # tokens are named by their ids in lists of log-probs
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -96,7 +98,19 @@ def parse_request(body: Json, chat: bool, settings: EndpointSettings, model: Ser
         token_ids=given.get("return_token_ids") is True,
         stream=given.get("stream") is True,
         include_usage=(given.get("stream_options") or {}).get("include_usage") is True,
+        logit_bias=_logit_bias(given, model),
+        names_by_id=given.get("return_tokens_as_token_ids") is True,
     )
+
+
+def _logit_bias(given: Mapping[str, Any], model: ServedModel) -> tuple[tuple[int, float], ...]:
+    try:
+        bias = tuple((int(token), float(value)) for token, value in given.get("logit_bias", {}).items())
+    except (AttributeError, TypeError, ValueError):
+        bias = ((-1, 0.0),)
+    if any(not 0 <= token <= model.eos or not -100 <= value <= 100 for token, value in bias):
+        raise RequestRefused(400, "logit_bias must be an object: token ids, and numbers from -100 to 100", "logit_bias")
+    return bias
 
 
 def _sampling(given: Mapping[str, Any]) -> Sampling:
@@ -205,7 +219,7 @@ def logprobs(
     request: ServedRequest, draw: ServedDraw, model: ServedModel, sampling: Sampling = Sampling()
 ) -> dict[str, Json]:
     """Return the log-probs of a completion, in the format of its route: the model's, or those under `sampling`."""
-    words = [model.spell(token) for token in draw.tokens]
+    words = [_name(request, token, model) for token in draw.tokens]
     tops = list(_tops(request, draw.tokens, model, sampling)) if request.logprobs else [[] for _ in words]
     listed_logp = list(draw.logp)
     if sampling != Sampling():
@@ -239,7 +253,11 @@ def _tops(
         row = model.logp(request.messages, (*request.prefix, *tokens[:i]), sampling)
         possible = [token for token in range(len(row)) if row[token] > -math.inf]
         best = sorted(possible, key=lambda token: -row[token])[: request.logprobs]
-        yield [(model.spell(token), row[token]) for token in best]
+        yield [(_name(request, token, model), row[token]) for token in best]
+
+
+def _name(request: ServedRequest, token: int, model: ServedModel) -> str:
+    return f"token_id:{token}" if request.names_by_id else model.spell(token)
 
 
 def prompt_logprobs(request: ServedRequest, model: ServedModel) -> list[Json]:

@@ -21,7 +21,7 @@ from samplewise.testing.endpoint.settings import FAULTS, EndpointSettings, Endpo
 
 MAX_BODY = 16 << 20  # bytes
 PATHS = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/models": "models"}
-PATHS["/tokenize"] = "tokenize"
+PATHS |= {"/tokenize": "tokenize", "/detokenize": "detokenize"}
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 413: "Content Too Large"}
 REASONS |= {429: "Too Many Requests", 500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable"}
 REASONS |= {504: "Gateway Timeout"}
@@ -95,6 +95,7 @@ class Endpoint:
                 request.stop,
                 self._key_of(request, index),
                 noise,
+                request.logit_bias,
             )
             thought = " ".join(f"w{tally.draws}.{word}" for word in range(reasoning))
             text: str | None = settings.answer or draw.text
@@ -120,6 +121,8 @@ class Endpoint:
         whole = protocol.reply_body(request, choices, usage, settings, tally.requests)
         if request.prompt_logprobs and request.chat:
             whole["prompt_logprobs"] = protocol.prompt_logprobs(request, self.model)
+        if settings.odd_logprobs and request.sampling.temperature not in (0.0, 1.0):
+            _shift_logprobs(whole, settings.odd_logprobs)
         if fault:
             _apply_fault(whole, fault, settings.api_key or "")
             draws = draws[::-1] if fault == "shuffled" else draws
@@ -152,6 +155,25 @@ class Endpoint:
         else:
             tokens = self.model.tokenize(str(body.get("prompt", "")))
         return {"tokens": list(tokens), "count": len(tokens), "max_model_len": self.settings.context}
+
+    def detokenized(self, body: Json) -> Json:
+        """Return the reply to a detokenize request. Raises RequestRefused."""
+        tokens = body.get("tokens") if isinstance(body, dict) else None
+        if not isinstance(tokens, list) or not all(isinstance(t, int) and 0 <= t <= self.model.eos for t in tokens):
+            raise protocol.RequestRefused(400, f"tokens must be a list of ids from 0 to {self.model.eos}", "tokens")
+        return {"prompt": "".join(map(self.model.spell, tokens))}
+
+
+def _shift_logprobs(whole: dict[str, Json], shift: float) -> None:
+    """Add a number to every log-prob, in place."""
+    for choice in whole["choices"]:
+        logprobs = choice["logprobs"] or {}
+        for entry in logprobs.get("content", ()):
+            for part in (entry, *entry["top_logprobs"]):
+                part["logprob"] += shift
+        if "token_logprobs" in logprobs:
+            logprobs["token_logprobs"] = [value + shift for value in logprobs["token_logprobs"]]
+            logprobs["top_logprobs"] = [{k: v + shift for k, v in top.items()} for top in logprobs["top_logprobs"]]
 
 
 def _apply_fault(whole: dict[str, Json], fault: str, key: str) -> None:
@@ -271,6 +293,8 @@ class _Connection(asyncio.Protocol):
             self._send(200, self._endpoint.models())
         elif route == "tokenize" and route not in self._settings.lacks:
             self._send(200, self._endpoint.tokenized(_json(body)))
+        elif route == "detokenize" and route not in self._settings.lacks:
+            self._send(200, self._endpoint.detokenized(_json(body)))
         else:
             raise protocol.RequestRefused(404, "Not Found")
 

@@ -26,9 +26,11 @@ Trait = Literal[
     "prompt_logprobs",
     "continue_final_message",
     "stream_options",
+    "logit_bias",
+    "return_tokens_as_token_ids",
     "token_ids_in",  # no parameter: a prompt given as token ids
 ]
-Route = Literal["chat", "completions", "models", "tokenize"]
+Route = Literal["chat", "completions", "models", "tokenize", "detokenize"]
 TRAITS: tuple[Trait, ...] = get_args(Trait)
 ROUTES: tuple[Route, ...] = get_args(Route)
 
@@ -129,6 +131,7 @@ class EndpointSettings:
     frozen_n: bool = False  # the choices of one request are all alike
     frozen_list: bool = False  # every request gets the same list of choices
     processed_logprobs: bool = False  # log-probs after temperature and filters, as vLLM's processed_logprobs
+    odd_logprobs: float = 0.0  # nats by which log-probs at another temperature than 1 are wrong
     greedy_noise: float = 0.0  # probability with which a greedy token is another one
     overrun: int = 0  # tokens that every draw has beyond its end, whatever max_tokens says
     refusal: str = ""  # words of every refusal, which then names no parameter

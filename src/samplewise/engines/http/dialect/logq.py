@@ -14,6 +14,7 @@ endpoint does not apply top-k.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from samplewise.core.types import Generate, Sampling
 from samplewise.engines.http.dialect.profile import Profile
@@ -46,6 +47,33 @@ def why_no_logq(ask: Generate, profile: Profile) -> str:
     return f"give logq for {ask.sampling}: use a temperature above 0, top_k from 1 to {max_k}, and no other filter"
 
 
+def is_whole(listed: Sequence[float]) -> bool:
+    """Return whether the listed log-probs are those of the whole vocabulary."""
+    return math.fsum(map(math.exp, listed)) >= 1 - SLACK
+
+
+def why_no_drafts(profile: Profile) -> str:
+    """Return what an endpoint lacks for drafts that are rejected early or must not begin with a token, or "".
+
+    Such a draft takes several requests, see `engines/http/drafts.py`.
+    """
+    needed = {
+        "token_ids_out": "give token ids",
+        "token_ids_in": "take a prompt as token ids",
+        "tokenize": "tokenize a prompt",
+        "detokenize": "give the text of token ids",
+        "logprobs": "give log-probs",
+        "raw_logprobs": "give the model's own log-probs at any temperature",
+        "top_ids": "list the likeliest tokens by their ids",
+        "forces_token": "force a token, which shows if it ends a response",
+    }
+    if missing := next((what for name, what in needed.items() if getattr(profile, name) is not True), ""):
+        return missing
+    if profile.temperature is False or "top_k" in profile.refused:
+        return "set temperature and top_k"
+    return "" if (profile.top_logprobs or 0) > 1 else "list the likeliest tokens"
+
+
 def compute_logq(sampling: Sampling, logp: tuple[float, ...] | None, top: Top | None) -> tuple[float, ...]:
     """Return log q (T,) in nats of tokens with log-probs `logp` (T,) at temperature 1.
 
@@ -58,15 +86,25 @@ def compute_logq(sampling: Sampling, logp: tuple[float, ...] | None, top: Top | 
 
 
 def _logq(sampling: Sampling, logp: float, listed: list[float]) -> float:
+    log_z = log_normalizer(sampling, listed)
+    if logp < listed[: sampling.top_k][-1] - SLACK:
+        raise ValueError(f"it drew a token that is not among the {sampling.top_k} likeliest: it does not apply top_k")
+    return logp / sampling.temperature - log_z
+
+
+def log_normalizer(sampling: Sampling, listed: Sequence[float]) -> float:
+    """Return log Z (nats): the log of the sum of p ** (1 / temperature) over the K likeliest tokens.
+
+    `listed` holds the log-probs of the K + 1 likeliest, or of the whole vocabulary, in descending order. Raises
+    ValueError if it has too few, or if a tie at rank K leaves open which tokens are kept.
+    """
     power, top_k = 1.0 / sampling.temperature, sampling.top_k
-    if len(listed) <= top_k and math.fsum(map(math.exp, listed)) < 1 - SLACK:  # not the whole vocabulary either
+    if len(listed) <= top_k and not is_whole(listed):
         raise ValueError(f"it lists {len(listed)} likely tokens at a position where {top_k + 1} were asked for")
     kept, rest = listed[:top_k], listed[top_k : top_k + 1]
-    if logp < kept[-1] - SLACK:
-        raise ValueError(f"it drew a token that is not among the {top_k} likeliest: it does not apply top_k")
     highest = kept[0] * power
     log_z = highest + math.log(math.fsum(math.exp(value * power - highest) for value in kept))
     tied = bool(rest) and rest[0] > kept[-1] - SLACK
     if tied and (power - 1) * rest[0] - log_z > math.log(SLACK):
         raise ValueError(f"two tokens tie at rank {top_k}, so log q is not known: set another top_k")
-    return logp * power - log_z
+    return log_z

@@ -37,8 +37,11 @@ class Profile(NamedTuple):
     refused: tuple[str, ...] = ()  # other request fields that it answers with an error
     json_schema: bool | None = None  # follows a JSON schema for the response (chat)
     tools: bool | None = None  # calls the tool that it is told to call (chat)
-    raw_logprobs: bool | None = None  # log-probs are the model's own at any temperature and filter
+    raw_logprobs: bool | None = None  # log-probs are the model's own at any temperature; False: those after it
     reasons: bool | None = None  # its model thinks before it answers
+    top_ids: bool | None = None  # names the likeliest tokens by their ids (completions)
+    forces_token: bool | None = None  # a logit_bias of 100 makes a token certain
+    detokenize: bool | None = None  # POST //detokenize
 
     def with_note(self, note: str) -> Self:
         """Return the profile with this note added once."""

@@ -24,7 +24,8 @@ FEWER_TOP = 5  # likeliest tokens that are asked for where the usual number is r
 OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 OVERFLOW = re.compile(
     r"context[ _]length|context[ _]window|context[ _]size|maximum context|max_model_len|too many tokens"
-    r"|prompt is too long|input is too long|string_above_max_length",
+    r"|prompt is too long|input is too long|string_above_max_length"
+    r"|max_tokens must be at least 1, got 0",  # what vLLM says where the prompt fills the context
     re.IGNORECASE,
 )
 CONTEXT = re.compile(r"context (?:length|window|size)\D{0,20}?(\d+)", re.IGNORECASE)
@@ -151,7 +152,7 @@ def learn_refusal(field: str, ask: Generate, sent: Mapping[str, Json], profile: 
     if field == "stop":
         note = "refuses stop: texts are cut after they arrive, so tokens after the stop string are paid for"
         return Refusal(profile.with_refused("stop").with_note(note), True)
-    if field == "stream_options":
+    if field in ("stream_options", "return_tokens_as_token_ids"):
         return Refusal(profile.with_refused(field), True)
     return Refusal(profile, False)
 

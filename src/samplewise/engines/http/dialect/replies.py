@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple, TypeGuard
 
@@ -16,6 +17,7 @@ FINISHES = {
 
 MAX_DEPTH = 8  # of parts within parts
 THOUGHTS = ("thinking", "reasoning", "reasoning_text", "redacted_thinking")  # types of parts
+TOKEN_ID = re.compile(r"token_id:(\d+)")  # what stands for a token's text where ids are asked for
 MIN_LOGP, MAX_LOGP = -1e6, 1e-2  # nats: what lies beyond is no log-probability
 
 Top = tuple[tuple[tuple[str, float], ...], ...]  # (T, k) texts and log-probs (nats) of the likeliest tokens
@@ -90,6 +92,20 @@ def parse_likelihood(body: Json, ask: Likelihood) -> tuple[float, ...]:
     if not all(is_logp(value) for value in logp):
         raise ValueError("the reply's prompt_logprobs are not log-probabilities")
     return tuple(map(float, logp))
+
+
+def token_id(name: str) -> int | None:
+    """Return the token id that a name in a list of log-probs stands for, or None if it is a token's text."""
+    match = TOKEN_ID.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def parse_text(body: Json) -> str:
+    """Return the text in a reply to a detokenize request. Raises ValueError if there is none."""
+    text = body.get("prompt") if isinstance(body, dict) else None
+    if isinstance(text, str):
+        return text
+    raise ValueError("the reply has no text")
 
 
 def parse_token_ids(body: Json) -> tuple[int, ...]:

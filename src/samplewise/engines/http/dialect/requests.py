@@ -159,6 +159,11 @@ def tokenize_request(messages: Sequence[Message], model: str, profile: Profile) 
     return HttpRequest("//tokenize", {"model": model, "messages": chat, "add_generation_prompt": True})
 
 
+def detokenize_request(tokens: Sequence[int], model: str) -> HttpRequest:
+    """Return vLLM's request for the text of token ids."""
+    return HttpRequest("//detokenize", {"model": model, "tokens": list(tokens)})
+
+
 def plain_prompt(messages: Sequence[Message]) -> str:
     """Return the prompt for a model without a chat template: the messages' contents, separated by blank lines."""
     return "\n\n".join(m.content for m in messages)

@@ -17,7 +17,7 @@ from pathlib import Path
 from samplewise.engines.http.dialect.profile import Profile
 from samplewise.engines.http.transport.client import without_credentials
 
-VERSION = 3  # of the probe: raised when it comes to other conclusions
+VERSION = 4  # of the probe: raised when it comes to other conclusions
 MAX_AGE_S = 30 * 86400.0
 
 

@@ -12,11 +12,11 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from samplewise.core.reasoning import split_reasoning
 from samplewise.core.types import Json, Message
-from samplewise.engines.http.dialect.replies import ReportedUsage, is_logp, thoughts_of
+from samplewise.engines.http.dialect.replies import ReportedUsage, is_logp, thoughts_of, token_id
 
 MAX_COINCIDENCE = 1e-3  # probability below which equal texts are not a coincidence
 NATS_PER_CHARACTER, NATS_PER_TOKEN = 0.2, 0.7  # low guesses of a text's surprise, where no log-probs tell
@@ -295,27 +295,52 @@ def _shared(a: ProbeDraw, b: ProbeDraw) -> int:
 
 MAX_PAIR = 0.05  # probability below which equal draws among several are no coincidence
 MIN_RANKS = 16  # positions
-MIN_SPREAD = 0.5  # nats between the listed tokens, so that a temperature shows
+ROUNDING, RELATIVE_ROUNDING = 0.02, 0.02  # nats that a log-prob may differ by: in half precision, of another batch
+
+LogProbs = Literal["raw", "tempered", "other"]
 
 
-def keeps_logp(plain: Sequence[ProbeDraw], hot: Sequence[ProbeDraw]) -> bool | None:
-    """Return whether log-probs of draws at temperature 2 are those of draws at temperature 1; None if undecided.
+def keeps_logp(plain: Sequence[ProbeDraw], hot: Sequence[ProbeDraw]) -> LogProbs | None:
+    """Return whose the log-probs of draws at temperature 2 are: "raw", the same as at temperature 1; "tempered", those
+    of the distribution drawn from; "other", neither. None if undecided.
 
-    Those of the distribution drawn from would be half as far apart. Only the first position is looked at, where all
-    draws of a prompt have the same distribution.
+    Tempered ones are half of the raw ones, less the same number for every token. Only the first position is looked at,
+    where all draws of a prompt have the same distribution. What rounding can do is forgiven, more of it to unlikely
+    tokens.
     """
     at_1 = {token: value for draw in plain for token, value in draw.first.items()}
     at_2 = {token: value for draw in hot for token, value in draw.first.items()}
     common = [(at_1[token], at_2[token]) for token in at_1.keys() & at_2.keys()]
-    if not common:
+    if len(common) < 2:  # any shift would explain a single one
         return None
-    mean_1, mean_2 = (math.fsum(values) / len(common) for values in zip(*common, strict=True))
-    if max(one for one, _ in common) - min(one for one, _ in common) < MIN_SPREAD:
-        same = max(abs(one - two) for one, two in common) < 0.02 and mean_1 < -0.1
-        return True if same else None
-    variance = math.fsum((one - mean_1) ** 2 for one, _ in common)
-    slope = math.fsum((one - mean_1) * (two - mean_2) for one, two in common) / variance
-    return True if slope > 0.85 else False if slope < 0.65 else None
+    slack = [ROUNDING + RELATIVE_ROUNDING * abs(one) for one, _ in common]
+    misses = [abs(two - one) - some for (one, two), some in zip(common, slack, strict=True)]
+    is_raw = max(misses) <= 0
+    # The interval of shifts that make every token's value half of its raw one, within the slack.
+    shifts = [(one / 2 - two - some, one / 2 - two + some) for (one, two), some in zip(common, slack, strict=True)]
+    is_tempered = max(low for low, _ in shifts) <= min(high for _, high in shifts)
+    if is_raw != is_tempered:
+        return "raw" if is_raw else "tempered"
+    return None if is_raw else "other"
+
+
+def names_by_id(body: Json) -> bool | None:
+    """Return whether a reply's list of likeliest tokens names them by their ids, the drawn one by its own."""
+    draws = probe_draws(body, 0)
+    if not draws or not draws[0].tokens or not draws[0].first:
+        return None
+    ids = {token_id(name) for name in draws[0].first}
+    return None not in ids and draws[0].tokens[0] in ids
+
+
+def gives_text(body: Json, draw: ProbeDraw) -> bool | None:
+    """Return whether a reply to a detokenize request has the text of a draw, as far as it is shown. None if it is cut
+    within a letter, or has none."""
+    text = body.get("prompt") if isinstance(body, dict) else None
+    shown = _squeeze(draw.text.rstrip("\ufffd"))
+    if not shown:
+        return None
+    return isinstance(text, str) and _squeeze(text.rstrip("\ufffd")).endswith(shown)
 
 
 def continues_text(whole: str, beginning: str, reply: str) -> bool | None:

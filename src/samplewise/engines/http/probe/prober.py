@@ -3,12 +3,13 @@
     1, 2, 3  two draws each of eight tokens with every feature on; seeds 1, 1, 2              n, seeds, log-probs, ids
     4        where these were too short to tell: seed 2 again, twice as long
     5        where every request gives the same list: a single draw each with two seeds       n, frozen seeds
-    6        two draws of eight tokens at temperature 2, if there are log-probs               whose log-probs they are
+    6        two draws of eight tokens at temperature 2, if there are log-probs               raw log-probs or others
     7, 8     a greedy draw each with two seeds; two more where these differ                   temperature
     9        the greedy draw's first half as the beginning of the assistant's message         continuing
-    10       prompt and first half as token ids, with the prompt's log-probs                  ids in, likelihood
+    10       prompt and first half as token ids, with the prompt's log-probs                  ids in, likelihood, names
     11       the prompt to be tokenized                                                       tokenize
-    12, 13   chat only: a color by a JSON schema, and a tool that must be called              schemas, tools
+    12, 13   one token that a logit bias makes certain; the greedy draw's text from its ids   for drafts
+    14, 15   chat only: a color by a JSON schema, and a tool that must be called              schemas, tools
 
 Every refused parameter costs one request more, which draws nothing. In all at most 20 requests are answered, and an
 endpoint that respects `max_tokens` draws at most 260 tokens; up to 12 more requests may fail and are retried. What
@@ -80,10 +81,11 @@ class _Prober:
         self._answers: list[_Answer] = []  # at temperature 1
         self._plausible: list[bool] = []  # usages
         self._ids: tuple[int, ...] | None = None  # of the prompt
+        self._greedy_draw: evidence.ProbeDraw | None = None  # where greedy draws agree
         self._waited_s = 0.0
 
     async def run(self) -> Profile:
-        for step in (self._draw, self._apart, self._hot, self._greedy, self._tokenize, self._forms):
+        for step in (self._draw, self._apart, self._hot, self._greedy, self._tokenize, self._draft, self._forms):
             try:
                 await step()
             except _OutOfRequests:
@@ -166,9 +168,15 @@ class _Prober:
         plain = self._draws
         answer = await self._complete(3, NUM_TOKENS, temperature=2)
         if answer is not None and "temperature" not in self._refused:
-            self._learn(raw_logprobs=evidence.keeps_logp(plain, answer.draws))
-            if self._profile.raw_logprobs is False:
-                self._note("its log-probs are the model's own at temperature 1 alone, without filters")
+            kind = evidence.keeps_logp(plain, answer.draws)
+            self._learn(raw_logprobs={"raw": True, "tempered": False}.get(kind or ""))
+            if kind == "tempered":
+                self._note("its log-probs are those after the temperature: the model's own at temperature 1 alone")
+            elif kind == "other":
+                self._note(
+                    "its log-probs at temperature 2 are neither the model's own nor those of the distribution drawn "
+                    "from: relied on at temperature 1 alone"
+                )
 
     async def _greedy(self) -> None:
         """Draw greedily, which is the same whatever the seed, and so tells a true continuation from a false one."""
@@ -187,6 +195,7 @@ class _Prober:
             if obeys and not are_equal:
                 self._note("greedy draws differ now and then: a draw at temperature 0 may not be repeatable")
         if len(draws) > 1 and are_equal:
+            self._greedy_draw = draws[0]
             await self._continue(draws[0])
             await self._by_ids(draws[0])
         else:
@@ -224,13 +233,18 @@ class _Prober:
         if tokens is not None:
             body |= {"max_tokens": NUM_TOKENS, "temperature": 0, "return_token_ids": True}
             more = {"prompt_logprobs": 0}
-        reply = await self._send("completions", body | more)
+            if self._profile.top_logprobs:
+                more |= {"logprobs": self._profile.top_logprobs, "return_tokens_as_token_ids": True}
         findings: dict[str, Json] = {}
-        if reply is not None and reply.status in (400, 422) and refused_field(reply.body, reply.text, more):
-            findings["likelihood"] = False
-            reply = await self._send("completions", body)
-        if reply is None:
-            return
+        while True:
+            reply = await self._send("completions", body | more)
+            if reply is None:
+                return
+            if reply.status not in (400, 422) or not (field := refused_field(reply.body, reply.text, more)):
+                break
+            findings |= {"likelihood": False} if field == "prompt_logprobs" else {"top_ids": False}
+            others = () if field == "prompt_logprobs" else ("logprobs", "return_tokens_as_token_ids")
+            more = {name: value for name, value in more.items() if name not in (field, *others)}
         if reply.status in (404, 405) or (reply.status in (400, 422) and "prompt" in reply.message):
             findings |= {"token_ids_in": False, "likelihood": False}
         elif reply.status == 200 and whole is not None and tokens is not None:
@@ -238,6 +252,8 @@ class _Prober:
             if draws and draws[0].tokens:
                 num = min(len(tokens) - half, len(draws[0].tokens))
                 findings["token_ids_in"] = draws[0].tokens[:num] == tokens[half : half + num]
+            if "logprobs" in more:
+                findings["top_ids"] = evidence.names_by_id(reply.body)
             logp = evidence.prompt_logp(reply.body, ids)
             pairs = zip((logp or ())[::-1], (whole.logp or ())[:half][::-1], strict=False)
             findings.setdefault("likelihood", logp is not None and all(abs(a - b) < 0.05 for a, b in pairs))
@@ -251,6 +267,26 @@ class _Prober:
         tokens = reply.body.get("tokens") if reply.status == 200 and isinstance(reply.body, dict) else None
         ids = tuple(tokens) if isinstance(tokens, list) and all(isinstance(id, int) for id in tokens) else ()
         self._learn(tokenize=bool(ids) and self._ids in (None, ids))
+
+    async def _draft(self) -> None:
+        """See whether a logit bias forces a token, and whether token ids are given as text: drafts need both."""
+        greedy = self._greedy_draw
+        if greedy is None or not greedy.tokens or self._ids is None or self._profile.token_ids_in is not True:
+            return
+        drawn = (token for draw in (*self._draws, greedy) for token in draw.tokens or ())
+        if (token := next((token for token in drawn if token != greedy.tokens[0]), None)) is not None:
+            body = {"model": self._model, "prompt": list(self._ids), "max_tokens": 1, "temperature": 0}
+            body |= {"return_token_ids": True, "logit_bias": {str(token): 100}}
+            reply = await self._send("completions", body)
+            draws = evidence.probe_draws(reply.body, 0) if reply is not None and reply.status == 200 else []
+            if reply is not None:
+                self._learn(
+                    forces_token=draws[0].tokens == (token,) if draws else False if _is_refused(reply) else None
+                )
+        tokens = greedy.tokens[:-1] if greedy.finish == "stop" else greedy.tokens
+        reply = await self._send("//detokenize", {"model": self._model, "tokens": list(tokens)}, attempts=2)
+        if reply is not None:
+            self._learn(detokenize=False if _is_refused(reply) else evidence.gives_text(reply.body, greedy))
 
     async def _forms(self) -> None:
         """Ask for a JSON schema and a tool call (chat only), which no model would give by itself."""
