@@ -11,6 +11,11 @@ server (the plain model: one draw, no recipe). The endpoint answers after 20 ms,
 take turns. `overhead_ms_p50` and `overhead_ms_p99` are differences of the quantiles, the largest of the three levels;
 `first_byte_ms_p99` is the time to the first byte of a stream, at the same levels.
 
+These clients are a closed loop: each asks again when it is answered. As the endpoint always takes as long, requests
+that were once held up together come back together, at every turn, and wait for one another again, whatever the server
+does. So the same requests are made once more at random times (a Poisson process), as many a second as the loop makes at
+that level, whoever is answered when: `paced_ms_p50` and `paced_ms_p99` are the differences there.
+
 **Faults.** Requests with a recipe, `repeat(2) | vote`, 64 at a time. The endpoint fails one request in ten, and of the
 clients one in twenty leaves early. Every draw of the endpoint carries a mark.
 
@@ -240,6 +245,26 @@ JSON = {"Content-Type": "application/json"}
 COUNTER = iter(range(1 << 60))
 
 
+async def pace(
+    session: aiohttp.ClientSession, url: str, num: int, per_s: float, pass_s: float, key: Key
+) -> list[float]:
+    """Make `num` requests at random times, so many a second, and return how long each took (ms)."""
+    gaps = key.generator().exponential(1 / per_s, num)
+    whole: list[float] = []
+
+    async def ask(wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        started = time.perf_counter()
+        async with session.post(f"{url}/chat/completions", data=body(next(COUNTER)), headers=JSON) as response:
+            rest = await response.read()
+        whole.append((time.perf_counter() - started) * 1000)
+        if response.status != 200:
+            raise SystemExit(f"a request of {url} was answered with {response.status}: {rest[:300]!r}")
+
+    await asyncio.gather(*(ask(float(at)) for at in np.cumsum(gaps) if at < pass_s))
+    return whole
+
+
 class Overhead(NamedTuple):
     """What the server adds at one number of clients, in milliseconds."""
 
@@ -249,6 +274,8 @@ class Overhead(NamedTuple):
     p50: float
     p99: float
     first_byte_p99: float
+    paced_p50: float
+    paced_p99: float
     cpu_ms: float  # of the server's process, for a request
 
 
@@ -257,6 +284,7 @@ async def overhead(folder: Path, clients: int, latency_ms: float, size: Size) ->
     direct: list[float] = []
     ours: list[float] = []
     first: list[float] = []
+    paced: dict[str, list[float]] = {}
     used_s = 0.0
     with (
         endpoint(folder, "--latency-ms", f"{latency_ms}") as upstream,
@@ -272,9 +300,14 @@ async def overhead(folder: Path, clients: int, latency_ms: float, size: Size) ->
                     latencies = await load(session, side, num, clients, spread_s, size.pass_s)
                     (direct if side == upstream else ours).extend(latencies.whole)
                     used_s += cpu_s(pid) - before if side == url else 0.0
+                for side in (upstream, url) if number % 2 == 0 else (url, upstream):
+                    key = Key(SEED).fold("pace", clients, number)  # both sides have the same times
+                    took = await pace(session, side, num, clients / (latency_ms / 1000), size.pass_s, key)
+                    paced.setdefault(side, []).extend(took)
             streamed = await load(session, url, num // 2, clients, spread_s, size.pass_s / 2, stream=True)
             first += streamed.first_byte
     p50, p99 = (float(np.quantile(ours, q) - np.quantile(direct, q)) for q in (0.5, 0.99))
+    paced_p50, paced_p99 = (float(np.quantile(paced[url], q) - np.quantile(paced[upstream], q)) for q in (0.5, 0.99))
     level = Overhead(
         clients,
         latency_ms,
@@ -282,11 +315,14 @@ async def overhead(folder: Path, clients: int, latency_ms: float, size: Size) ->
         p50,
         p99,
         float(np.quantile(first, 0.99)),
+        paced_p50,
+        paced_p99,
         used_s / len(ours) * 1000,
     )
     print(
         f"{clients:4d} clients, upstream {latency_ms:g} ms: {len(ours):,} requests, overhead p50 {p50:.2f} ms, "
-        f"p99 {p99:.2f} ms; first byte of a stream, p99: {level.first_byte_p99:.1f} ms; "
+        f"p99 {p99:.2f} ms; paced p50 {level.paced_p50:.2f} ms, p99 {level.paced_p99:.2f} ms; "
+        f"first byte of a stream, p99: {level.first_byte_p99:.1f} ms; "
         f"processor time of the server {level.cpu_ms:.2f} ms a request",
         flush=True,
     )
@@ -487,6 +523,8 @@ def bench(options: argparse.Namespace) -> dict[str, Json]:
         "requests": faulty.requests,
         "overhead_ms_p50": round(max(level.p50 for level in levels), 2),
         "overhead_ms_p99": round(max(level.p99 for level in levels), 2),
+        "paced_ms_p50": round(max(level.paced_p50 for level in levels), 2),
+        "paced_ms_p99": round(max(level.paced_p99 for level in levels), 2),
         "first_byte_ms_p99": round(max(level.first_byte_p99 for level in levels), 2),
         "lost": faulty.lost,
         "billed_twice": faulty.billed_twice,

@@ -15,6 +15,7 @@ from tests.support.script import Script, reply
 
 from samplewise.core.types import Message, Question
 from samplewise.serve.calls import NO_CALL, CallReader, canonical_json, decision_of, is_about_calls
+from samplewise.serve.wire import parse_call
 from samplewise.store.database import Store
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
@@ -405,7 +406,11 @@ def test_who_asks_again_does_not_pay_again(tmp_path: Any) -> None:
                 await asyncio.sleep(0.05)
                 leaving.cancel()
                 await asyncio.gather(leaving, return_exceptions=True)
-                await served.logged(1)
+                line = await served.logged(1)
+                relay = served.service.jobs.upstreams["toy"].relay
+                assert relay is not None
+                most = relay.worst_case(parse_call({**body, "messages": HELLO}, "chat"), 8, 1)
+                assert line["tokens"] == 24 + 2 * most.tokens > 24  # nobody knows what the other two have cost
                 assert script.lost == 2
                 got: Got = await served.post(**body)
                 assert got.body["samplewise"]["resumed"] is True
@@ -414,3 +419,21 @@ def test_who_asks_again_does_not_pay_again(tmp_path: Any) -> None:
                 assert got.body["samplewise"]["paid"]["tokens"] == 24
 
     run(main())
+
+
+def test_stored_draws_are_those_of_the_same_tools(tmp_path: Any) -> None:
+    """With a seed every draw is found again, but only for a request whose other fields are the same."""
+    other = [{"type": "function", "function": {"name": "sub", "parameters": {"type": "object"}}}]
+    nums = []
+
+    async def main() -> None:
+        script = Script(lambda seen: reply(chat(choice(call("add")))))
+        with Store(tmp_path / "s.db") as store:
+            async with script.serving() as url, served_at(url, tools="vote", store=store) as served:
+                for fields in ({"tools": TOOLS}, {"tools": TOOLS, "user": "u"}, {"tools": other}, {}, {"tools": TOOLS}):
+                    body: dict[str, Any] = {"model": "vote4@toy", "seed": 3, **fields}
+                    assert (await served.post(**body)).status == 200
+                    nums.append(len(script.bodies))
+
+    run(main())
+    assert nums == [4, 4, 8, 12, 12]

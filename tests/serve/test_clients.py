@@ -18,7 +18,6 @@ import pytest
 from tests.serve.running import ROOT, running
 
 from samplewise.serve.keys import new_key
-from samplewise.testing.endpoint import serving
 
 HERE = Path(__file__).parent
 CLIENTS = HERE / "clients"
@@ -147,17 +146,3 @@ def test_our_own_engine(served: Served, tmp_path: Path) -> None:
     question = f"make 24 from {PUZZLES[0]}"
     answer = samplewise(tmp_path, "ask", question, "--engine", engine, "--recipe", SOLVE, "--seed", "1")
     assert is_24(answer["answer"], PUZZLES[0])
-
-
-def test_doctor_finds_that_the_server_honours_what_its_endpoint_does(tmp_path: Path) -> None:
-    with serving() as endpoint:
-        engine = f'http("toy", base_url="{endpoint.url}", api_key="")'
-        with running(tmp_path / "log", "--engine", engine) as url:
-            report = samplewise(tmp_path, "doctor", "--engine", f'http("toy", base_url="{url}", api_key="")')
-    profile = report["profile"]
-    assert {name: profile[name] for name in ("n", "seed", "temperature", "usage")} == dict.fromkeys(
-        ("n", "seed", "temperature", "usage"), True
-    )
-    assert profile["max_tokens_field"] == "max_tokens"
-    assert profile["frozen_seed"] is False
-    assert profile["notes"] == []

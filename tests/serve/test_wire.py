@@ -230,6 +230,19 @@ def test_each_route_has_its_own_fields() -> None:
     assert refused(route="completions", logprobs=True).param == "logprobs"
 
 
+def test_options_of_streams_may_say_no() -> None:
+    for name in ("include_obfuscation", "continuous_usage_stats"):
+        assert call(stream=True, stream_options={name: False, "include_usage": True}).include_usage
+        assert refused(stream=True, stream_options={name: 0}).param == f"stream_options.{name}"
+    assert not call(stream=True, stream_options={"include_usage": None}).include_usage
+
+
+def test_entries_of_stop_are_counted_as_they_stand() -> None:
+    assert call(stop=["a"] * 16).fields.stop == ("a",)
+    assert refused(stop=["a"] * 17).param == "stop"
+    assert refused(stop=[None] * 17).param == "stop"
+
+
 def test_limits_of_numbers_are_inclusive() -> None:
     assert call(n=128, temperature=0, top_p=1, min_p=0, top_k=0).fields == DrawFields(0.0, 1.0, 0, 0.0)
     assert call(temperature=2, n=2.0).n == 2

@@ -13,10 +13,12 @@ from samplewise.core.errors import StoreConflict, StoreError, StoreVersion
 from samplewise.core.types import Completion, Generate, Message
 from samplewise.engines.toy import Toy
 from samplewise.recipe import recipe
+from samplewise.runs import redecide as redecide_module
 from samplewise.runs.run import run_task
 from samplewise.store import upkeep
 from samplewise.store.database import Store
 from samplewise.store.digests import digest_of
+from samplewise.store.encoding import from_text, packed
 from samplewise.store.merge import merge_stores
 from samplewise.store.schema import MIGRATIONS
 from samplewise.store.upkeep import check_store, measure_store, vacuum_store
@@ -195,6 +197,33 @@ def test_a_vacuum_gives_back_what_was_deleted(store: Path) -> None:
             vacuum_store(store)
 
 
+def test_a_run_is_read_without_holding_the_journal(store: Path) -> None:
+    """A read that stayed open kept the journal from being emptied: 200 MB of it for 25,000 decisions."""
+    with Store(store) as opened:
+        (run,) = opened.runs()
+        records = opened.records(run.id)
+        assert next(records).number == 0
+        opened.note(run.id, "stopped", [])
+        busy, _, _ = opened._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert busy == 0
+        opened._db.execute("DELETE FROM pools WHERE number=2")
+        assert [record.number for record in records] == [1, 3]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, NUM, 500])
+def test_every_decision_is_kept_however_many_at_once(
+    store: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redecide_module, "DECISIONS_AT_ONCE", at_once)
+    with Store(store) as opened:
+        (run,) = opened.runs()
+        grades = redecide_module.redecide(opened, run, "first")
+        kept = {row.question: row.grade for row in opened.selections(run.id) if row.selector == "first"}
+        questions = [record.problem.question.id for record in opened.records(run.id)]
+    assert [kept[question] for question in questions] == grades
+    assert len(grades) == NUM
+
+
 # --- packed texts -----------------------------------------------------------------------------------------------------
 
 LONG = "So the sum of the digits is 1 + 2 + 3 = 6, and the answer is 6. " * 9
@@ -241,6 +270,17 @@ def test_a_packed_store_is_read_as_before(long_store: Path, tmp_path: Path) -> N
     assert held(long_store) == before
     assert measure_store(long_store).tables == sizes[0]
     assert len(long_store.read_bytes()) == len(written)
+
+
+@pytest.mark.parametrize("text", ["a" * 200_000, LONG, "short", "", LONG.encode() + b"\xed\xa0\xbd"])
+def test_a_text_is_packed_once(text: str | bytes) -> None:
+    """One letter 200,000 times is so regular that its packed form could be packed again."""
+    small = packed(text)
+    assert small is not None
+    assert packed(small) == small
+    assert len(small) <= len(text)
+    assert from_text(small) == from_text(text)
+    assert packed(None) is None
 
 
 def test_packed_and_plain_stores_merge_without_a_conflict(long_store: Path, tmp_path: Path) -> None:

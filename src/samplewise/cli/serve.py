@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import signal
 import ssl
@@ -20,6 +21,7 @@ from .completion import complete_engine
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from samplewise.serve.app import Service
     from samplewise.serve.log import EventLog
 
     from .config import Config
@@ -196,12 +198,26 @@ async def _serve(
         address = runner.addresses[0]
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         say(f"serving {', '.join(served[SERVICE].jobs.upstreams)} at {scheme}://{shown}:{address[1]}/v1")
+        settling = asyncio.create_task(_settle_memory(served[SERVICE]))
         await _until_stopped()
+        settling.cancel()
         say(f"stopping: no new requests, running ones have {drain_seconds:g} s")
         await served[SERVICE].drain(drain_seconds)
     finally:
         await runner.cleanup()
         server_logger.removeFilter(no_http)
+
+
+async def _settle_memory(service: Service) -> None:
+    """Take what is there once the engines are open out of the garbage collector's sight.
+
+    A collection that looks at every module and model stops all requests, for 40 ms with the http engine alone.
+    """
+    gc.collect()
+    gc.freeze()
+    await service.opened_all()
+    gc.collect()
+    gc.freeze()
 
 
 async def _until_stopped() -> None:

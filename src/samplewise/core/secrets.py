@@ -7,6 +7,7 @@ a spec also misspelt), or by how it looks ("sk-...", "Bearer ...", a URL's user 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +33,7 @@ PAIR = re.compile(
 PLAIN = re.compile(r"[-+]?[\d.]+(?:e[-+]?\d+)?|None|True|False", re.IGNORECASE)  # values that are no credentials
 
 
+@functools.lru_cache(maxsize=1024)
 def names_secret(name: str) -> bool:
     """Return whether a field of this name holds a credential."""
     return NAME.search(name.lower().replace("-", "_")) is not None
@@ -116,11 +118,20 @@ class KnownSecrets:
 
     def __init__(self, values: Iterable[str]) -> None:
         forms = {form for value in values for form in (value, quote(value, safe=""), json.dumps(value)[1:-1])}
+        self._long_forms = tuple(form for form in forms if len(form) >= MIN_SECRET)
         self._long, self._all = _pattern(forms, MIN_SECRET), _pattern(forms, MIN_SHORT)
 
     def hide(self, text: str) -> str:
         """Return a message without the credentials."""
         return text if self._all is None else self._all.sub(HIDDEN, text)
+
+    def num_shown(self, text: str) -> tuple[int, bool]:
+        """Return how many characters of a draw so far hold no credential and begin none, and whether one is in it."""
+        match = None if self._long is None else self._long.search(text)
+        if match is not None:
+            return match.start(), True
+        begun = (n for form in self._long_forms for n in range(len(form) - 1, 0, -1) if text.endswith(form[:n]))
+        return len(text) - max(begun, default=0), False
 
     def hide_in(self, body: Any, *, is_error: bool) -> Any:
         """Return the JSON of a reply without the credentials; the same object if it has none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from operator import add, sub
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 Json = Any  # what json.loads can give; a recursive alias would cost more than it tells
@@ -144,11 +145,11 @@ class Usage(NamedTuple):
 
     def plus(self, other: Usage) -> Usage:
         """Return the sum of two usages."""
-        return Usage._make(a + b for a, b in zip(self, other, strict=True))
+        return Usage._make(map(add, self, other))
 
     def minus(self, other: Usage) -> Usage:
         """Return the difference of two usages: what was added since `other`."""
-        return Usage._make(a - b for a, b in zip(self, other, strict=True))
+        return Usage._make(map(sub, self, other))
 
 
 class Failure(NamedTuple):

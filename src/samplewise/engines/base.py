@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from samplewise.core.errors import EngineError
 from samplewise.core.reasoning import split_reasoning
@@ -23,6 +23,12 @@ class Arrival(NamedTuple):
 
     position: int
     completion: Completion
+
+
+class Hear(Protocol):
+    """Hears the pieces of a draw as they come: of its text, or of its reasoning."""
+
+    def __call__(self, piece: str, *, is_reasoning: bool) -> None: ...
 
 
 class Engine(ABC):
@@ -86,6 +92,13 @@ class Engine(ABC):
         Never more than its completion will have. For people who wait: asked a few times a second, in the event loop.
         """
         return None
+
+    def listen(self, ask: Ask, hear: Hear) -> None:  # noqa: B027
+        """Have the pieces of an ask's draw told as they come. Called before `answer`, with the same ask.
+
+        Whoever hears must do with none at all, and with text that the completion does not begin with: the draw may have
+        been tried again. An engine that cannot tell does nothing.
+        """
 
     def member(self, ask: Ask) -> Engine:
         """Return the engine that answers this ask. Draws are stored under that engine's identity."""

@@ -43,16 +43,18 @@ async def run_question(
     key: Key,
     *,
     read: Reader,
+    reads_at_once: bool = False,
     shared: SharedBudget | None = None,
 ) -> Result:
     """Run a recipe on one question. A failed ask is a value, not an exception.
 
-    With `shared`, the budget of several questions, the context's own limits apply as well. Raises, before anything is
+    A reader that `reads_at_once` takes no time, and is called in the event loop; others have a thread. With `shared`,
+    the budget of several questions, the context's own limits apply as well. Raises, before anything is
     paid, Unsupported, SetupError, and what the engine's `open` raises.
     """
     await context.engine.open()
     check_recipe(recipe, context.engine, context.budget)
-    return await _Drive(question, recipe, context, key, read, shared).run()
+    return await _Drive(question, recipe, context, key, read, shared, reads_at_once).run()
 
 
 def check_recipe(recipe: Recipe, engine: Engine, budget: Budget = Budget()) -> None:
@@ -184,6 +186,7 @@ class _Drive:
         key: Key,
         read: Reader,
         shared: SharedBudget | None,
+        reads_at_once: bool,
     ) -> None:
         self.ledger = Ledger(context.budget)
         self.num_draws = 0  # completions that the processes took, failed ones too
@@ -191,7 +194,9 @@ class _Drive:
         self._question, self._recipe, self._context = question, recipe, context
         self._keys = question_keys(key, question.id)
         self._dispatcher = Dispatcher(context, question.id, self.ledger, shared)
-        self._scorer = Scorer(question, recipe.verifiers, read, self._keys, self._dispatcher)
+        self._scorer = Scorer(
+            question, recipe.verifiers, read, self._keys, self._dispatcher, reads_at_once=reads_at_once
+        )
         self._fold = StopFold(recipe.stop, question, independent=recipe.sampler.independent) if recipe.stop else None
         self._due = 1 if self._fold is None else self._fold.num_needed  # draws after which the rule may stop
         self._is_costly = self._scorer.is_costly(recipe.stop.verifiers if recipe.stop else ())

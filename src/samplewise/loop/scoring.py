@@ -39,7 +39,11 @@ class Scorer:
         read: Reader,
         keys: QuestionKeys,
         dispatcher: Dispatcher,
+        *,
+        reads_at_once: bool = False,
     ) -> None:
+        """Take what scores. `reads_at_once`: the reader takes no time, so that it is called in the event loop."""
+        self._reads_at_once = reads_at_once
         self._question, self._verifiers, self._read = question, verifiers, read
         self._keys, self._dispatcher = keys, dispatcher
         self._raw: tuple[Candidate, ...] = ()
@@ -85,10 +89,12 @@ class Scorer:
         if not new and num == len(self._raw):
             return
         plain = {n: v for n, v in self._verifiers.items() if not isinstance(v, Judge | BatchVerifier)}
-        answers, columns = await self._dispatcher.in_thread(self._examine, plain, new) or (
-            (None,) * len(new),
-            {name: [math.nan] * len(new) for name in plain},
-        )
+        examined = None
+        if self._reads_at_once and not plain:
+            examined = self._examine(plain, new)
+        else:
+            examined = await self._dispatcher.in_thread(self._examine, plain, new)
+        answers, columns = examined or ((None,) * len(new), {name: [math.nan] * len(new) for name in plain})
         columns |= {n: await self._score(n, v, new) for n, v in self._verifiers.items() if isinstance(v, BatchVerifier)}
         scored = [_with_scores(c, {n: column[i] for n, column in columns.items()}) for i, c in enumerate(new)]
         self._raw = candidates

@@ -13,7 +13,7 @@ import numpy as np
 from samplewise.core.errors import SetupError
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats, Ints
-from samplewise.core.types import BatchVerifier, Generate, Pool, Usage, Verifier
+from samplewise.core.types import BatchVerifier, Generate, Pool, Selection, Usage, Verifier
 from samplewise.engines.base import Engine
 from samplewise.loop.context import RunContext
 from samplewise.loop.dispatch import Dispatcher
@@ -34,6 +34,7 @@ from samplewise.store.records import Record, Run
 from samplewise.verify.base import Judge
 from samplewise.verify.confidence import ConfidenceVerifier
 
+DECISIONS_AT_ONCE = 500  # kept in one transaction
 NUM_RESAMPLES = 64  # subsets per problem and k, for a selector without a formula
 
 
@@ -121,13 +122,18 @@ def redecide(store: Store, run: Run, selector: str) -> list[float]:
     rescore(store, run.id, choice.verifiers)
     _check_scored(store, run, choice.verifiers)
     key = run_key(run.seed)
-    grades = []
+    grades: list[float] = []
+    decisions: list[tuple[str, str, Selection, float]] = []
     for record, fit in zip(store.records(run.id), _fit_selectors(store, run.id, choice.selector, key), strict=True):
         question = record.problem.question.id
         selection = fit.choose(question_keys(key, question).select, record.pool, record.answers)
-        grade = grade_at(record, selection.position)
-        store.save_selection(run.id, question, choice.text, selection, grade)
-        grades.append(grade)
+        grades.append(grade_at(record, selection.position))
+        decisions.append((question, choice.text, selection, grades[-1]))
+        if len(decisions) == DECISIONS_AT_ONCE:
+            store.save_selections(run.id, decisions)
+            decisions.clear()
+    if decisions:
+        store.save_selections(run.id, decisions)
     return grades
 
 

@@ -75,6 +75,11 @@ class Service:
         """Begin to open the engines, which may take long, or succeed at a later try."""
         self._opening = asyncio.create_task(self._open_all())
 
+    async def opened_all(self) -> None:
+        """Wait until all engines are open."""
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+
     async def _open_all(self) -> None:
         upstreams = self.jobs.upstreams
         reasons: dict[str, str] = {}  # why a model's engine is not open

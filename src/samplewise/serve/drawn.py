@@ -9,7 +9,7 @@ import math
 from collections.abc import AsyncIterator, Sequence
 
 from samplewise.core.types import Ask, Candidate, Capability, Completion, Generate, Sampling, Usage
-from samplewise.engines.base import Arrival, Engine
+from samplewise.engines.base import Arrival, Engine, Hear
 from samplewise.store.database import Store
 
 
@@ -89,6 +89,9 @@ class FrontEngine(Engine):
 
     def num_drawn(self, ask: Ask) -> int | None:
         return self._behind.num_drawn(ask)
+
+    def listen(self, ask: Ask, hear: Hear) -> None:
+        self._behind.listen(ask, hear)
 
     def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         return self._behind.answer(asks)

@@ -146,8 +146,13 @@ FIELDS: tuple[Field, ...] = (
     Field(
         "stop",
         "honored",
-        {"anyOf": [STOP_TEXT, {"type": "array", "items": {"anyOf": [STOP_TEXT, {"type": "null"}]}}]},
-        about=f"texts that end a draw, at most {MAX_STOPS} different ones; null and empty ones are left out",
+        {
+            "anyOf": [
+                STOP_TEXT,
+                {"type": "array", "items": {"anyOf": [STOP_TEXT, {"type": "null"}]}, "maxItems": MAX_STOPS},
+            ]
+        },
+        about="texts that end a draw; null and empty ones are left out",
     ),
     Field("seed", "honored", count_schema(-(1 << 63), (1 << 64) - 1), about="fixes the whole run"),
     Field("stream", "honored", FLAG, about="answer with server-sent events"),

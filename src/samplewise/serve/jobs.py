@@ -31,7 +31,8 @@ from samplewise.serve.calls import drawn_choice
 from samplewise.serve.drawn import DrawLog, WantingEngine
 from samplewise.serve.keys import Policy
 from samplewise.serve.limits import Ticket
-from samplewise.serve.plans import PLAIN, Plan, Planner, ServeSettings, raised_error
+from samplewise.serve.live import ListeningEngine, LiveDraw
+from samplewise.serve.plans import PLAIN, Plan, Planner, ServeSettings, raised_error, read_whole, shows_as_drawn
 from samplewise.serve.relay import CallingEngine, parse_choices
 from samplewise.serve.replies import (
     Answer,
@@ -114,6 +115,7 @@ class Job:
         self.is_answered = False  # to the last byte
         self.is_late = False  # its time was up before its draws
         self.span: RequestSpan | None = None
+        self.live: LiveDraw | None = None  # what a stream shows while it is drawn
         self.first_byte = math.nan  # when it was sent, on the monotonic clock
         self.error = ""  # the code of the one that a reply ended in after it had begun
         self.on_arrival: Callable[[int], None] | None = None  # is told how many draws have arrived
@@ -188,7 +190,10 @@ class Jobs:
         if run is None:
             entropy = self._new_entropy()
             run = RunName(f"{entropy:016x}", entropy)
-        return Job(call, plan, run, policy, deadline=deadline, asked=asked)
+        job = Job(call, plan, run, policy, deadline=deadline, asked=asked)
+        if shows_as_drawn(call, plan):
+            job.live = LiveDraw(waits_for_reasoning=plan.upstream.engine.default_max_tokens is not None)
+        return job
 
     async def answer(self, job: Job, ticket: Ticket | None = None) -> Answer:
         """Run a job and return its answer. Raises RequestError. What was paid is told to the ticket.
@@ -226,11 +231,15 @@ class Jobs:
                 engine = CallingEngine(engine, plan.upstream.relay, call)
             if job.span is not None:
                 engine = job.span.watch(engine)
+            if job.live is not None:
+                engine = ListeningEngine(engine, job.live)
             if wants_logprobs:
                 engine = WantingEngine(engine, _wanted(engine))
             store = self._store if log is None else log
             context = RunContext(engine, store, _budget(job, ticket), job.note, job.cancel, plan.upstream.trial)
-            result = await run_question(asked_question(call), plan.recipe, context, key, read=plan.read)
+            result = await run_question(
+                asked_question(call), plan.recipe, context, key, read=plan.read, reads_at_once=plan.read is read_whole
+            )
             job.result, job.paid = result, result.paid
             job.is_late = result.stop.reason == "budget" and time.monotonic() >= job.deadline
             if not result.pool.candidates:

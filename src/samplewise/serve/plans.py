@@ -322,6 +322,14 @@ def with_request(stages: Stages, call: Call, max_tokens: int) -> Stages:
     return with_size(changed, call.n) if size is not None and 1 <= size < call.n else changed
 
 
+def shows_as_drawn(call: Call, plan: Plan) -> bool:
+    """Return whether a stream may show a draw while it is drawn: it is the only one, and the answer in any case."""
+    recipe = plan.recipe
+    is_alone = recipe.sampler.name == "repeat" and plan.size == 1 and recipe.stages.vary is None and recipe.stop is None
+    is_plain = not recipe.verifiers and not plan.is_relayed and not plan.has_calls
+    return call.stream and call.n == 1 and call.logprobs is None and is_alone and is_plain
+
+
 def can_vote_over_calls(recipe: Recipe) -> bool:
     """Return whether a recipe decides by answers alone, so that these may be calls of tools."""
     stages = recipe.stages

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from samplewise.core.errors import AuthError, BadRequest, EngineError, EngineUnavailable, RateLimited
 from samplewise.core.types import Ask, Capability, Completion, Finish, Generate, Json, Message, Usage
-from samplewise.engines.base import Arrival, Engine, failed
+from samplewise.engines.base import Arrival, Engine, Hear, failed
 from samplewise.serve.drawn import FrontEngine
 from samplewise.serve.fields import IGNORED
 from samplewise.serve.replies import FinalChoice
@@ -178,6 +178,9 @@ class CallingEngine(FrontEngine):
 
     def num_drawn(self, ask: Ask) -> int | None:
         return None
+
+    def listen(self, ask: Ask, hear: Hear) -> None:
+        return
 
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         arrived: asyncio.Queue[Arrival] = asyncio.Queue()

@@ -150,7 +150,6 @@ def evidence_of(
     the cost of all that the answer rests on, `paid` what this request caused. Texts of candidates and votes are given
     only if they are among `returned`. `more` are further fields; None leaves one out.
     """
-    whole = result.to_dict()
     num = len(result.pool.candidates)
     position = result.selection.position
     evidence: dict[str, Json] = {
@@ -160,7 +159,7 @@ def evidence_of(
         "failed": result.pool.num_failed,
         "answer": None if is_plain or result.answer is None else result.answer[:MAX_ANSWER],
         "agreement": None if is_plain or num < 2 else result.votes.get(result.answer or "", 0) / num,
-        "stop": whole["stop"],
+        "stop": {"reason": result.stop.reason, "evidence": dict(result.stop.evidence)},
         "spent": _cost(usage),
         "paid": _cost(paid),
     }
@@ -173,7 +172,7 @@ def evidence_of(
     if "votes" in returned:
         evidence["votes"] = result.votes
     if "candidates" in returned:
-        evidence["candidates"] = whole["candidates"]
+        evidence["candidates"] = result.to_dict()["candidates"]
     plain: dict[str, Json] = plain_json({**evidence, **{k: v for k, v in more.items() if v is not None}})
     return plain
 
@@ -198,11 +197,13 @@ def _cost(usage: Usage) -> dict[str, Json]:
 
 def plain_json(value: Json) -> Json:
     """Return a value that JSON and UTF-8 can hold: unknown numbers are None, halves of characters are replaced."""
+    if value is None or isinstance(value, bool | int):
+        return value
     if isinstance(value, str):
         return without_halves(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping):  # a dict is one at a glance
         return {without_halves(str(key)): plain_json(item) for key, item in value.items()}
     return [plain_json(item) for item in value] if isinstance(value, list | tuple) else value
 
@@ -386,6 +387,21 @@ def progress_chunk(answer_head: Answer, text: str, *, is_first: bool) -> dict[st
     role = {"role": "assistant", "content": ""} if is_first else {}
     choice = _delta_choice(0, {**role, "reasoning_content": text}, None, None, "chat")
     return {**_head(answer_head, "chat.completion.chunk"), "choices": [choice]}
+
+
+def piece_chunk(
+    answer_head: Answer, route: Route, text: str, is_reasoning: bool, *, is_first: bool
+) -> dict[str, Json] | None:
+    """Return a chunk with a piece of the one choice as it is drawn. None for reasoning on a route that has none."""
+    if route == "chat":
+        role = {"role": "assistant", "content": ""} if is_first else {}
+        delta = {**role, "reasoning_content" if is_reasoning else "content": without_halves(text)}
+        choice, kind = _delta_choice(0, delta, None, None, "chat"), "chat.completion.chunk"
+    elif is_reasoning:
+        return None
+    else:
+        choice, kind = _delta_choice(0, {"text": without_halves(text)}, None, None, route), "text_completion"
+    return {**_head(answer_head, kind), "choices": [choice]}
 
 
 def error_json(error: RequestError) -> dict[str, Json]:

@@ -16,10 +16,12 @@ from aiohttp import web
 
 from samplewise.core.types import Json
 from samplewise.serve.jobs import Job
+from samplewise.serve.live import LiveDraw
 from samplewise.serve.replies import (
     Answer,
     error_json,
     headers_of,
+    piece_chunk,
     progress_chunk,
     reply_chunks,
     reply_json,
@@ -116,14 +118,19 @@ async def send_stream(
     await response.prepare(request)
     await response.write(COMMENT)
     job.first_byte = time.monotonic()
-    is_begun = job.call.wishes.progress and job.call.route == "chat"
-    if is_begun:
+    is_begun = False
+    if job.live is not None:
+        is_begun = await _show_live(response, job, job.live, task, beat_s)
+    elif job.call.wishes.progress and job.call.route == "chat":
+        is_begun = True
         await _show_progress(response, job, task, beat_s)
     while not await is_done(task, beat_s):
         await response.write(COMMENT)
     events: Iterable[Json]
     try:
         answer = task.result()
+        if job.live is not None:
+            answer = answer._replace(choices=tuple(map(job.live.rest, answer.choices)))
         is_answer = True
         events = reply_chunks(answer, job.call.route, include_usage=job.call.include_usage, is_begun=is_begun)
     except RequestError as error:
@@ -136,6 +143,34 @@ async def send_stream(
     await response.write_eof()
     job.is_answered = is_answer
     return response
+
+
+async def _show_live(
+    response: web.StreamResponse, job: Job, live: LiveDraw, task: asyncio.Future[Answer], beat_s: float
+) -> bool:
+    """Send the pieces of a draw as they come, until the run is done. Return whether there was one."""
+    is_begun, spoken = False, time.monotonic()
+    arrived = asyncio.ensure_future(live.arrived.wait())
+    try:
+        while True:
+            for piece in live.take():
+                chunk = piece_chunk(job.head(), job.call.route, piece.text, piece.is_reasoning, is_first=not is_begun)
+                if chunk is not None:
+                    usage = {"usage": None} if job.call.include_usage else {}
+                    await response.write(event({**chunk, **usage}))
+                    is_begun, spoken = True, time.monotonic()
+            if task.done():
+                return is_begun
+            if arrived.done():
+                arrived = asyncio.ensure_future(live.arrived.wait())
+            left_s = beat_s - (time.monotonic() - spoken)
+            waiting: set[asyncio.Future[Any]] = {arrived, task}
+            await asyncio.wait(waiting, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
+            if not arrived.done() and not task.done():
+                await response.write(COMMENT)
+                spoken = time.monotonic()
+    finally:
+        arrived.cancel()
 
 
 async def _show_progress(response: web.StreamResponse, job: Job, task: asyncio.Future[Answer], beat_s: float) -> None:

@@ -15,7 +15,7 @@ import os
 import sqlite3
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -294,6 +294,12 @@ class Store:
         with self._writing():
             self._select(run_id, question, selector, selection, grade)
 
+    def save_selections(self, run_id: str, rows: Iterable[tuple[str, str, Selection, float]]) -> None:
+        """Keep decisions on many stored pools, all of them or none: question, selector, selection and grade of each."""
+        with self._writing():
+            for row in rows:
+                self._select(run_id, *row)
+
     def _select(self, run_id: str, question: str, selector: str, selection: Selection, grade: float) -> None:
         answer = None if selection.answer is None else to_text(selection.answer)
         row = (run_id, to_text(question), selector, answer, selection.position, grade)
@@ -305,11 +311,17 @@ class Store:
             return {from_text(q) for (q,) in self._db.execute("SELECT question FROM pools WHERE run=?", (run_id,))}
 
     def records(self, run_id: str) -> Iterator[Record]:
-        """Yield a run's records in the order of the task."""
-        query = "SELECT number, problem, columns, answers, spent, stop, bill FROM pools WHERE run=? ORDER BY number"
+        """Yield a run's records in the order of the task, each read when its turn comes.
+
+        So nothing large is sorted, and what is written meanwhile does not pile up in the journal behind a long read.
+        """
+        order = "SELECT question FROM pools WHERE run=? ORDER BY number"
+        query = "SELECT number, problem, columns, answers, spent, stop, bill FROM pools WHERE run=? AND question=?"
         with self._plainly("read"):
-            for row in self._db.execute(query, (run_id,)):
-                yield self._record(run_id, row)
+            for (question,) in self._db.execute(order, (run_id,)).fetchall():
+                row = self._db.execute(query, (run_id, question)).fetchone()
+                if row is not None:
+                    yield self._record(run_id, row)
 
     def _record(self, run_id: str, row: Sequence[Any]) -> Record:
         number, problem, columns, answers, spent, stop, bill = row

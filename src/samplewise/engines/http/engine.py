@@ -20,7 +20,7 @@ from samplewise.core.errors import AuthError, EngineError, EngineTimeout, Engine
 from samplewise.core.prices import FREE, ListedPrice, Price, listed_price
 from samplewise.core.secrets import hide_fields
 from samplewise.core.types import Ask, Capability, Generate, Json, Sampling, Usage
-from samplewise.engines.base import MAX_CONCURRENCY, REASONING_MAX_TOKENS, Arrival, Engine
+from samplewise.engines.base import MAX_CONCURRENCY, REASONING_MAX_TOKENS, Arrival, Engine, Hear
 from samplewise.engines.http.dialect import logq, requests
 from samplewise.engines.http.dialect.failures import format_names, model_names
 from samplewise.engines.http.dialect.profile import Profile
@@ -228,6 +228,10 @@ class HttpEngine(Engine):
             self._num_promised, self._promised_at = self._num_promised + num_free, now
         return num_free
 
+    def listen(self, ask: Ask, hear: Hear) -> None:
+        """Have the pieces of an ask's draw told as they come, where it has a request of its own."""
+        self._exchange.listeners[id(ask)] = hear
+
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         """Yield completions as they arrive. Raises SetupError if the endpoint cannot answer any ask."""
         max_size = self._exchange.max_n if self._shares_requests() else 1
@@ -242,6 +246,8 @@ class HttpEngine(Engine):
         finally:
             self._exchange.cut.update((id(asks[position]), asks[position]) for position in call.undelivered)
             self._num_open -= num_left
+            for ask in asks:
+                self._exchange.listeners.pop(id(ask), None)
             self._save_profile()
 
     async def _serve(self, job: RequestJob, call: Recipient) -> None:

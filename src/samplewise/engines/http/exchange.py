@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn, cast
 
@@ -19,7 +19,7 @@ from samplewise.core.prices import Price
 from samplewise.core.reasoning import opening_tag, split_reasoning
 from samplewise.core.text import find_stop
 from samplewise.core.types import Ask, Completion, Failure, Finish, Generate, Json, Likelihood, Message, Usage
-from samplewise.engines.base import failed, tell_reasoning
+from samplewise.engines.base import Hear, failed, tell_reasoning
 from samplewise.engines.http import billing
 from samplewise.engines.http.dialect import failures, logq, refusals, replies, requests
 from samplewise.engines.http.dialect.profile import LIMIT_NOTE, Api, Profile
@@ -86,6 +86,7 @@ class Exchange:
         self.allowed = 0  # that it was allowed
         self.has_billed = False
         self.cut: dict[int, Ask] = {}  # by id: on the wire, or cut off there
+        self.listeners: dict[int, Hear] = {}  # by id of an ask: who hears its draw
         self._outage = failures.OutageWatch(settings.patience_s)
         self._name, self._model, self._router, self._clock = engine_name(model), model, router, clock
         self._settings = settings
@@ -137,6 +138,8 @@ class Exchange:
             is_plain = max_tokens is None and not job.by_ids and not job.fields
             request = self._templates.get(job.asks, self.profile) if is_plain else None
             request = request or await self._request(job, max_tokens, queued)
+            if self._listener(job.asks) is not None and "stream" not in request.body:
+                request = requests.streamed(request, self.profile)
             reply = await self._answer(request, job.asks[0].messages, queued, job.asks)
             if reply.status < 300:
                 return self._deliver(job, call, request, reply)
@@ -222,7 +225,8 @@ class Exchange:
         try:
             if "stream" in request.body:
                 idle_s, max_pieces = self._settings.idle_timeout_s, PIECES_PER_TOKEN * _limit(request) + MORE_PIECES
-                reply = await replica.client.stream(request.path, body, idle_s, max_bytes, max_pieces)
+                hear = self._listener(asks)
+                reply = await replica.client.stream(request.path, body, idle_s, max_bytes, max_pieces, hear)
             else:
                 reply = await replica.client.post(request.path, body, max_bytes)
         except EngineError as error:
@@ -238,6 +242,10 @@ class Exchange:
         finally:
             self._outage.record_done(queued.ticket)
             gate.leave()
+
+    def _listener(self, asks: Sequence[Ask]) -> Hear | None:
+        """Return who hears the draw of the one ask of a request."""
+        return self.listeners.get(id(asks[0])) if len(asks) == 1 else None
 
     def _take_off(self, asks: tuple[Ask, ...]) -> None:
         """Note that asks are no longer on the wire. Those of a request that was cancelled stay in `cut`."""

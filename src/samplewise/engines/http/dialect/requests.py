@@ -144,6 +144,14 @@ def draw_request(ask: Generate, model: str, profile: Profile, options: DrawOptio
     return HttpRequest("chat/completions" if chat else "completions", body)
 
 
+def streamed(request: HttpRequest, profile: Profile) -> HttpRequest:
+    """Return the request that asks for server-sent events."""
+    body = {**(json.loads(request.data) if request.data else request.body), "stream": True}
+    if "stream_options" not in profile.refused:
+        body["stream_options"] = {"include_usage": True}
+    return HttpRequest(request.path, body)
+
+
 def likelihood_request(ask: Likelihood, model: str, prompt_ids: Sequence[int]) -> HttpRequest:
     """Return the request that scores a given response as a part of the prompt. One token is drawn and discarded."""
     prompt = [*prompt_ids, *ask.completion]

@@ -22,6 +22,7 @@ from samplewise.core.errors import BadRequest, EngineError, EngineTimeout, Engin
 from samplewise.core.secrets import KnownSecrets, hide_secrets, secret_values
 from samplewise.core.text import as_one_line
 from samplewise.core.types import Json
+from samplewise.engines.base import Hear
 from samplewise.engines.http.transport.body import ENCODINGS, BadEncoding, body_pieces
 from samplewise.engines.http.transport.stream import StreamLimits, StreamTooLong, read_stream
 
@@ -145,15 +146,18 @@ class Client:
         idle_timeout_s: float,
         max_bytes: int = MAX_BYTES,
         max_pieces: int = MAX_PIECES,
+        hear: Hear | None = None,
     ) -> Coroutine[None, None, Reply]:
         """Send a body that asks for server-sent events, and return the assembled reply; otherwise as `post`.
 
+        `hear` is told of the pieces of the first choice as they come, up to where a credential begins.
         The whole request has no time limit. Raises EngineTimeout if nothing arrives for `idle_timeout_s`, or nothing
         but comments for `timeout_s`. A stream is not read beyond `max_bytes`, or beyond `max_pieces` of one choice.
         """
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         limits = StreamLimits(max_bytes, max_pieces, self._timeout_s)
-        return self._request("POST", path, data, max_bytes, idle_timeout_s, limits)
+        careful = None if hear is None else _Careful(hear, self._secrets)
+        return self._request("POST", path, data, max_bytes, idle_timeout_s, limits, careful)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -169,6 +173,7 @@ class Client:
         max_bytes: int,
         idle_timeout_s: float | None = None,
         limits: StreamLimits | None = None,
+        hear: Hear | None = None,
     ) -> Reply:
         import aiohttp
 
@@ -187,7 +192,7 @@ class Client:
                 body, text = None, ""
                 try:
                     if limits is not None and response.content_type == "text/event-stream":
-                        body = await read_stream(body_pieces(response), limits, time.monotonic)
+                        body = await read_stream(body_pieces(response), limits, time.monotonic, hear)
                     else:
                         raw = await _read(response, max_bytes)
                         text = raw.decode(errors="replace")
@@ -267,6 +272,24 @@ class Client:
         server = f"{parts.scheme}://{parts.netloc}"
         text = f"{server}{path[1:]}" if path.startswith("//") else f"{server}{parts.path}/{path}"
         return self._urls.setdefault(path, yarl.URL(f"{text}?{self._query}" if self._query else text))
+
+
+class _Careful:
+    """Tells of pieces of a draw without the credentials that the server repeats, also where pieces cut them."""
+
+    def __init__(self, hear: Hear, secrets: KnownSecrets) -> None:
+        self._hear, self._secrets = hear, secrets
+        self._held = {True: "", False: ""}  # by whether it is reasoning: what may be the beginning of a credential
+        self._is_over = False
+
+    def __call__(self, piece: str, *, is_reasoning: bool) -> None:
+        if self._is_over:
+            return
+        text = self._held[is_reasoning] + piece
+        num, self._is_over = self._secrets.num_shown(text)
+        self._held[is_reasoning] = text[num:]
+        if num:
+            self._hear(text[:num], is_reasoning=is_reasoning)
 
 
 class _TooLong(Exception):

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from samplewise.core.types import Json
+from samplewise.engines.base import Hear
 from samplewise.engines.http.transport.pace import Clock
 
 TEXTS = ("content", "reasoning", "reasoning_content")  # message fields whose pieces are concatenated
@@ -32,7 +33,9 @@ class StreamTooLong(Exception):
 class StreamAssembler:
     """Collect the lines of a stream and return the assembled body."""
 
-    def __init__(self) -> None:
+    def __init__(self, hear: Hear | None = None) -> None:
+        """Take who hears the pieces of the first choice."""
+        self._hear = hear
         self.num_pieces = 0  # that held text or token ids
         self.most_pieces = 0  # of one choice
         self._body: dict[str, Any] = {}
@@ -84,10 +87,22 @@ class StreamAssembler:
             if isinstance(piece, dict):
                 index = piece.get("index")
                 index = index if isinstance(index, int) else 0
+                if self._hear is not None and index == 0:
+                    _tell(self._hear, piece)
                 if _append_piece(self._choices.setdefault(index, {"index": index}), piece):
                     self.num_pieces += 1
                     self._pieces[index] = self._pieces.get(index, 0) + 1
                     self.most_pieces = max(self.most_pieces, self._pieces[index])
+
+
+def _tell(hear: Hear, piece: dict[str, Any]) -> None:
+    """Tell what a piece adds to the text and the reasoning of its choice. Content in parts is not told."""
+    delta = piece.get("delta")
+    added = delta if isinstance(delta, dict) else {"content": piece.get("text")}
+    for name in TEXTS:
+        text = added.get(name)
+        if isinstance(text, str) and text:
+            hear(text, is_reasoning=name != "content")
 
 
 def _added(before: Json, piece: str | list[Json]) -> Json:
@@ -132,13 +147,15 @@ def _append_piece(choice: dict[str, Any], piece: dict[str, Any]) -> bool:
     return grown
 
 
-async def read_stream(pieces: AsyncIterator[bytes], limits: StreamLimits, clock: Clock) -> Json | None:
-    """Return the body of a streamed reply, or None if it broke off.
+async def read_stream(
+    pieces: AsyncIterator[bytes], limits: StreamLimits, clock: Clock, hear: Hear | None = None
+) -> Json | None:
+    """Return the body of a streamed reply, or None if it broke off. `hear` is told of its pieces as they come.
 
     Where a limit is reached, what came so far is the reply. Raises TimeoutError if comments alone have come for
     `quiet_s`, StreamTooLong if a stream beyond `max_bytes` holds no text.
     """
-    assembler, line = StreamAssembler(), _Lines()
+    assembler, line = StreamAssembler(hear), _Lines()
     num_bytes, num_pieces, progress_at = 0, 0, clock()
     async for piece in pieces:
         num_bytes += len(piece)
