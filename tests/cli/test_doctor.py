@@ -211,6 +211,17 @@ def test_what_a_model_is_and_how_it_is_run(call: Call, monkeypatch: pytest.Monke
     assert "end tokens none every response runs to its limit" in squeezed(call("--engine", "toy").out)
 
 
+def test_what_runs_the_model_is_named(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Run(Toy):
+        def runtime(self) -> dict[str, str]:
+            return {"vLLM": "0.32.0", "exploring": "no: [async] scheduling"}
+
+    monkeypatch.setattr("samplewise.cli.doctor.registry.build", lambda kind, spec: Run())
+    done = call("--engine", "toy", "--json")
+    assert "runtime what holds here vLLM 0.32.0 exploring no: [async] scheduling" in squeezed(done.out)
+    assert done.json["runtime"] == {"vLLM": "0.32.0", "exploring": "no: [async] scheduling"}
+
+
 class Lame(Toy):
     """An engine whose examination gave `found`."""
 

@@ -165,7 +165,8 @@ def doctor(
 
     An endpoint is probed once, by a dozen tiny requests or two; the result is kept for 30 days. For other engines this
     shows their capabilities. For a local model it shows what its files say, how it is run and how fast that is now, and
-    what it offers to token policies that explore, tried on a few tokens. Last it says which limits hold for programs
+    what it offers to token policies that explore, tried on a few tokens; for vLLM its version, those that were
+    tested, and what its internals allow. Last it says which limits hold for programs
     that a model wrote.
     """
     opened, model = asyncio.run(_open_engine(parse_spec(engine), fresh))
@@ -178,6 +179,12 @@ def doctor(
         table = Table("capability", "", "meaning", box=None)
         for capability in Capability:
             table.add_row(capability, _word(capability in opened.can), ABOUT.get(capability, ""))
+        out.print(table)
+    runtime = opened.runtime()
+    if runtime:
+        table = Table("runtime", "what holds here", box=None)
+        for name, value in runtime.items():
+            table.add_row(name, Text(value))
         out.print(table)
     if model is not None:
         _print_model(model)
@@ -200,6 +207,7 @@ def doctor(
             can=sorted(opened.can),
             profile=profile,
             notes=list(opened.notes),
+            runtime=dict(runtime),
             model=model,
             exploration=exploration,
             programs=programs,

@@ -33,6 +33,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "replay": "samplewise.engines.replay:replay",
         "tiny": "samplewise.engines.local:tiny",
         "toy": "samplewise.engines.toy:toy",
+        "vllm": "samplewise.engines.vllm:vllm",
     },
     "arm": {
         "again": "samplewise.vary.puzzles:again",

@@ -122,6 +122,11 @@ class Engine(ABC):
         """Return what the model in this process is and how fast it runs now, or None if there is none to examine."""
         return None
 
+    def runtime(self) -> Mapping[str, str]:
+        """Return what runs the model and what that allows, for people, by name; empty where there is nothing to tell.
+        Known once the engine is open."""
+        return {}
+
     def exploration(self) -> Mapping[str, Json] | None:
         """Return what the model offers to token policies that explore, or None if there is nothing to examine."""
         return None

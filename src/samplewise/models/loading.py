@@ -52,6 +52,18 @@ class CausalCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointText:
+    """The part of a causal language model that is text: all but its weights, which another program loads."""
+
+    name: str
+    source: str  # a folder, or a name on the Hub
+    digest: str  # sha256 over the names and contents of its files
+    tokenizer: Any
+    vocab_size: int  # ids that can be fed
+    stops: tuple[int, ...]  # ids that end a response
+
+
+@dataclass(frozen=True, slots=True)
 class RewardCheckpoint:
     """A reward model, on its device and ready to run."""
 
@@ -97,6 +109,28 @@ def load_causal_model(source: str, device: str | None, dtype: str | None) -> Cau
         num_parameters=sum(weight.numel() for weight in model.parameters()),
         dtype=wanted if wanted == "int8" else str(model.dtype).removeprefix("torch."),
         max_context=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        stops=end_tokens(source, tokenizer),
+    )
+
+
+def load_checkpoint_text(source: str) -> CheckpointText:
+    """Load the tokenizer of a causal language model from a folder or the Hub; "tiny" is the bundled one.
+
+    Raises SetupError.
+    """
+    source, name = _locate(source, TINY)
+    with quiet():
+        try:
+            config = hugging.AutoConfig.from_pretrained(source)
+            tokenizer = hugging.AutoTokenizer.from_pretrained(source)
+        except Exception as error:  # transformers, its tokenizers and the Hub raise anything
+            raise SetupError(f"cannot load the tokenizer of {name}: {_first_line(error)}") from error
+    return CheckpointText(
+        name=name,
+        source=source,
+        digest=_digest(source, name),
+        tokenizer=tokenizer,
+        vocab_size=int(config.get_text_config().vocab_size),
         stops=end_tokens(source, tokenizer),
     )
 

@@ -98,12 +98,12 @@ def test_an_engine_without_taps_refuses(checkpoint: Any, kit: SimpleNamespace) -
 def test_a_head_that_is_not_the_models_is_an_error(
     checkpoint: Any, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from samplewise.engines.local import exploring, taps
+    from samplewise.engines.local import batch, taps
 
     engine = local(checkpoint("llama"), device="cpu")
     right = head_of(engine.checkpoint.model)
     wrong = Head(right.weight, scale=2.0)
-    monkeypatch.setattr(exploring, "head_of", lambda model: wrong)
+    monkeypatch.setattr(batch, "head_of", lambda model: wrong)
     monkeypatch.setattr(taps, "head_of", lambda model: wrong)
     for completion in kit.answers(engine, group(kit, 1, 3)):
         assert completion.failure is not None

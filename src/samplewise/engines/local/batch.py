@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,17 +25,18 @@ from samplewise.core.errors import BadRequest, EngineError
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Ints, ratio_cannot_rise
 from samplewise.core.types import Completion, Finish, Generate, Likelihood, RejectionBound, Sampling, Usage
-from samplewise.engines.base import failed, tell_reasoning
+from samplewise.engines.base import failed
 from samplewise.explore.softmax import Softmax
 
 from .cache import Prefixes
 from .columns import BLOCK, NUM_LOGGED, Columns, Reals, Wholes, as_positions
 from .exploring import Exploring, meeting_point
-from .forward import Forward
+from .forward import Cached, Forward
 from .language import Language
 from .prefill import PrefillGroup, prefill_batches
-from .prepared import Done, PreparedAsk, RowDraw, completion, failed_jobs, num_statistics
+from .prepared import Done, PreparedAsk, RowDraw, Shown, failed_jobs, num_statistics, response
 from .sample import Filters
+from .taps import Taps, head_of
 
 
 class _Code:
@@ -86,7 +87,7 @@ class Batch:
         self.forward, self.language, self.device = forward, language, device
         self.max_rows, self.chunk = max_rows, chunk
         self.prefixes = Prefixes(prefix_bytes if forward.reuses else 0)
-        self.exploring = Exploring(forward, max_rows)
+        self.exploring = Exploring(Taps(forward), lambda: head_of(cast(Cached, forward).model), max_rows)
         self.num_rows = 0
         self.columns = Columns(device)
         self._banning = False  # whether some row has a token that it may not draw first
@@ -274,7 +275,8 @@ class Batch:
         most = reals.log_ratio + reals.power * drawn.logp - drawn.logq
         reals.log_ratio.add_(reals.alpha * drawn.logp - drawn.logq)
         wholes.token.copy_(drawn.tokens)
-        columns.append_log(part, position, (drawn.tokens, drawn.logp, drawn.logq, drawn.statistics))
+        rows = torch.arange(part.start, part.stop, device=self.device)
+        columns.log_draws(rows, int(columns.num_drawn[part].max()) + 1, position, drawn)
         columns.codes[part] = (
             self._ends[drawn.tokens] * _Code.EOS
             + (reals.log_ratio < reals.bound) * _Code.REJECTED
@@ -353,15 +355,8 @@ class Batch:
             if end.error is not None:
                 done.append(Done(job.tag, failed(end.error)))
                 continue
-            text = texts[i] if i in texts else self.language.continued(ask.prefix, end.shown)
-            num_cut = 0 if end.stop < 0 else len(text) - end.stop  # characters, from the stop string on
-            if "whole" in ask.want and ask.prefix:
-                text = self.language.texts([[*ask.prefix, *end.shown]])[0]
-            text = text[: len(text) - num_cut]
-            response = tell_reasoning(
-                completion(ask, len(job.ids), end.drawn, text, end.finish), ask, self.language.opening_tag(ask.messages)
-            )
-            done.append(Done(job.tag, response))
+            shown = Shown(end.shown, end.stop)
+            done.append(Done(job.tag, response(job, end.drawn, shown, end.finish, self.language, texts.get(i))))
             # A caller that wants the ids may continue from them, but not from a rejected draft.
             if "tokens" in ask.want and end.finish != "rejected" and self.forward.reuses:
                 ids = (*job.ids, *end.drawn.tokens[:-1])

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from samplewise.core.numerics import Ints
 
+from .sample import TokenDraws
+
 BLOCK = 64  # uniforms of a row that are drawn ahead
 NUM_LOGGED = 3  # token, logp and logq are logged for every draw, in this order; statistics follow
 
@@ -65,10 +67,11 @@ class Columns:
     def __len__(self) -> int:
         return len(self.limit)
 
-    def reals(self, part: slice) -> Reals[Tensor]:
+    def reals(self, part: slice | Tensor) -> Reals[Tensor]:
+        """Return the columns of some rows: views where `part` is a slice, else copies."""
         return Reals(*self._reals[part].unbind(1))
 
-    def wholes(self, part: slice) -> Wholes[Tensor]:
+    def wholes(self, part: slice | Tensor) -> Wholes[Tensor]:
         return Wholes(*self._wholes[part].unbind(1))
 
     def write(self, first: int, reals: Sequence[Reals[float]], wholes: Sequence[Wholes[int]]) -> None:
@@ -77,15 +80,17 @@ class Columns:
         self._reals[first:end] = torch.tensor(reals, dtype=torch.float64).to(self.device)
         self._wholes[first:end] = torch.tensor(wholes, dtype=torch.int64).to(self.device)
 
-    def append_log(self, part: slice, position: Tensor, values: Sequence[Tensor]) -> None:
-        """Log the draws of `part` at `position` (N,): token, logp, logq (N,) and statistics (N, S)."""
-        longest = int(self.num_drawn[part].max()) + 1
+    def set_log_ratio(self, rows: Tensor, values: Tensor) -> None:
+        """Set the running sums of `rows` (N,)."""
+        self._reals[rows, Reals._fields.index("log_ratio")] = values
+
+    def log_draws(self, rows: Tensor, longest: int, position: Tensor, drawn: TokenDraws) -> None:
+        """Log the draws of `rows` (N,) at `position` (N,), each below `longest`."""
         if longest > self.log.shape[2]:
-            more = self.log.new_zeros(*self.log.shape[:2], max(32, longest // 2))
+            more = self.log.new_zeros(*self.log.shape[:2], max(32, longest - self.log.shape[2], longest // 2))
             self.log = torch.cat([self.log, more], dim=2)
-        rows = torch.arange(part.start, part.stop, device=self.device)
-        *logged, statistics = values
-        columns = torch.cat([*(value.double()[:, None] for value in logged), statistics], dim=1)
+        logged = (drawn.tokens, drawn.logp, drawn.logq)
+        columns = torch.cat([*(value.double()[:, None] for value in logged), drawn.statistics], dim=1)
         self.log[rows, : columns.shape[1], position] = columns
 
     def grow(self, num_rows: int, max_rows: int) -> None:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Sequence
-from typing import cast
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -24,18 +24,45 @@ from samplewise.core.keys import Key
 from samplewise.core.numerics import Ints
 from samplewise.core.types import Generate, Json, explores
 from samplewise.engines.base import failed
-from samplewise.explore.base import Advice, EngineStep, Flags
+from samplewise.explore.base import Advice, EngineStep, Flags, Head
 from samplewise.explore.explorer import Explorer, GroupReport
 
-from .forward import Cached, Forward
 from .prepared import Done, PreparedAsk, explore_settings
 from .sample import Filters, TokenDraws, draw
-from .taps import Taps, head_of
 
 NONE, APART, WAITING, MET, ALONE = range(5)  # how far a row of a group that meets has come; NONE: its group does not
 IDLE = 256  # groups that wait for their next wave: 64 questions at once, each with up to four arms
 REPORTS = 1024  # of ended groups, kept for people
 LOST = 4096  # names of lost groups that are remembered
+
+
+class States(NamedTuple):
+    """The states at all positions of a prompt, (T, d) each."""
+
+    deep: Tensor
+    shallow: Tensor
+
+
+class StateTaps(Protocol):
+    """What listens to a model's forward pass."""
+
+    @property
+    def deep(self) -> Tensor:
+        """What entered the head at the last pass (N, d)."""
+        ...
+
+    @property
+    def shallow(self) -> Tensor:
+        """What left the first block at the last pass (N, d)."""
+        ...
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def prompt(self, ids: Sequence[int]) -> States:
+        """Compute the states of a prompt in a pass of its own."""
+        ...
 
 
 class _Group:
@@ -62,9 +89,9 @@ def meeting_point(ask: Generate) -> str:
 class Exploring:
     """The groups of a batch, and host columns for its R rows."""
 
-    def __init__(self, forward: Forward, max_rows: int) -> None:
-        self._forward, self._max_groups = forward, max_rows + IDLE
-        self._taps = Taps(forward)
+    def __init__(self, taps: StateTaps, head: Callable[[], Head], max_rows: int) -> None:
+        """`head` is called when the first group opens."""
+        self._taps, self._head, self._max_groups = taps, head, max_rows + IDLE
         self._explorer: Explorer | None = None
         self._numbers = np.zeros(0, dtype=np.int64)  # (R,) -1: draws plainly
         self._samples = np.zeros(0, dtype=np.int64)  # (R,)
@@ -139,7 +166,7 @@ class Exploring:
 
     def _begin(self, row: int, ask: Generate) -> None:
         if self._explorer is None:
-            self._explorer = Explorer(head_of(cast(Cached, self._forward).model), max_groups=self._max_groups)
+            self._explorer = Explorer(self._head(), max_groups=self._max_groups)
         settings = explore_settings(ask.sampling.explore)
         number = self._explorer.open(ask.group, settings, Key(0).fold(ask.group).seed())
         group = self._groups.get(ask.group)
@@ -160,6 +187,15 @@ class Exploring:
     def end(self, rows: Sequence[int], count: Ints, done: list[Done]) -> list[Done]:
         """Return the completions of rows that have ended. A group's last one carries its report, and is an error if the
         group went wrong."""
+        for index, (report, size) in self.close(rows, count).items():
+            last = failed(EngineError(report.problem)) if report.problem else done[index].completion
+            done[index] = done[index]._replace(completion=last._replace(explored=exploration_summary(report, size)))
+        return done
+
+    def close(self, rows: Sequence[int], count: Ints) -> Mapping[int, tuple[GroupReport, int]]:
+        """Remove rows that have ended after `count` (R,) tokens. Return the reports and sizes of the groups that ended
+        with them, by the index of the row that ended each."""
+        closed: dict[int, tuple[GroupReport, int]] = {}
         # Of rows that end at once the highest draw counts as the last, wherever it is in the batch.
         for index, row in sorted(enumerate(rows), key=lambda pair: int(self._samples[pair[1]])):
             if (group := self._leave(row, count)) is None:
@@ -170,12 +206,9 @@ class Exploring:
                 report = self._explorer.close(group.number, group.drawn)
                 self.reports.append(report)
                 self._drop(group)
-                last = failed(EngineError(report.problem)) if report.problem else done[index].completion
-                done[index] = done[index]._replace(
-                    completion=last._replace(explored=exploration_summary(report, group.size))
-                )
+                closed[index] = report, group.size
         self._tidy()
-        return done
+        return closed
 
     def lose(self, rows: Collection[int], count: Ints) -> None:
         """Remove rows before their end, and lose their groups. Rows that have ended are skipped."""
@@ -264,7 +297,7 @@ class Exploring:
 
     def draw(
         self,
-        part: slice,
+        part: slice | Ints,
         count: Ints,
         logits: Tensor,
         filters: Filters,

@@ -145,6 +145,27 @@ def completion(ask: Generate, num_prompt: int, drawn: RowDraw, text: str, finish
     )
 
 
+class Shown(NamedTuple):
+    """Where the text of a response ends."""
+
+    tokens: list[int]  # those that have a text
+    stop: int = -1  # where in it a stop string begins; -1: nowhere
+
+
+def response(
+    job: PreparedAsk, drawn: RowDraw, shown: Shown, finish: Finish, language: Language, text: str | None = None
+) -> Completion:
+    """Make the completion of a Generate job with its text, which may be given as decoded without a prefix."""
+    ask = job.ask
+    assert isinstance(ask, Generate)
+    text = language.continued(ask.prefix, shown.tokens) if text is None else text
+    num_cut = 0 if shown.stop < 0 else len(text) - shown.stop  # characters, from the stop string on
+    if "whole" in ask.want and ask.prefix:
+        text = language.texts([[*ask.prefix, *shown.tokens]])[0]
+    text = text[: len(text) - num_cut]
+    return tell_reasoning(completion(ask, len(job.ids), drawn, text, finish), ask, language.opening_tag(ask.messages))
+
+
 def num_statistics(ask: Generate) -> int:
     """Return how many numbers are kept of each token of an ask beside its log-probabilities."""
     return 1 + len(ask.exponents) if "logz" in ask.want or "certainty" in ask.want else 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,17 +20,11 @@ from torch import Tensor
 from samplewise.core.errors import SetupError
 from samplewise.explore.base import Head
 
+from .exploring import States
 from .forward import Cached, Forward
 from .llama import Lean
 
 PROBE = 4  # tokens that are run once to check the taps
-
-
-class States(NamedTuple):
-    """The states at all positions of a prompt, (T, d) each."""
-
-    deep: Tensor
-    shallow: Tensor
 
 
 class Taps:
