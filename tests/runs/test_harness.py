@@ -106,7 +106,7 @@ def test_the_same_run_is_the_same_file(exported: tuple[Path, list[Record]]) -> N
         names = file.namelist()
         listed = [(each["id"], each["epoch"]) for each in json.loads(file.read("summaries.json"))]
     assert listed == [(question, epoch) for question in ("a", "b/2", "c") for epoch in (1, 2, 3, 4)]
-        assert {member.date_time for member in file.infolist()} == {EPOCH}, "no hour of writing"
+    assert {member.date_time for member in file.infolist()} == {EPOCH}, "no hour of writing"
     assert len(set(names)) == len(names) == 12 + 3
     assert "samples/a_epoch_1.json" in names
     assert not [name for name in names if "b/2" in name], "an id that is no file's name"
