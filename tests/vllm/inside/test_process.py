@@ -15,7 +15,11 @@ from samplewise.core.registry import build
 from .conftest import Run, answers
 from .test_inside import assert_same
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+pytestmark = [
+    *(pytest.mark.vllm, pytest.mark.slow),
+    # vLLM leaves a context of ZeroMQ to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def test_the_process_form_draws_the_same_and_ends(run: Run, expected: list[Any]) -> None:
@@ -46,5 +50,6 @@ def test_the_process_form_draws_the_same_and_ends(run: Run, expected: list[Any])
     gc.collect()
     left = {child.pid for child in psutil.Process().children(recursive=True)} - before
     _, alive = psutil.wait_procs([psutil.Process(pid) for pid in left if psutil.pid_exists(pid)], timeout=30)
-    assert not alive, alive
+    # Python's own tracker of shared memory stays for as long as this process does.
+    assert not [child for child in alive if "resource_tracker" not in " ".join(child.cmdline())]
     assert len(ASKS) == 59
