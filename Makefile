@@ -7,7 +7,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 LOCKED := $(BIN)/python $(PIP) --constraint constraints.txt
 INSTALL := $(LOCKED) hatchling editables && $(LOCKED) --no-build-isolation --editable
 
-.PHONY: demo test test-real test-vllm test-clients test-package test-newest check docs site quick bench train train-reward lock sandbox clean
+.PHONY: demo test test-real test-vllm test-clients test-package test-newest check docs quick bench train train-reward lock sandbox clean
 
 demo: $(VENV)/.local  ## 100 held-out puzzles, twelve methods at equal tokens: a table, demo/report.html, one JSON line
 	$(BIN)/samplewise demo
@@ -41,9 +41,6 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.dev  ## docs/reference.md, made from the registry
 	$(BIN)/python docs/reference.py
-
-site: .venv-site/.made  ## the pages of docs/ as a site, in site/; a link that leads nowhere is an error
-	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --quiet --strict
 
 quick: $(VENV)/.dev  ## the tests that take no time
 	$(BIN)/pytest -m "not slow and not vllm and not real and not clients and not package"
@@ -94,11 +91,6 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	.venv-package/bin/python $(PIP) --no-deps -r tests/package/requirements.txt
 	touch $@
 
-.venv-site/.made: docs/requirements.txt
-	$(PYTHON) -m venv .venv-site
-	.venv-site/bin/python $(PIP) --no-deps -r docs/requirements.txt
-	touch $@
-
 sandbox:  ## bubblewrap, which programs are graded in; without it their tests are skipped
 	@command -v bwrap >/dev/null || { \
 		if [ "$$(id -u)" = 0 ]; then run=""; else run="sudo -n"; fi; \
@@ -107,4 +99,4 @@ sandbox:  ## bubblewrap, which programs are graded in; without it their tests ar
 		echo "bubblewrap is not here and cannot be installed; the tests of the code sandbox are skipped"; }
 
 clean:
-	rm -rf $(VENV) $(NEWEST) .venv-real .venv-vllm .venv-clients .venv-package .venv-site site demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) .venv-real .venv-vllm .venv-clients .venv-package demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
