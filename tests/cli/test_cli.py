@@ -324,7 +324,7 @@ def test_export_and_passk(call: Call) -> None:
     assert "pass@k" in table.out
     for words, message in (
         (["export", "--store", "s.db"], "give the file to write: -o draws.csv"),
-        (["export", "--store", "s.db", "-o", "x.xls"], "give --format csv, jsonl, parquet, inspect, or a file"),
+        (["export", "--store", "s.db", "-o", "x.xls"], "give --format csv, jsonl, parquet, inspect, eval, lm_eval, or"),
         (["export", "--store", "s.db", "-o", "x.csv", "--table", "all"], "table must be one of draws, decisions"),
         (["passk", "nothing", "--store", "s.db"], "s.db holds no run 'nothing'"),
     ):

@@ -29,7 +29,7 @@ TOOLS = ROOT / ".venv-package" / "bin"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = sorted(set(PROJECT["optional-dependencies"]))
 # What is in the wheel beside Python modules. A new kind of file is named here, or does not belong there.
-DATA = {".css", ".html", ".jinja", ".js", ".json", ".md", ".safetensors", ".typed"}
+DATA = {".css", ".html", ".jinja", ".js", ".json", ".md", ".safetensors", ".toml", ".typed"}
 MAX_WHEEL_MB = 9.0
 TIMEOUT_S = 120
 

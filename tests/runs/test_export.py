@@ -173,10 +173,12 @@ def test_an_ask_that_brought_no_draw_is_nobodys_usage(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_one_line(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for form in ("csv", "inspect"):
+    for form in ("csv", "inspect", "eval", "lm_eval"):
         with pytest.raises(UsageError, match="cannot write"):
             export_run(store, the_run(store), tmp_path, form)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"give --format csv, jsonl, parquet, inspect, or a file that ends in \.csv"):
+    with pytest.raises(
+        UsageError, match=r"give --format csv, jsonl, parquet, inspect, eval, lm_eval, or a file that ends in \.csv"
+    ):
         format_of(Path("d.xlsx"), None)
     assert format_of(Path("d.json"), None) == "inspect"
     assert format_of(Path("d"), "parquet") == "parquet"

@@ -19,6 +19,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from samplewise.cli.completion import complete_engine, complete_recipe
+from samplewise.cli.config import Config, load_config
 from samplewise.core.errors import SamplewiseError, UsageError
 from samplewise.core.text import CONTROLS, printable
 from samplewise.core.types import Json
@@ -64,19 +66,90 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def common_options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end")
     ] = False,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", help="A file of settings; none: look for none", envvar="SAMPLEWISE_CONFIG"),
+    ] = None,
 ) -> None:
     """Many samples, one good answer, as few tokens as possible."""
+    settings = load_config(config)
+    context.obj = settings
+    context.default_map = _Defaults(settings)
+    if settings.has_prices and "SAMPLEWISE_PRICES" not in os.environ:
+        os.environ["SAMPLEWISE_PRICES"] = str(settings.path)
+        context.call_on_close(lambda: os.environ.pop("SAMPLEWISE_PRICES", None))
+
+
+class _Defaults(dict[str, Any]):
+    """The defaults of each command's options, as the file of settings has them."""
+
+    def __init__(self, settings: Config) -> None:
+        super().__init__()
+        self._settings = settings
+
+    def get(self, command: str, default: Any = None) -> Any:
+        return self._settings.defaults_of(command)
+
+
+def settings_of(context: typer.Context) -> Config:
+    """Return the settings that a command runs with."""
+    settings = context.find_root().obj
+    return settings if isinstance(settings, Config) else Config()
+
+
+def _engine(context: typer.Context, value: str) -> str:
+    return settings_of(context).engine_spec(value)
+
+
+def engine_or_none(context: typer.Context, value: str | None) -> str | None:
+    """Return the spec of an engine that is given by name, None where none is given."""
+    return None if value is None else settings_of(context).engine_spec(value)
+
+
+def _recipe(context: typer.Context, value: str) -> str:
+    return settings_of(context).recipe_line(value)
+
+
+def _recipes(context: typer.Context, value: list[str]) -> list[str]:
+    return [settings_of(context).recipe_line(each) for each in value]
 
 
 Engine = Annotated[
     str,
-    typer.Option("--engine", "-e", help="tiny, local:PATH_OR_NAME, http:MODEL ...", envvar="SAMPLEWISE_ENGINE"),
+    typer.Option(
+        "--engine",
+        "-e",
+        help="tiny, local:PATH_OR_NAME, http:MODEL ..., or a name of the settings",
+        envvar="SAMPLEWISE_ENGINE",
+        callback=_engine,
+        autocompletion=complete_engine,
+    ),
 ]
-Recipe = Annotated[str, typer.Option("--recipe", "-r", help="One line: repeat(16) | vote")]
-Recipes = Annotated[list[str], typer.Option("--recipe", "-r", help="A line to compare; give several")]
+Recipe = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="One line: repeat(16) | vote, or a preset of the settings",
+        envvar="SAMPLEWISE_RECIPE",
+        callback=_recipe,
+        autocompletion=complete_recipe,
+    ),
+]
+Recipes = Annotated[
+    list[str],
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="A line to compare, or a preset; give several",
+        callback=_recipes,
+        autocompletion=complete_recipe,
+    ),
+]
 StorePath = Annotated[
     Path, typer.Option("--store", help="The SQLite file that keeps every draw", envvar="SAMPLEWISE_STORE")
 ]
@@ -89,6 +162,17 @@ BudgetTokens = Annotated[
 BudgetUsd = Annotated[float | None, typer.Option("--budget-usd", min=0.0, help="Limit of the run in USD")]
 BudgetSeconds = Annotated[
     float | None, typer.Option("--budget-seconds", min=0.0, help="Limit of each question in seconds")
+]
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Go on, whatever the run may cost")]
+ConfirmAbove = Annotated[
+    float | None,
+    typer.Option(
+        "--confirm-above-usd",
+        min=0.0,
+        help="Ask before a run that may cost more than this",
+        envvar="SAMPLEWISE_CONFIRM_ABOVE_USD",
+    ),
 ]
 
 

@@ -9,15 +9,15 @@ import typer
 
 from samplewise.core.errors import SamplewiseError
 
-from . import demo, doctor, draw, effect, export, merge, parts, passk, plan, serve, store, stored
+from . import completion, demo, doctor, draw, effect, export, merge, parts, passk, plan, serve, start, store, stored
 from .app import app, fail
 
 __all__ = ["demo", "doctor", "draw", "effect", "export", "merge", "parts", "passk", "plan", "run_command", "serve"]
-__all__ += ["store", "stored"]
+__all__ += ["start", "store", "stored"]
 
 # as a person meets them
 ORDER = ["ask", "run", "compare", "select", "show", "passk", "recheck", "effect", "calibrate", "plan", "report"]
-ORDER += ["export", "merge", "serve", "doctor", "list", "demo"]
+ORDER += ["export", "merge", "serve", "doctor", "list", "demo", "init", "completion"]
 app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))  # type: ignore[union-attr]
 
 # What the parser says of a wrong word. Its class has no name that holds for every release of typer; its children do.
@@ -26,8 +26,11 @@ COMPLAINT: type[Exception] = typer.BadParameter.mro()[2]
 
 def run_command() -> NoReturn:
     """Run the command that the arguments name. Samplewise's own errors become one line and an exit code."""
+    if completion.is_asked():
+        completion.prepare_completion()
     try:
-        code = typer.main.get_command(app).main(standalone_mode=False)
+        command = typer.main.get_command(app)
+        code = command.main(prog_name="samplewise", complete_var=completion.VARIABLE, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except SamplewiseError as error:
         fail(str(error), error.exit_code)

@@ -17,6 +17,7 @@ from samplewise.core.types import Message
 from samplewise.loop.ledger import Budget
 from samplewise.loop.result import Result, outside_note, unanswered_note
 from samplewise.recipe import recipe as parse_recipe
+from samplewise.runs.shards import Shard
 from samplewise.tasks.base import Task, with_system
 
 from .app import (
@@ -26,6 +27,7 @@ from .app import (
     BudgetSeconds,
     BudgetTokens,
     BudgetUsd,
+    ConfirmAbove,
     Engine,
     Interrupted,
     Output,
@@ -36,6 +38,7 @@ from .app import (
     Seed,
     StorePath,
     System,
+    Yes,
     app,
     end_on_signal,
     fail,
@@ -155,6 +158,8 @@ def run(
             "--spread", help="How questions share a limit: even, or gain: where the next draw is expected to gain most"
         ),
     ] = "even",
+    confirm_above_usd: ConfirmAbove = None,
+    yes: Yes = False,
     shard: Annotated[
         str | None, typer.Option("--shard", help="Draw one shard's questions alone: 0/4 for the first of four")
     ] = None,
@@ -163,14 +168,14 @@ def run(
 ) -> None:
     """Run a recipe on a task. Interrupted or killed, the same command goes on where it was."""
     from samplewise.measure import mean_interval
-    from samplewise.runs.shards import Shard
     from samplewise.store.database import Store
 
     part = None if shard is None else Shard.of(shard)
 
     budget = Budget(budget_requests, None, None, budget_tokens, budget_usd, budget_seconds)
     with Store(store) as kept:
-        (summary,) = _run_all(open_task(task, read, system), engine, [recipe], kept, seed, budget, spread, part)
+        limit = None if yes else confirm_above_usd
+        (summary,) = _run_all(open_task(task, read, system), engine, [recipe], kept, seed, budget, spread, part, limit)
         records = records_of(kept, summary.run, part)
         stops, note = stop_reasons(records), unanswered_in(records)
     accuracy = mean_interval(summary.accuracy if summary.num_draws else ())
@@ -227,6 +232,8 @@ def compare(
     seed: Seed = 0,
     tokens: Annotated[float | None, typer.Option("--tokens", help="Compare at so many tokens per problem")] = None,
     output: Output = None,
+    confirm_above_usd: ConfirmAbove = None,
+    yes: Yes = False,
     sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
@@ -238,7 +245,8 @@ def compare(
     lines = list(dict.fromkeys(parse_recipe(line).line for line in recipe))
     with Store(store, must_exist=task is None) as kept:
         if task is not None:
-            summaries = _run_all(open_task(task, read, system), engine, lines, kept, seed, Budget())
+            limit = None if yes else confirm_above_usd
+            summaries = _run_all(open_task(task, read, system), engine, lines, kept, seed, Budget(), limit_usd=limit)
             for summary in summaries:
                 _finish(summary)
             runs = {run.id: run for run in kept.runs()}
@@ -274,8 +282,10 @@ def _run_all(
     seed: int,
     budget: Budget,
     spread: str = "even",
-    shard: tuple[int, int] | None = None,
+    shard: Shard | None = None,
+    limit_usd: float | None = None,
 ) -> list[Any]:
+    from samplewise.cli.forecast import confirm_cost
     from samplewise.cli.progress import Bar, engine_to_load, loading
     from samplewise.runs.run import check_limit, run_task
 
@@ -293,6 +303,8 @@ def _run_all(
                 await opened.open()
             for each in recipes:
                 check_limit(problems, each, opened, budget, seed=seed, spread=spread)  # type: ignore[arg-type]
+            confirm_cost(problems, recipes, opened, store, seed, budget, shard, limit_usd)
+            for each in recipes:
                 with Bar(each.line) as bar:
                     done.append(
                         await run_task(

@@ -19,7 +19,8 @@ def export(
     run: Annotated[str | None, typer.Argument(help="A run's id; default: the last one that was begun")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write")] = None,
     form: Annotated[
-        str | None, typer.Option("--format", help="csv, jsonl, parquet or inspect; default: as the file is called")
+        str | None,
+        typer.Option("--format", help="csv, jsonl, parquet, inspect, eval or lm_eval; default: as the file is called"),
     ] = None,
     table: Annotated[
         str, typer.Option("--table", help="draws: one row a draw; decisions: one row a question and selector")
@@ -27,7 +28,7 @@ def export(
     store: StorePath = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Export a stored run: its draws or its decisions as a table, or all of it as an Inspect log."""
+    """Export a stored run: its draws or its decisions as a table, or all of it as the log of a harness."""
     from samplewise.runs.export import export_run, format_of
     from samplewise.store.database import Store
 
@@ -42,6 +43,6 @@ def export(
         stored = find_runs(kept, run)[-1]
         say_partial(kept, stored)
         num = export_run(kept, stored, output, chosen, table)  # type: ignore[arg-type]  # checked
-    say(f"{output}: {num} {'samples' if chosen == 'inspect' else 'rows'} of run {stored.id}")
+    say(f"{output}: {num} {'samples' if chosen in ('inspect', 'eval') else 'rows'} of run {stored.id}")
     if as_json:
         print_json(run=stored.id, output=str(output), format=chosen, rows=num)

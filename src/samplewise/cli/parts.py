@@ -13,6 +13,7 @@ from samplewise.core.errors import UnknownName
 from samplewise.core.types import Json
 
 from .app import DEFAULT_STORE, AsJson, StorePath, app, out, print_json, say
+from .completion import complete_kind
 
 # The kinds in the order of a recipe line, each with its heading.
 STAGES: tuple[tuple[registry.Kind, str], ...] = (
@@ -43,7 +44,10 @@ COMMON: dict[registry.Kind, tuple[str, ...]] = {
 
 @app.command("list")
 def list_parts(
-    kind: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(registry.KINDS)}, run")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Argument(help=f"One of: {', '.join(registry.KINDS)}, run", autocompletion=complete_kind),
+    ] = None,
     store: StorePath = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:

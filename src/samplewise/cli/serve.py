@@ -15,7 +15,8 @@ import typer
 
 from samplewise.core.errors import UsageError
 
-from .app import app, say
+from .app import app, say, settings_of
+from .completion import complete_engine
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -23,14 +24,22 @@ if TYPE_CHECKING:
     from samplewise.serve.app import Service
     from samplewise.serve.log import EventLog
 
+    from .config import Config
+
 DEFAULT_PORT = 8484  # not that of vLLM, llama.cpp or Ollama, which it stands in front of
 
 
 @app.command("serve")
 def serve_models(
+    context: typer.Context,
     engine: Annotated[
         list[str] | None,
-        typer.Option("--engine", "-e", help="tiny, local:PATH, http:MODEL ...; several, or NAME=ENGINE to name one"),
+        typer.Option(
+            "--engine",
+            "-e",
+            help="tiny, local:PATH, http:MODEL ... or a name of the settings; several, or NAME=ENGINE to name one",
+            autocompletion=complete_engine,
+        ),
     ] = None,
     preset: Annotated[
         list[str] | None, typer.Option("--preset", help='NAME=RECIPE: fast="repeat(8) | vote" serves fast@MODEL')
@@ -100,7 +109,7 @@ def serve_models(
     from samplewise.serve.keys import new_key as make_key
     from samplewise.serve.limits import DayBooks, Gate
     from samplewise.serve.log import EventLog
-    from samplewise.serve.names import DEFAULT_PRESETS, parse_presets
+    from samplewise.serve.names import DEFAULT_PRESETS, parse_presets, stages_of
     from samplewise.serve.plans import ServeSettings
     from samplewise.serve.upstreams import make_upstream
     from samplewise.store.database import Store
@@ -119,8 +128,10 @@ def serve_models(
         raise UsageError(f"to listen on {host}, beyond the loopback, the server needs keys: --keys FILE")
     if ring is not None and ring.has_daily_limits and store is None:
         say("without --store a restart forgets what keys have spent today, and their limits of a day begin anew")
+    config = settings_of(context)
+    presets = {**config.presets, **parse_presets(preset or ())}
     settings = ServeSettings(
-        presets=parse_presets(preset) if preset else dict(DEFAULT_PRESETS),
+        presets={name: stages_of(line).line for name, line in presets.items()} or dict(DEFAULT_PRESETS),
         aside="plain" if aside == "plain" else "refuse",
         tools="vote" if tools == "vote" else "aside",
         plain_below=plain_below,
@@ -128,7 +139,7 @@ def serve_models(
         seconds=seconds,
         quiet_s=quiet_seconds or None,
     )
-    context = _tls(tls_cert, tls_key)
+    tls = _tls(tls_cert, tls_key)
     with contextlib.ExitStack() as stack:
         if otel:
             from samplewise.serve.tracing import start_tracing
@@ -138,21 +149,23 @@ def serve_models(
         if store is not None:
             kept = stack.enter_context(Store(store))
             kept.claim()
-        upstreams = [make_upstream(text, name) for name, text in map(_named, engine or ["tiny"])]
+        upstreams = [make_upstream(text, name) for name, text in (_named(each, config) for each in engine or ["tiny"])]
         books = DayBooks(None if store is None else store.with_name(f"{store.name}.spent.json"))
         gate = Gate(concurrency=concurrency, queue=queue, queue_s=queue_seconds, books=books)
         log = EventLog() if log_requests else None
         served = make_app(
             Jobs(upstreams, settings, kept), keys=ring, gate=gate, log=log, origins=cors or (), hosts=allow_host or ()
         )
-        asyncio.run(_serve(served, host, port, context, drain_seconds, log))
+        asyncio.run(_serve(served, host, port, tls, drain_seconds, log))
 
 
-def _named(text: str) -> tuple[str | None, str]:
-    """Return the name and the spec of an engine given as NAME=SPEC, or None and the spec."""
+def _named(text: str, config: Config) -> tuple[str | None, str]:
+    """Return the name and the spec of an engine given as NAME=SPEC or by its name in the settings, else None and it."""
     name, separator, spec = text.partition("=")
     if separator and name and not set(name) & set("(:,\"' "):
-        return name, spec
+        return name, config.engine_spec(spec)
+    if text.strip() in config.engines:
+        return text.strip(), config.engine_spec(text)
     return None, text
 
 

@@ -17,7 +17,7 @@ from samplewise.core.types import Json
 from samplewise.loop.result import choice_notes, outside_note, unanswered_note
 from samplewise.recipe import recipe as parse_recipe
 
-from .app import DEFAULT_STORE, AsJson, Output, Sandbox, StorePath, app, out, print_json, say, write
+from .app import DEFAULT_STORE, AsJson, Output, Sandbox, StorePath, app, engine_or_none, out, print_json, say, write
 
 SHOW_WIDTH = 48  # characters of a column of `show`: a question stays on one line, and a long answer is cut
 
@@ -28,7 +28,8 @@ def select(
     store: StorePath = DEFAULT_STORE,
     run: Annotated[str | None, typer.Option("--run", help="One run's id; default: every finished run")] = None,
     engine: Annotated[
-        str | None, typer.Option("--engine", "-e", help="Who answers judges that have not judged yet")
+        str | None,
+        typer.Option("--engine", "-e", help="Who answers judges that have not judged yet", callback=engine_or_none),
     ] = None,
     sandbox: Sandbox = None,
     as_json: AsJson = False,

@@ -129,11 +129,13 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "only": "samplewise.select.arms:only",
         "sharpened": "samplewise.select.sharpened:sharpened",
         "softsat": "samplewise.select.ranked:softsat",
+        "usc": "samplewise.select.usc:usc",
         "vote": "samplewise.select.votes:vote",
         "weighted": "samplewise.select.votes:weighted",
     },
     "verifier": {
         "codet": "samplewise.verify.codet:codet",
+        "consistent": "samplewise.verify.consistent:consistent",
         "deepconf": "samplewise.verify.confidence:deepconf_score",
         "judge": "samplewise.verify.judge:judge",
         "knockout": "samplewise.verify.judge:knockout",

@@ -12,13 +12,14 @@ from samplewise.core.errors import SetupError, UnknownName
 from samplewise.core.files import data_folder, is_file, is_folder
 from samplewise.core.types import Message, Problem, Question, Sampling
 
-from . import jsonl
+from . import inspect_logs, jsonl
 from .base import Draw, Recording
 from .folders import FOLDERS
 
 
 def load_recording(name: str, problems: Sequence[Problem] = (), engine: str = "") -> Recording:
-    """Load a published folder of `SAMPLEWISE_DATA`, a JSON-lines file, a folder of output-rs*.jsonl, or a store (*.db).
+    """Load a published folder of `SAMPLEWISE_DATA`, a JSON-lines file, a folder of output-rs*.jsonl, a store (*.db), or
+    a log of Inspect (*.eval, *.json).
 
     `problems` are those of the task that a file without prompts was drawn for. `engine` is part of the name of the
     engine whose draws are meant, if a store has those of several. Raises SetupError or BadInput.
@@ -33,6 +34,8 @@ def load_recording(name: str, problems: Sequence[Problem] = (), engine: str = ""
             return jsonl.read_recording(files, path.name, problems)
     if not is_file(path):
         raise UnknownName("recording", name, FOLDERS)
+    if inspect_logs.is_log(path):
+        return inspect_logs.read_log(path)
     with path.open("rb") as file:
         is_store = file.read(15) == b"SQLite format 3"
     return _of_store(path, engine) if is_store else jsonl.read_recording([path], path.name, problems)

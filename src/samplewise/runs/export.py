@@ -1,4 +1,4 @@
-"""Write a stored run for other programs: as a table of its draws or of its decisions, or as an Inspect log.
+"""Write a stored run for other programs: as a table of its draws or of its decisions, or as the log of a harness.
 
 Nothing is drawn, and nothing leaves the computer. What is unknown is empty (CSV), null (JSON lines, Parquet) or left
 out (Inspect), never 0.
@@ -19,12 +19,19 @@ from typing import IO, Any, Literal, get_args
 from samplewise.core.errors import MissingExtra, UsageError
 from samplewise.core.types import Json
 from samplewise.recipe import recipe
+from samplewise.runs.harness import lm_eval_rows, write_eval
 from samplewise.store.database import Store
 from samplewise.store.records import Decision, Record, Run
 
-Format = Literal["csv", "jsonl", "parquet", "inspect"]
+Format = Literal["csv", "jsonl", "parquet", "inspect", "eval", "lm_eval"]
 Table = Literal["draws", "decisions"]
-SUFFIXES: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".json": "inspect"}
+SUFFIXES: Mapping[str, Format] = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".parquet": "parquet",
+    ".json": "inspect",
+    ".eval": "eval",
+}
 ROW_GROUP = 10_000  # rows of a Parquet file that are in memory at once
 SCORE = "score_"  # before a verifier's name, in a column's name
 
@@ -68,16 +75,24 @@ def export_run(store: Store, run: Run, path: Path, form: Format, table: Table = 
 
     Raises UsageError where the file cannot be written, MissingExtra for Parquet without pyarrow.
     """
-    if form == "inspect":
+    num = 0
+    if form in ("inspect", "eval"):
         log = _utf8(inspect_log(store, run))
+        if form == "eval":
+            return write_eval(log, path)
         with _written(path) as file:
             json.dump(log, file, ensure_ascii=False, allow_nan=False)
         return len(log["samples"])
+    if form == "lm_eval":
+        with _written(path) as file:
+            for row in lm_eval_rows(store.records(run.id)):
+                num += 1
+                file.write(json.dumps(_utf8(row), ensure_ascii=False, allow_nan=False) + "\n")
+        return num
     columns = columns_of_decisions() if table == "decisions" else columns_of_draws(store, run)
     rows = decision_rows(store, run) if table == "decisions" else draw_rows(store, run)
     if form == "parquet":
         return _write_parquet(path, columns, rows)
-    num = 0
     with _written(path) as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n") if form == "csv" else None
         if writer is not None:

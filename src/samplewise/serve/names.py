@@ -21,7 +21,18 @@ from samplewise.serve.wire import RequestError
 PRESET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DEFAULT_PRESETS: Mapping[str, str] = {"vote8": "repeat(8) | vote"}
 # In a recipe that a client wrote: the verifiers that read no file, reach no other server and run no program.
-FREE_VERIFIERS = ("deepconf", "judge", "knockout", "likelihood", "logp", "pivot", "puzzle", "reward", "self_certainty")
+FREE_VERIFIERS = (
+    "consistent",
+    "deepconf",
+    "judge",
+    "knockout",
+    "likelihood",
+    "logp",
+    "pivot",
+    "puzzle",
+    "reward",
+    "self_certainty",
+)
 MAX_SPLITS = 16  # of the "@" in a name that are tried
 MAX_FREE = 1024  # of a whole number in it, draws among them
 LARGE = {"max_tokens": 131_072, "budget_tokens": 10**9}  # arguments that may be larger

@@ -11,17 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samplewise.core.errors import BadInput
+from samplewise.core.prices import FREE, Price, parse_price, read_prices
 from samplewise.core.types import Message
 from samplewise.engines.http import billing
 from samplewise.engines.http.billing import (
-    FREE,
     Bill,
-    Price,
     PromptLengths,
     SentRequest,
     bill_reply,
-    parse_price,
-    read_prices,
     split_tokens,
 )
 from samplewise.engines.http.dialect.replies import ParsedReply, ReplyChoice, ReportedUsage

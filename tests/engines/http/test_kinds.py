@@ -13,9 +13,10 @@ from tests.engines.http.test_faults import QUESTIONS, TASK
 
 from samplewise.core.errors import SetupError, Unsupported
 from samplewise.core.keys import Key
+from samplewise.core.prices import FREE
 from samplewise.core.types import Capability, Completion, Generate, Message, Sampling
 from samplewise.engines.http import http
-from samplewise.engines.http.billing import FREE, PromptLengths, SentRequest, bill_reply
+from samplewise.engines.http.billing import PromptLengths, SentRequest, bill_reply
 from samplewise.engines.http.dialect.profile import Profile
 from samplewise.engines.http.dialect.replies import parse_reply
 from samplewise.engines.http.engine import HttpEngine

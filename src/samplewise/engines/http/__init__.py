@@ -66,7 +66,7 @@ def http(
 
     Raises SetupError if no endpoint is given, BadInput if the price table cannot be read.
     """
-    from samplewise.engines.http.billing import parse_price, read_prices
+    from samplewise.core.prices import parse_price, read_prices
     from samplewise.engines.http.dialect.profile import Profile
     from samplewise.engines.http.engine import HttpEngine
     from samplewise.engines.http.exchange import HttpSettings

@@ -10,29 +10,18 @@ Such a reply counts as *estimated*. What a reply cost may thus exceed the worst 
 The prompt of a request for n draws is computed and billed once. It counts as prompt tokens of each draw, so that
 methods compare at equal tokens, and as cached tokens of all but the first; money is what was billed.
 
-Prices are the user's, a table in a file or three numbers. None are built in, as they change:
-
-    # prices.toml, US dollars per million tokens
-    ["gpt-4o-mini"]
-    input = 0.15
-    cached = 0.075      # input that the server bills as cached; default: as input
-    output = 0.6
-
-A server on this machine costs nothing. A model elsewhere without a price costs nan, never 0.
+A server on this machine costs nothing. A model elsewhere without a price (see `samplewise.core.prices`) costs nan,
+never 0.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from samplewise.core.errors import BadInput
-from samplewise.core.types import Json, Message, Usage
+from samplewise.core.prices import Price
+from samplewise.core.types import Message, Usage
 from samplewise.engines.http.dialect.replies import ParsedReply, ReplyChoice
 
 PER_MESSAGE = 8  # tokens around each message: its role and its markers
@@ -42,65 +31,6 @@ BYTES_PER_TOKEN = 16  # a count that would make tokens longer on average, runs o
 BYTES_WITHIN = 8  # per token that was allowed; a longer text, runs aside, had evidently more tokens
 BYTES_ESTIMATED = 4  # per token of such a text
 MAX_REASONING = 1 << 20  # tokens of hidden reasoning per draw, where the server does not count them as drawn
-
-
-# --- prices -----------------------------------------------------------------------------------------------------------
-
-
-class Price(NamedTuple):
-    """US dollars per million tokens. nan if unknown."""
-
-    input: float = math.nan
-    cached: float = math.nan
-    output: float = math.nan
-
-    def usd(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:
-        """Return the cost of these tokens; `cached_tokens` are a part of `prompt_tokens`."""
-        fresh = prompt_tokens - cached_tokens
-        return (fresh * self.input + cached_tokens * self.cached + completion_tokens * self.output) / 1e6
-
-    @property
-    def max_input(self) -> float:
-        """Return the most that a prompt token costs."""
-        return self.input if math.isnan(self.input) else max(self.input, self.cached)
-
-
-FREE = Price(0.0, 0.0, 0.0)
-
-
-def parse_price(values: Sequence[float], what: str) -> Price:
-    """Return the price of (input, cached, output) or (input, output). Raises ValueError if invalid."""
-    numbers = tuple(values)
-    if len(numbers) == 2:
-        numbers = (numbers[0], numbers[0], numbers[1])
-    if len(numbers) != 3 or not all(_is_price(value) for value in numbers):
-        raise ValueError(f"{what} must be (input, cached, output) in USD per million tokens, 0 or more, got {values!r}")
-    return Price(*(float(value) for value in numbers))
-
-
-def _is_price(value: Json) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def read_prices(path: str | Path) -> dict[str, Price]:
-    """Return the price table of a JSON or TOML file: model -> price. Raises BadInput."""
-    try:
-        raw = Path(path).read_text(encoding="utf-8")
-        table = tomllib.loads(raw) if str(path).endswith(".toml") else json.loads(raw)
-    except (OSError, ValueError) as error:  # both formats' errors are ValueErrors
-        raise BadInput(f"the price table {path} cannot be read: {error}") from None
-    if not isinstance(table, dict):
-        raise BadInput(f"the price table {path} must be an object: model name -> prices")
-    return {str(model): _price(model, row, path) for model, row in table.items()}
-
-
-def _price(model: str, row: Json, path: str | Path) -> Price:
-    if not isinstance(row, Mapping) or not {"input", "output"} <= set(row) <= {"input", "cached", "output"}:
-        raise BadInput(f"{path}: {model} needs input and output, and may have cached: USD per million tokens")
-    try:
-        return parse_price((row["input"], row.get("cached", row["input"]), row["output"]), model)
-    except ValueError as error:
-        raise BadInput(f"{path}: {error}") from None
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import json
 import math
 import sys
@@ -16,10 +17,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from samplewise.core.errors import AuthError, EngineError, EngineTimeout, EngineUnavailable, SetupError
+from samplewise.core.prices import FREE, ListedPrice, Price, listed_price
 from samplewise.core.secrets import hide_fields
 from samplewise.core.types import Ask, Capability, Generate, Json, Sampling, Usage
 from samplewise.engines.base import MAX_CONCURRENCY, REASONING_MAX_TOKENS, Arrival, Engine, Hear
-from samplewise.engines.http.billing import FREE, Price
 from samplewise.engines.http.dialect import logq, requests
 from samplewise.engines.http.dialect.failures import format_names, model_names
 from samplewise.engines.http.dialect.profile import Profile
@@ -69,11 +70,15 @@ class HttpEngine(Engine):
         self._drafts = DraftExchange(self._exchange, self.name, settings.extra or {})
 
     def _price_of(self, model: str | None) -> Price:
+        self._listed: ListedPrice | None = None
         if self._settings.price is not None:
             return self._settings.price
         if (price := self._settings.prices.get(model or "")) is not None:
             return price
-        return FREE if all(is_loopback(client.shown) for client in self.clients) else Price()
+        if all(is_loopback(client.shown) for client in self.clients):
+            return FREE
+        self._listed = listed_price(self.clients[0].shown, model or "") if len(self.clients) == 1 else None
+        return Price() if self._listed is None else self._listed.price
 
     @property
     def profile(self) -> Profile:
@@ -101,6 +106,8 @@ class HttpEngine(Engine):
             notes.append(
                 f"its model reasons: a draw has {REASONING_MAX_TOKENS:,} tokens unless the recipe says max_tokens"
             )
+        if self._listed is not None:
+            notes.append(self._listed.note(datetime.date.today()))
         if math.isnan(exchange.price.output):
             notes.append("its price is unknown, so money is not counted: give price= or set SAMPLEWISE_PRICES")
         if exchange.num_lost:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn, cast
 
 from samplewise.core.errors import BadRequest, EngineError, EngineUnavailable, RateLimited, Unsupported
+from samplewise.core.prices import Price
 from samplewise.core.reasoning import opening_tag, split_reasoning
 from samplewise.core.text import find_stop
 from samplewise.core.types import Ask, Completion, Failure, Finish, Generate, Json, Likelihood, Message, Usage
@@ -53,8 +54,8 @@ class HttpSettings:
     stream: bool = False
     idle_timeout_s: float = 120.0
     extra: Mapping[str, Json] | None = None
-    prices: Mapping[str, billing.Price] = field(default_factory=dict)
-    price: billing.Price | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    price: Price | None = None
     identity: str | None = None
 
 
@@ -75,7 +76,7 @@ class Exchange:
     """Serve jobs for one model. `profile` is what is known of the endpoint, and grows."""
 
     def __init__(
-        self, model: str, profile: Profile, router: Router, price: billing.Price, settings: HttpSettings, clock: Clock
+        self, model: str, profile: Profile, router: Router, price: Price, settings: HttpSettings, clock: Clock
     ) -> None:
         self.profile, self.price = profile, price
         self.prompts, self.repeats, self.memory = billing.PromptLengths(), RepeatDetector(), TokenMemory()
