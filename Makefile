@@ -7,7 +7,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 LOCKED := $(BIN)/python $(PIP) --constraint constraints.txt
 INSTALL := $(LOCKED) hatchling editables && $(LOCKED) --no-build-isolation --editable
 
-.PHONY: demo test test-real test-vllm test-clients test-package test-newest check docs quick bench train train-reward lock sandbox clean
+.PHONY: demo test test-real test-vllm test-clients test-package test-newest check docs site quick bench train train-reward lock sandbox clean
 
 demo: $(VENV)/.local  ## 100 held-out puzzles, twelve methods at equal tokens: a table, demo/report.html, one JSON line
 	$(BIN)/samplewise demo
@@ -19,8 +19,9 @@ test-real: $(VENV)/.dev  ## the tests on a real model of 135M parameters, fetche
 	$(BIN)/python tests/real/fetch.py
 	$(BIN)/pytest -n 0 -rs -m real tests/real tests/engines/local
 
-test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests against a real server: vLLM on a CPU, in an environment of its own
-	$(BIN)/pytest -n 0 -m vllm tests/vllm
+test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests with vLLM on a CPU, in an environment of its own: a server, then in process
+	$(BIN)/pytest -n 0 -m vllm tests/vllm --ignore tests/vllm/inside
+	PYTHONPATH=src .venv-vllm/bin/python -m pytest -m vllm tests/vllm/inside
 
 test-clients: $(VENV)/.dev .venv-clients/.made  ## other people's programs: clients of `samplewise serve`, readers of exports
 	$(BIN)/pytest -n 0 -rs -m clients tests/serve tests/runs
@@ -32,7 +33,7 @@ test-newest: $(NEWEST)/.made  ## the tests of engines, client and commands with 
 	$(NEWEST)/bin/python $(PIP) --upgrade --upgrade-strategy eager --constraint constraints.in --editable '.[dev]'
 	@sed 's/ ;.*//' constraints.txt > $(NEWEST)/locked
 	@echo "other than in constraints.txt:"; $(NEWEST)/bin/python -m pip freeze --exclude-editable | tr _ - | grep -vixFf $(NEWEST)/locked || true
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(NEWEST)/bin/pytest -n 2 -m "not real" tests/engines tests/testing/test_endpoint.py tests/cli/test_cli.py tests/test_tiny.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(NEWEST)/bin/pytest -n 2 -m "not real and not slow" tests/engines tests/testing/test_endpoint.py tests/cli/test_cli.py tests/test_tiny.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -41,6 +42,9 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.dev  ## docs/reference.md, made from the registry
 	$(BIN)/python docs/reference.py
+
+site: .venv-site/.made  ## the pages of docs/ as a site, in site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --quiet --strict
 
 quick: $(VENV)/.dev  ## the tests that take no time
 	$(BIN)/pytest -m "not slow and not vllm and not real and not clients and not package"
@@ -91,6 +95,11 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	.venv-package/bin/python $(PIP) --no-deps -r tests/package/requirements.txt
 	touch $@
 
+.venv-site/.made: docs/requirements.txt
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/python $(PIP) --no-deps -r docs/requirements.txt
+	touch $@
+
 sandbox:  ## bubblewrap, which programs are graded in; without it their tests are skipped
 	@command -v bwrap >/dev/null || { \
 		if [ "$$(id -u)" = 0 ]; then run=""; else run="sudo -n"; fi; \
@@ -99,4 +108,4 @@ sandbox:  ## bubblewrap, which programs are graded in; without it their tests ar
 		echo "bubblewrap is not here and cannot be installed; the tests of the code sandbox are skipped"; }
 
 clean:
-	rm -rf $(VENV) $(NEWEST) .venv-real .venv-vllm .venv-clients .venv-package demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) .venv-real .venv-vllm .venv-clients .venv-package .venv-site site demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bench.real.figures import (
     Dealt,
+    Difference,
     Figure,
     at_equal,
     chosen_by,
@@ -26,7 +27,7 @@ from bench.real.figures import (
 from bench.real.methods import METHODS
 from bench.real.pools import Pools, Row
 from samplewise.core.numerics import Floats
-from samplewise.measure import mean_interval
+from samplewise.measure import mean_interval, paired_difference
 from samplewise.recipe import parse_choice
 
 ALPHA = 4.0
@@ -47,6 +48,13 @@ def returned(dealt: Dealt) -> Figure:
     values = [weighted(row, np.array(row.log_weights or np.zeros(len(row.grades)))) for row in dealt.rows]
     tokens = [row.helpers + sum(row.costs) + row.rest for row in dealt.rows]
     return Figure(np.array(values), float(np.mean(tokens)), drawn_seconds(dealt), dealt.rounds)
+
+
+def saved(dealt: Dealt, other: Dealt) -> Difference:
+    """Return the share of another method's tokens that a method does without, question by question."""
+    own, theirs = (np.array([row.helpers + sum(row.costs) + row.rest for row in each.rows]) for each in (dealt, other))
+    estimate = paired_difference(theirs / theirs.mean(), own / theirs.mean(), support=None)
+    return Difference(estimate.value, estimate.low, estimate.high)
 
 
 def drawn_seconds(dealt: Dealt) -> float:
@@ -135,6 +143,7 @@ def power_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, 
             own_claims = {"over low temperature": difference(figure.values, low)}
             if each == "power" and "power, published" in figures:
                 own_claims["over published"] = difference(figure.values, figures["power, published"].values)
+                own_claims["share of tokens saved"] = saved(drawn[each], drawn["power, published"])
             for word, curve in curves.items():
                 for by in ("tokens", "seconds"):
                     cost = getattr(figure, by)

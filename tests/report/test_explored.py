@@ -25,7 +25,7 @@ from samplewise.report.build import ReportEntry, build_report
 from samplewise.report.data import ExplorationSummary, Report
 from samplewise.report.explored import DEPENDENCE, describe_exploration, explored_questions, summarize_exploration
 from samplewise.report.html import render_html
-from samplewise.report.json import report_json
+from samplewise.report.json import exploration_json, report_json
 from samplewise.report.markdown import render_markdown
 from samplewise.report.trace import describe_trace
 from samplewise.runs.run import run_task
@@ -59,7 +59,7 @@ def test_means_are_over_the_groups_that_measured_a_thing() -> None:
         [{"moves": []}, info(ONE, logp=[-3.0, None], logq=[-2.0]), info(TWO, logp=[-5.0])], "repeat(8)"
     )
     assert told is not None
-    assert told._replace(remembered=0.0) == ExplorationSummary(
+    assert told._replace(remembered=0.0, members=0.0) == ExplorationSummary(
         recipe="repeat(8)",
         policy="esamp(beta=0.5)",
         num_groups=2,
@@ -73,10 +73,13 @@ def test_means_are_over_the_groups_that_measured_a_thing() -> None:
         error_last=1.0,
         clipped=1.0,
         remembered=0.0,
+        members=0.0,
         logp=-4.0,
         logq=-2.0,
     )
     assert math.isnan(told.remembered)
+    assert math.isnan(told.members)
+    assert "members" not in exploration_json(told)
 
 
 def test_in_words() -> None:
@@ -102,6 +105,20 @@ def test_draws_that_do_not_depend_on_one_another_are_not_said_to() -> None:
     told = summarize_exploration([info(group(policy="reshape(heat=1.5)", seen=9.0))])
     assert told is not None
     assert describe_exploration(told) == ["explores by reshape(heat=1.5): 8 draws"]
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ((6.0, 5.0), "5.5 of the 8 draws of a group decoded one answer"),
+        ((0.0, 0.0), "NO draw reached the text after which the answer begins: all are plain draws"),
+    ],
+)
+def test_it_is_said_how_many_draws_decoded_one_answer(members: tuple[float, float], words: str) -> None:
+    told = summarize_exploration([info(*(group(policy="consensus", seen=9.0, members=num) for num in members))])
+    assert told is not None
+    assert words in describe_exploration(told)[0]
+    assert exploration_json(told)["members"] == sum(members) / 2
 
 
 def test_traces_without_groups_say_nothing() -> None:
@@ -274,7 +291,7 @@ def test_draws_carry_both_log_probs(report: Report) -> None:
 def test_the_other_writers_tell_it(report: Report) -> None:
     data = report_json(report)
     assert json.loads(json.dumps(data, allow_nan=False))["explored"][0] == {
-        **dict.fromkeys(ExplorationSummary._fields),
+        **dict.fromkeys(name for name in ExplorationSummary._fields if name != "members"),
         "recipe": "repeat(4, explore=lss)",
         "policy": "lss",
         "num_groups": 3,

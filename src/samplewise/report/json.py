@@ -45,8 +45,11 @@ def clean(value: Json) -> Json:
 
 
 def exploration_json(summary: ExplorationSummary) -> dict[str, Json]:
-    """Return how groups explored, as plain data."""
-    return clean(summary._asdict())  # type: ignore[no-any-return]
+    """Return how groups explored, as plain data; members only where an answer was decoded together."""
+    data: dict[str, Json] = clean(summary._asdict())
+    if data["members"] is None:
+        del data["members"]
+    return data
 
 
 def _interval(name: str, e: Estimate | None) -> dict[str, Json]:
