@@ -320,8 +320,9 @@ class Store:
         with self._plainly("read"):
             for (question,) in self._db.execute(order, (run_id,)).fetchall():
                 row = self._db.execute(query, (run_id, question)).fetchone()
-                if row is not None:
-                    yield self._record(run_id, row)
+                if row is None:  # nobody deletes records
+                    raise ValueError(f"the record of {question} is listed and not there")
+                yield self._record(run_id, row)
 
     def _record(self, run_id: str, row: Sequence[Any]) -> Record:
         number, problem, columns, answers, spent, stop, bill = row
