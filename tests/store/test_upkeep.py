@@ -161,9 +161,9 @@ def test_rows_and_bytes_are_counted(tmp_path: Path) -> None:
     found = measure_store(tmp_path / "s.db")
     assert found.tables["draws"][0] == 3
     assert found.engines == {"one": (2, found.engines["one"][1]), "two": (1, found.engines["two"][1])}
-    assert found.engines["one"][1] == 2 * found.engines["two"][1]
-    assert abs(found.engines["two"][1] - size) <= 20  # times and an unknown number as text
-    assert found.tables["draws"][1] == 3 * found.engines["two"][1]
+    for num, num_bytes in found.engines.values():
+        assert abs(num_bytes - num * size) <= num * 20  # times and an unknown number as text, of any length
+    assert found.tables["draws"][1] == sum(num_bytes for _, num_bytes in found.engines.values())
     assert found.runs == {}
     assert found.file_bytes == (tmp_path / "s.db").stat().st_size
 
@@ -206,8 +206,10 @@ def test_a_run_is_read_without_holding_the_journal(store: Path) -> None:
         opened.note(run.id, "stopped", [])
         busy, _, _ = opened._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert busy == 0
+        assert next(records).number == 1
         opened._db.execute("DELETE FROM pools WHERE number=2")
-        assert [record.number for record in records] == [1, 3]
+        with pytest.raises(StoreError, match="damaged"):  # rather than a question fewer, without a word
+            next(records)
 
 
 @pytest.mark.parametrize("at_once", [1, 3, NUM, 500])
