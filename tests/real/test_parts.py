@@ -97,12 +97,14 @@ SELECTORS: Mapping[str, str] = {
     "only": "only",
     "sharpened": "sharpened",
     "softsat": "softsat",
+    "usc": "usc",
     "vote": "vote",
     "weighted": "weighted(judge(samples=1))",
 }
 NUMBERS, NOTHING = "numbers", "nothing"  # what a verifier says of responses to QUESTIONS
 VERIFIERS: Mapping[str, tuple[str, str]] = {
     "codet": ("codet(texts=2, max_tokens=8)", NOTHING),  # of programs
+    "consistent": ("consistent", NUMBERS),
     "judge": ("judge(samples=2)", NUMBERS),
     "knockout": ("knockout", NUMBERS),
     "likelihood": ("likelihood", NUMBERS),
