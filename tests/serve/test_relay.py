@@ -164,6 +164,63 @@ def test_failures_of_the_endpoint(
     run(go())
 
 
+WORST = 8 + 233  # the limit of a draw, and the most that the request can be as a prompt
+
+
+@pytest.mark.parametrize("is_vote", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "tokens"),
+    [
+        (reply({"error": "no"}, 400), 0),
+        (reply({"error": "busy"}, 429), 0),
+        (reply({"error": "busy"}, 503), 0),
+        (reply({"error": {"code": "rate_limit_exceeded"}}), 0),
+        (reply({"error": "broken"}, 500), WORST),
+        (reply({"error": "late"}, 504), WORST),
+        (reply(b"<html>"), WORST),
+        (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{", WORST),
+        (None, WORST),  # it closes the connection
+        (reply({"choices": [], "usage": {"prompt_tokens": 30, "completion_tokens": 9}}), 39),
+        (reply({**CALLED, "usage": {}}), WORST),
+        (reply({**CALLED, "usage": {"prompt_tokens": 0, "completion_tokens": 0}}), WORST),
+        (reply({**CALLED, "usage": {"prompt_tokens": -1, "completion_tokens": -1}}), WORST),
+        (reply({**CALLED, "usage": {"prompt_tokens": 10**12, "completion_tokens": 10**12}}), WORST),
+        (reply({**CALLED, "usage": {"prompt_tokens": 30}}), 30 + 8),
+        (reply({**CALLED, "usage": {"completion_tokens": 9}}), 233 + 9),
+        (reply({**CALLED, "usage": {"prompt_tokens": 30, "completion_tokens": 0}}), 30),
+        (reply({**CALLED, "usage": {"prompt_tokens": 30, "completion_tokens": 9, "total_tokens": 50}}), 50),
+    ],
+)
+def test_what_the_endpoint_may_have_worked_on_is_in_the_books(answer: bytes | None, tokens: int, is_vote: bool) -> None:
+    """An error, or a reply without counts, was booked as free: a key could spend without limit behind a poor proxy."""
+    keys = KeyRing({key_digest("k"): Policy("k", recipes="free", tokens_per_request=10**6, tokens_per_day=10**9)})
+
+    async def go() -> None:
+        script = Script(lambda seen: answer)
+        async with script.serving() as url, served_at(url, keys=keys, tools="vote", seconds=0.4) as served:
+            recipe = {"X-Samplewise-Recipe": "repeat(1) | vote"} if is_vote else {}
+            await served.post(tools=TOOLS, headers={"Authorization": "Bearer k", **recipe})
+            booked = served.service.gate.books.spent("k").tokens
+            assert served.lines[-1]["tokens"] == booked
+            assert booked == tokens * len(script.bodies)  # a failed draw of a vote is tried again
+
+    run(go())
+
+
+@pytest.mark.parametrize("model", ["toy", "vote4@toy"])
+def test_what_was_never_sent_costs_nothing_and_may_be_tried_again(model: str) -> None:
+    async def go() -> None:
+        async with Script(lambda seen: reply(CALLED)).serving() as url:
+            pass  # nobody listens there any more
+        async with served_at(url, tools="vote", seconds=1.0) as served:
+            got = await served.post(tools=TOOLS, model=model)
+            assert got.body["error"]["code"] == "engine_unavailable"
+            assert "x-should-retry" not in got.headers
+            assert served.lines[-1]["tokens"] == 0
+
+    run(go())
+
+
 def test_a_limit_holds_for_what_goes_through() -> None:
     keys = KeyRing({key_digest("k"): Policy("k", tokens_per_request=1000, tokens_per_day=1100)})
 

@@ -33,7 +33,7 @@ from samplewise.serve.keys import Policy
 from samplewise.serve.limits import Ticket
 from samplewise.serve.live import ListeningEngine, LiveDraw
 from samplewise.serve.plans import PLAIN, Plan, Planner, ServeSettings, raised_error, read_whole, shows_as_drawn
-from samplewise.serve.relay import CallingEngine, parse_choices
+from samplewise.serve.relay import CallingEngine, Relayed, parse_choices
 from samplewise.serve.replies import (
     Answer,
     FinalChoice,
@@ -258,25 +258,21 @@ class Jobs:
         job.paid = worst
         sent = asyncio.wait_for(relay.send(call, max_tokens), budget.seconds)
         span = None if job.span is None else job.span.begin_relay(call.n, max_tokens)
-        ended: Completion | None = None
+        relayed: Relayed | None = None
         try:
-            reply = await unless_cancelled(sent, job.cancel)
-            if reply is not None:
-                ended = Completion("", "stop", reply[1])
-        except RequestError as error:
-            job.paid = Usage(requests=1)
-            ended = Completion("", "error", job.paid, failure=Failure(error.code or error.kind, ""))
-            raise
+            relayed = await unless_cancelled(sent, job.cancel)
         except TimeoutError:
             raise RequestError("no response came in time", status=504, code="timeout", retry=False) from None
         finally:
             if job.span is not None:
-                job.span.end_ask(span, ended)
-        if reply is None:
+                job.span.end_ask(span, None if relayed is None else _relayed_completion(relayed))
+        if relayed is None:
             raise RequestError("the request was cancelled", status=499, code="cancelled")
-        choices, job.paid = reply
-        evidence = relayed_evidence(job.run.id, job.plan.recipe.line, len(choices), job.paid, job.plan.aside)
-        return Answer(job.id, job.created, call.model, tuple(choices), job.paid, evidence)
+        job.paid = relayed.usage
+        if relayed.error is not None:
+            raise relayed.error
+        evidence = relayed_evidence(job.run.id, job.plan.recipe.line, len(relayed.choices), job.paid, job.plan.aside)
+        return Answer(job.id, job.created, call.model, relayed.choices, job.paid, evidence)
 
     async def _more(self, job: Job, result: Result, context: RunContext, key: Key) -> Result | None:
         """Draw what a stop rule left out, where a request wants more choices than there are candidates.
@@ -329,6 +325,15 @@ def _budget(job: Job, ticket: Ticket | None) -> Budget:
         usd=_least(usd, limits.usd),
         seconds=max(0.0, job.deadline - time.monotonic()),
     )
+
+
+def _relayed_completion(relayed: Relayed) -> Completion:
+    """Return what became of a request that was passed on, as of a draw."""
+    error = relayed.error
+    if error is None:
+        return Completion("", "stop", relayed.usage)
+    kind = (error.code or error.kind) if isinstance(error, RequestError) else type(error).__name__
+    return Completion("", "error", relayed.usage, failure=Failure(kind, ""))
 
 
 def _least(*limits: Any) -> Any:

@@ -3,6 +3,9 @@
 Recipes choose among texts. A request with tools, images or audio has other parts, which no recipe reads, so the recipe
 steps aside: the endpoint gets the request as it stands, once, and its own reply comes back. Where recipes vote over
 calls of tools, the endpoint gets it once for each draw, with the draw's own seed (`CallingEngine`).
+
+What such a request costs follows the rules of the HTTP engine (`engines/http/exchange.py`): one that was rejected, or
+never sent, costs nothing, one that the endpoint may have worked on costs what the reply says, or else its most.
 """
 
 from __future__ import annotations
@@ -11,11 +14,15 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from samplewise.core.errors import AuthError, BadRequest, EngineError, EngineUnavailable, RateLimited
+from samplewise.core.errors import AuthError, BadRequest, EngineError, EngineUnavailable, RateLimited, SamplewiseError
 from samplewise.core.types import Ask, Capability, Completion, Finish, Generate, Json, Message, Usage
 from samplewise.engines.base import Arrival, Engine, Hear, failed
+from samplewise.engines.http.billing import MAX_REASONING, num_completion, num_reasoning
+from samplewise.engines.http.dialect.refusals import is_rejected
+from samplewise.engines.http.dialect.replies import ParsedReply, reported_usage
+from samplewise.engines.http.transport.client import was_sent
 from samplewise.serve.drawn import FrontEngine
 from samplewise.serve.fields import IGNORED
 from samplewise.serve.replies import FinalChoice
@@ -26,6 +33,7 @@ SEEDS = 1 << 31  # as other draws are seeded: servers that keep 32 bits refuse o
 OURS = ("samplewise", "stream", "stream_options", "model", "max_tokens", "max_completion_tokens")
 MAX_REPLY = 32 << 20  # bytes
 SAMPLE = 1000  # tokens, or bytes of a prompt, from which a price is reckoned
+MAX_PROMPT = 1 << 24  # tokens; a larger count of a prompt is implausible
 
 
 class EndpointReply(Protocol):
@@ -64,6 +72,22 @@ class HasEndpoint(Protocol):
     def model(self) -> str | None: ...
 
 
+class Relayed(NamedTuple):
+    """What became of a request that was passed on: its choices, or the error in their place, and what it cost."""
+
+    usage: Usage
+    choices: tuple[FinalChoice, ...] = ()
+    error: RequestError | SamplewiseError | None = None
+
+
+class _Outcome(NamedTuple):
+    """The reply to a request, or the error in its place, and what the request cost."""
+
+    usage: Usage
+    reply: EndpointReply | None = None
+    error: SamplewiseError | None = None
+
+
 class Relay:
     """Passes requests on to the endpoint behind an engine, with the fields that the operator adds to every request."""
 
@@ -81,35 +105,42 @@ class Relay:
         one = self._engine.worst_case(Generate(prompt, max_tokens=max_tokens))
         return Usage(1, one.prompt_tokens, one.completion_tokens * num, usd=one.usd * num)
 
-    async def send(self, call: Call, max_tokens: int) -> tuple[list[FinalChoice], Usage]:
-        """Return the endpoint's choices and what they cost. Raises RequestError for its errors, and EngineError.
+    async def send(self, call: Call, max_tokens: int) -> Relayed:
+        """Return the endpoint's choices and what they cost. An error is a value.
 
         Costs one request. It is not sent again.
         """
         raw = {name: value for name, value in call.raw.items() if name not in OURS}
-        reply = await self._post({**self._extra, **raw, **self._limit(max_tokens)})
+        body = {**self._extra, **raw, **self._limit(max_tokens)}
+        usage, reply, error = await self._post(body, self.worst_case(call, max_tokens))
+        if reply is None:
+            return Relayed(usage, error=error)
         if reply.status != 200 or not isinstance(reply.body, dict):
-            raise _refusal(reply)
-        return parse_choices(reply.body), self._usage(reply, self.worst_case(call, max_tokens))
+            return Relayed(usage, error=_refusal(reply))
+        try:
+            return Relayed(usage, tuple(parse_choices(reply.body)))
+        except RequestError as raised:
+            return Relayed(usage, error=raised)
 
     async def draw(self, call: Call, ask: Generate) -> Completion:
         """Return one draw of a request that may call tools: its text is the choice of the reply, as JSON.
 
         The draw's own sampling and seed take the place of the request's. A failure is a value, as of every engine.
-        Costs one request.
+        Costs one request. Raises SetupError.
         """
         findings = self._engine.findings() or {}
         raw = {name: value for name, value in call.raw.items() if name not in (*OURS, *DRAWN)}
         body = {**self._extra, **raw, **_drawn_fields(ask, findings), **self._limit(ask.max_tokens)}
-        try:
-            reply = await self._post(body)
-        except EngineError as error:
-            return failed(error)
+        usage, reply, error = await self._post(body, self.worst_case(call, ask.max_tokens, 1))
+        if isinstance(error, EngineError):
+            return failed(error, usage)
+        if reply is None:
+            assert error is not None
+            raise error
         choices = reply.body.get("choices") if reply.status == 200 and isinstance(reply.body, dict) else None
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
-            return failed(_failure(reply), retry_after_s=_wait_s(reply))
-        usage = self._usage(reply, self.worst_case(call, ask.max_tokens, 1))
+            return failed(_failure(reply), usage, retry_after_s=_wait_s(reply))
         finish: Finish = "length" if choice.get("finish_reason") == "length" else "stop"
         return Completion(json.dumps({**choice, "index": 0}), finish, usage)
 
@@ -117,26 +148,35 @@ class Relay:
         findings = self._engine.findings() or {}
         return {"model": self._endpoint.model, findings.get("max_tokens_field") or "max_tokens": max_tokens}
 
-    async def _post(self, body: Json) -> EndpointReply:
+    async def _post(self, body: Json, worst: Usage) -> _Outcome:
         """Send to the first replica that can be reached."""
-        error: EngineError = EngineUnavailable("there is no endpoint")
+        error: SamplewiseError = EngineUnavailable("there is no endpoint")
         for client in self._endpoint.clients:
             try:
-                return await client.post("chat/completions", body, MAX_REPLY)
-            except EngineUnavailable as raised:
+                reply = await client.post("chat/completions", body, MAX_REPLY)
+                return _Outcome(self._usage(reply, worst), reply)
+            except EngineError as raised:
                 error = raised
-                if getattr(raised, "sent", True):
-                    break
-        raise error
+                if was_sent(raised):
+                    return _Outcome(worst, error=error)
+            except SamplewiseError as raised:  # the operator must change something
+                error = raised
+        return _Outcome(Usage(requests=1), error=error)
 
     def _usage(self, reply: EndpointReply, worst: Usage) -> Usage:
-        """Return what the reply says that it cost, or the most that it can have."""
-        listed = reply.body.get("usage")
-        if not isinstance(listed, dict):
-            return worst
-        prompt, new = _count(listed, "prompt_tokens"), _count(listed, "completion_tokens")
-        cached = _count(listed.get("prompt_tokens_details"), "cached_tokens")
-        reasoning = _count(listed.get("completion_tokens_details"), "reasoning_tokens")
+        """Return what a request cost: by its reply's counts as far as they can be, else the most, unless rejected."""
+        may_have_drawn = reply.status < 300 or reply.status >= 500 or reply.status == 408
+        if not may_have_drawn or is_rejected(reply.status, reply.body):
+            return Usage(requests=1)
+        reported = reported_usage(reply.body)
+        listed = reply.body.get("choices") if isinstance(reply.body, dict) else None
+        counted = ParsedReply((), max(1, len(listed)) if isinstance(listed, list) else 1, reported)
+        prompt, new = reported.prompt, num_completion(counted)
+        if not prompt or prompt > MAX_PROMPT:
+            prompt, new = worst.prompt_tokens, new or None  # 0 of both counts nothing
+        if new is None or new > worst.completion_tokens + MAX_REASONING * counted.num_listed:
+            new = worst.completion_tokens
+        cached, reasoning = min(reported.cached or 0, prompt), min(num_reasoning(counted), new)
         of_prompt, of_new = self._prices()
         return Usage(1, prompt, new, cached, reasoning, prompt * of_prompt + new * of_new, reply.seconds)
 
@@ -162,6 +202,7 @@ class CallingEngine(FrontEngine):
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
         self.identity = f"{behind.identity}#calls:{digest}"
         self._free = asyncio.Semaphore(max(1, behind.max_concurrency))
+        self._sent: set[int] = set()  # ids of asks that were sent
 
     @property
     def can(self) -> frozenset[Capability]:
@@ -174,7 +215,7 @@ class CallingEngine(FrontEngine):
         return self
 
     def may_bill(self, ask: Ask) -> bool:
-        return True
+        return id(ask) in self._sent
 
     def num_drawn(self, ask: Ask) -> int | None:
         return None
@@ -197,6 +238,7 @@ class CallingEngine(FrontEngine):
         assert isinstance(ask, Generate)
         try:
             async with self._free:
+                self._sent.add(id(ask))
                 completion = await self._relay.draw(self._call, ask)
         except Exception as raised:  # whoever waits for the draw must hear of it
             completion = failed(EngineUnavailable(f"the draw failed: {type(raised).__name__}: {raised}"))
@@ -257,7 +299,7 @@ def _refusal(reply: EndpointReply) -> RequestError:
         status=400 if status == 404 else status,
         param=param if isinstance(param, str) else None,
         code="rate_limit_exceeded" if status == 429 else "engine_refused" if status < 500 else "engine_unavailable",
-        retry=None if status < 500 else False,
+        retry=None if status < 500 or is_rejected(reply.status, reply.body) else False,
         retry_after_s=_wait_s(reply),
     )
 
@@ -280,8 +322,3 @@ def _wait_s(reply: EndpointReply) -> float | None:
     """Return how many seconds the endpoint asks to wait."""
     wait = reply.headers.get("Retry-After", "")
     return float(wait) if reply.status == 429 and wait.isdigit() else None
-
-
-def _count(counts: Json, name: str) -> int:
-    value = counts.get(name) if isinstance(counts, dict) else None
-    return value if type(value) is int and value >= 0 else 0

@@ -99,13 +99,13 @@ def bill_reply(reply: ParsedReply, sent: SentRequest, prompts: PromptLengths, pr
     cached = min(reported.cached, num_prompt) if reported.cached else 0
     if len(choices) == 1:  # nearly always, so this is the fast path
         num, exact = _count_single(choices[0], reply, sent.max_tokens)
-        hidden = min(_num_reasoning(reply), num)
+        hidden = min(num_reasoning(reply), num)
         usage = Usage(1, num_prompt, num, cached, hidden, price.usd(num_prompt, cached, num), seconds)
         return Bill((usage,), not (prompt_known and exact))
     completion, exact = _count_several(reply, sent.max_tokens)
     kept = completion[: sent.num_draws]
     kept[0] += sum(completion[sent.num_draws :])
-    reasoning = split_tokens(min(_num_reasoning(reply), sum(kept)), kept)
+    reasoning = split_tokens(min(num_reasoning(reply), sum(kept)), kept)
     usages = [Usage(1, num_prompt, kept[0], cached, reasoning[0], price.usd(num_prompt, cached, kept[0]), seconds)]
     for num, hidden in zip(kept[1:], reasoning[1:], strict=True):
         usages.append(Usage(1, num_prompt, num, num_prompt, hidden, price.usd(0, 0, num), seconds))
@@ -126,13 +126,14 @@ def _num_outside(reply: ParsedReply) -> int:
     return outside if 0 < outside <= MAX_REASONING * max(reply.num_listed, 1) else 0
 
 
-def _num_completion(reply: ParsedReply) -> int | None:
+def num_completion(reply: ParsedReply) -> int | None:
     """Return the tokens that the server says it drew, reasoning included."""
     completion = reply.usage.completion
     return None if completion is None else completion + _num_outside(reply)
 
 
-def _num_reasoning(reply: ParsedReply) -> int:
+def num_reasoning(reply: ParsedReply) -> int:
+    """Return the tokens of reasoning that the server reports."""
     return max(reply.usage.reasoning or 0, _num_outside(reply))
 
 
@@ -158,7 +159,7 @@ def _learn_prompt(reply: ParsedReply, sent: SentRequest, prompts: PromptLengths)
 
 def _count_single(choice: ReplyChoice, reply: ParsedReply, max_tokens: int) -> tuple[int, bool]:
     """Return the tokens of a reply's only choice, and whether they are exact rather than a bound."""
-    total, counted = _num_completion(reply), num_tokens(choice)
+    total, counted = num_completion(reply), num_tokens(choice)
     length = len(choice.text) + len(choice.reasoning)
     if total is not None and (counted or 0) <= total and _possible(total, length, reply, max_tokens):
         return total, True
@@ -167,7 +168,7 @@ def _count_single(choice: ReplyChoice, reply: ParsedReply, max_tokens: int) -> t
 
 def _count_several(reply: ParsedReply, max_tokens: int) -> tuple[list[int], bool]:
     """Return the tokens of each choice, and whether they are exact. Their sum is what was billed."""
-    choices, total = reply.choices, _num_completion(reply)
+    choices, total = reply.choices, num_completion(reply)
     listed = [num_tokens(choice) for choice in choices]
     counted: list[int] = [num for num in listed if num is not None]
     exact, num_counted = len(counted) == len(choices), sum(counted)
@@ -198,7 +199,7 @@ def _possible(total: int, num_characters: int, reply: ParsedReply, max_tokens: i
     limit = max_tokens * reply.num_listed
     if total > limit:
         # some servers do not count reasoning against the limit, some keep no limit: then the text must be as long
-        hidden = _num_reasoning(reply)
+        hidden = num_reasoning(reply)
         num_shown = sum(num_bytes_of(c.text) + num_bytes_of(c.reasoning) + 1 for c in reply.choices)
         if total - hidden > max(limit, num_shown) or hidden > MAX_REASONING * reply.num_listed:
             return False
