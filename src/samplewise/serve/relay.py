@@ -4,8 +4,8 @@ Recipes choose among texts. A request with tools, images or audio has other part
 steps aside: the endpoint gets the request as it stands, once, and its own reply comes back. Where recipes vote over
 calls of tools, the endpoint gets it once for each draw, with the draw's own seed (`CallingEngine`).
 
-What such a request costs follows the rules of the HTTP engine (`engines/http/exchange.py`): one that was rejected, or
-never sent, costs nothing, one that the endpoint may have worked on costs what the reply says, or else its most.
+What such a request costs follows the rules of the engine's own: one that was rejected, or never sent, costs nothing,
+one that the endpoint may have worked on costs what the reply says, or else its most.
 """
 
 from __future__ import annotations
@@ -19,10 +19,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from samplewise.core.errors import AuthError, BadRequest, EngineError, EngineUnavailable, RateLimited, SamplewiseError
 from samplewise.core.types import Ask, Capability, Completion, Finish, Generate, Json, Message, Usage
 from samplewise.engines.base import Arrival, Engine, Hear, failed
-from samplewise.engines.http.billing import MAX_REASONING, num_completion, num_reasoning
-from samplewise.engines.http.dialect.refusals import is_rejected
-from samplewise.engines.http.dialect.replies import ParsedReply, reported_usage
-from samplewise.engines.http.transport.client import was_sent
 from samplewise.serve.drawn import FrontEngine
 from samplewise.serve.fields import IGNORED
 from samplewise.serve.replies import FinalChoice
@@ -32,8 +28,6 @@ DRAWN = ("temperature", "top_p", "top_k", "min_p", "stop", "seed", "n")  # of a 
 SEEDS = 1 << 31  # as other draws are seeded: servers that keep 32 bits refuse or truncate more
 OURS = ("samplewise", "stream", "stream_options", "model", "max_tokens", "max_completion_tokens")
 MAX_REPLY = 32 << 20  # bytes
-SAMPLE = 1000  # tokens, or bytes of a prompt, from which a price is reckoned
-MAX_PROMPT = 1 << 24  # tokens; a larger count of a prompt is implausible
 
 
 class EndpointReply(Protocol):
@@ -70,6 +64,8 @@ class HasEndpoint(Protocol):
 
     @property
     def model(self) -> str | None: ...
+
+    def bill_relayed(self, reply: EndpointReply, worst: Usage) -> Usage: ...
 
 
 class Relayed(NamedTuple):
@@ -154,39 +150,14 @@ class Relay:
         for client in self._endpoint.clients:
             try:
                 reply = await client.post("chat/completions", body, MAX_REPLY)
-                return _Outcome(self._usage(reply, worst), reply)
+                return _Outcome(self._endpoint.bill_relayed(reply, worst), reply)
             except EngineError as raised:
                 error = raised
-                if was_sent(raised):
+                if getattr(raised, "sent", True):
                     return _Outcome(worst, error=error)
             except SamplewiseError as raised:  # the operator must change something
                 error = raised
         return _Outcome(Usage(requests=1), error=error)
-
-    def _usage(self, reply: EndpointReply, worst: Usage) -> Usage:
-        """Return what a request cost: by its reply's counts as far as they can be, else the most, unless rejected."""
-        may_have_drawn = reply.status < 300 or reply.status >= 500 or reply.status == 408
-        if not may_have_drawn or is_rejected(reply.status, reply.body):
-            return Usage(requests=1)
-        reported = reported_usage(reply.body)
-        listed = reply.body.get("choices") if isinstance(reply.body, dict) else None
-        counted = ParsedReply((), max(1, len(listed)) if isinstance(listed, list) else 1, reported)
-        prompt, new = reported.prompt, num_completion(counted)
-        if not prompt or prompt > MAX_PROMPT:
-            prompt, new = worst.prompt_tokens, new or None  # 0 of both counts nothing
-        if new is None or new > worst.completion_tokens + MAX_REASONING * counted.num_listed:
-            new = worst.completion_tokens
-        cached, reasoning = min(reported.cached or 0, prompt), min(num_reasoning(counted), new)
-        of_prompt, of_new = self._prices()
-        return Usage(1, prompt, new, cached, reasoning, prompt * of_prompt + new * of_new, reply.seconds)
-
-    def _prices(self) -> tuple[float, float]:
-        """Return the price of a prompt token and of a new one in USD, from what the engine reckons; nan if unknown."""
-        nothing = self._engine.worst_case(Generate((), max_tokens=0))
-        prompt = self._engine.worst_case(Generate((Message("user", "x" * SAMPLE),), max_tokens=0))
-        new = self._engine.worst_case(Generate((), max_tokens=SAMPLE))
-        num = max(1, prompt.prompt_tokens - nothing.prompt_tokens)
-        return (prompt.usd - nothing.usd) / num, (new.usd - nothing.usd) / SAMPLE
 
 
 class CallingEngine(FrontEngine):
@@ -299,7 +270,7 @@ def _refusal(reply: EndpointReply) -> RequestError:
         status=400 if status == 404 else status,
         param=param if isinstance(param, str) else None,
         code="rate_limit_exceeded" if status == 429 else "engine_refused" if status < 500 else "engine_unavailable",
-        retry=None if status < 500 or is_rejected(reply.status, reply.body) else False,
+        retry=None if status < 500 or reply.status == 503 else False,
         retry_after_s=_wait_s(reply),
     )
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from samplewise.core.prices import Price
 from samplewise.core.types import Message, Usage
-from samplewise.engines.http.dialect.replies import ParsedReply, ReplyChoice
+from samplewise.engines.http.dialect.replies import ParsedReply, ReplyChoice, ReportedUsage
 
 PER_MESSAGE = 8  # tokens around each message: its role and its markers
 PER_PROMPT = 64  # tokens that a chat template may add by itself
@@ -31,6 +31,7 @@ BYTES_PER_TOKEN = 16  # a count that would make tokens longer on average, runs o
 BYTES_WITHIN = 8  # per token that was allowed; a longer text, runs aside, had evidently more tokens
 BYTES_ESTIMATED = 4  # per token of such a text
 MAX_REASONING = 1 << 20  # tokens of hidden reasoning per draw, where the server does not count them as drawn
+MAX_PROMPT = 1 << 24  # tokens; a larger count of a prompt whose text is not known is implausible
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -99,17 +100,32 @@ def bill_reply(reply: ParsedReply, sent: SentRequest, prompts: PromptLengths, pr
     cached = min(reported.cached, num_prompt) if reported.cached else 0
     if len(choices) == 1:  # nearly always, so this is the fast path
         num, exact = _count_single(choices[0], reply, sent.max_tokens)
-        hidden = min(num_reasoning(reply), num)
+        hidden = min(_num_reasoning(reply), num)
         usage = Usage(1, num_prompt, num, cached, hidden, price.usd(num_prompt, cached, num), seconds)
         return Bill((usage,), not (prompt_known and exact))
     completion, exact = _count_several(reply, sent.max_tokens)
     kept = completion[: sent.num_draws]
     kept[0] += sum(completion[sent.num_draws :])
-    reasoning = split_tokens(min(num_reasoning(reply), sum(kept)), kept)
+    reasoning = split_tokens(min(_num_reasoning(reply), sum(kept)), kept)
     usages = [Usage(1, num_prompt, kept[0], cached, reasoning[0], price.usd(num_prompt, cached, kept[0]), seconds)]
     for num, hidden in zip(kept[1:], reasoning[1:], strict=True):
         usages.append(Usage(1, num_prompt, num, num_prompt, hidden, price.usd(0, 0, num), seconds))
     return Bill(tuple(usages), not (prompt_known and exact))
+
+
+def bill_counts(reported: ReportedUsage, num_choices: int, worst: Usage, price: Price, seconds: float) -> Usage:
+    """Return what a reply of any parts cost, from its counts alone: tools and images have no text to hold them against.
+
+    What is not reported, or cannot be, is charged as in `worst`. Counts of 0 for prompt and completion are none.
+    """
+    counted = ParsedReply((), max(1, num_choices), reported)
+    prompt, new = reported.prompt, _num_completion(counted)
+    if not prompt or prompt > MAX_PROMPT:
+        prompt, new = worst.prompt_tokens, new or None
+    if new is None or new > worst.completion_tokens + MAX_REASONING * counted.num_listed:
+        new = worst.completion_tokens
+    cached, reasoning = min(reported.cached or 0, prompt), min(_num_reasoning(counted), new)
+    return Usage(1, prompt, new, cached, reasoning, price.usd(prompt, cached, new), seconds)
 
 
 def _num_outside(reply: ParsedReply) -> int:
@@ -126,13 +142,13 @@ def _num_outside(reply: ParsedReply) -> int:
     return outside if 0 < outside <= MAX_REASONING * max(reply.num_listed, 1) else 0
 
 
-def num_completion(reply: ParsedReply) -> int | None:
+def _num_completion(reply: ParsedReply) -> int | None:
     """Return the tokens that the server says it drew, reasoning included."""
     completion = reply.usage.completion
     return None if completion is None else completion + _num_outside(reply)
 
 
-def num_reasoning(reply: ParsedReply) -> int:
+def _num_reasoning(reply: ParsedReply) -> int:
     """Return the tokens of reasoning that the server reports."""
     return max(reply.usage.reasoning or 0, _num_outside(reply))
 
@@ -159,7 +175,7 @@ def _learn_prompt(reply: ParsedReply, sent: SentRequest, prompts: PromptLengths)
 
 def _count_single(choice: ReplyChoice, reply: ParsedReply, max_tokens: int) -> tuple[int, bool]:
     """Return the tokens of a reply's only choice, and whether they are exact rather than a bound."""
-    total, counted = num_completion(reply), num_tokens(choice)
+    total, counted = _num_completion(reply), num_tokens(choice)
     length = len(choice.text) + len(choice.reasoning)
     if total is not None and (counted or 0) <= total and _possible(total, length, reply, max_tokens):
         return total, True
@@ -168,7 +184,7 @@ def _count_single(choice: ReplyChoice, reply: ParsedReply, max_tokens: int) -> t
 
 def _count_several(reply: ParsedReply, max_tokens: int) -> tuple[list[int], bool]:
     """Return the tokens of each choice, and whether they are exact. Their sum is what was billed."""
-    choices, total = reply.choices, num_completion(reply)
+    choices, total = reply.choices, _num_completion(reply)
     listed = [num_tokens(choice) for choice in choices]
     counted: list[int] = [num for num in listed if num is not None]
     exact, num_counted = len(counted) == len(choices), sum(counted)
@@ -199,7 +215,7 @@ def _possible(total: int, num_characters: int, reply: ParsedReply, max_tokens: i
     limit = max_tokens * reply.num_listed
     if total > limit:
         # some servers do not count reasoning against the limit, some keep no limit: then the text must be as long
-        hidden = num_reasoning(reply)
+        hidden = _num_reasoning(reply)
         num_shown = sum(num_bytes_of(c.text) + num_bytes_of(c.reasoning) + 1 for c in reply.choices)
         if total - hidden > max(limit, num_shown) or hidden > MAX_REASONING * reply.num_listed:
             return False

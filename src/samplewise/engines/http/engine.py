@@ -28,7 +28,7 @@ from samplewise.engines.http.drafts import DraftExchange
 from samplewise.engines.http.exchange import LONGEST, Exchange, HttpSettings, engine_name
 from samplewise.engines.http.jobs import AnswerCall, Recipient, RequestJob, group_asks, is_draft
 from samplewise.engines.http.probe.cache import load_profile, save_profile
-from samplewise.engines.http.transport.client import Client, is_loopback
+from samplewise.engines.http.transport.client import Client, Reply, is_loopback
 from samplewise.engines.http.transport.pace import Pace, RequestGate
 from samplewise.engines.http.transport.replicas import Replica, Router
 
@@ -213,6 +213,10 @@ class HttpEngine(Engine):
     def may_bill(self, ask: Ask) -> bool:
         """Return whether an ask was on the wire when it was cut off."""
         return self._exchange.cut.pop(id(ask), None) is not None
+
+    def bill_relayed(self, reply: Reply, worst: Usage) -> Usage:
+        """Return what a request cost that another made through one of `clients`; `worst` where nobody knows."""
+        return self._exchange.bill_relayed(reply, worst)
 
     def free_slots(self) -> int:
         """Return how many asks could be sent at once now: the replicas' current limits, less the open asks.

@@ -107,6 +107,14 @@ class Exchange:
         num_new = max(max_tokens, LONGEST, self.longest) if self.exceeds else max_tokens
         return billing.worst_case_usage(self.prompts.upper_bound(messages) + num_prefix, num_new, self.price)
 
+    def bill_relayed(self, reply: Reply, worst: Usage) -> Usage:
+        """Return what a request cost that another made through a client: nothing if it was refused."""
+        if is_refused(reply):
+            return Usage(requests=1)
+        listed = reply.body.get("choices") if isinstance(reply.body, dict) else None
+        num_choices = len(listed) if isinstance(listed, list) else 1
+        return billing.bill_counts(replies.reported_usage(reply.body), num_choices, worst, self.price, reply.seconds)
+
     @property
     def exceeds(self) -> bool:
         """Whether the endpoint draws more tokens than `max_tokens` allows: then only `LONGEST` is a bound."""
@@ -151,7 +159,7 @@ class Exchange:
                 return None
             reply = single
             break
-        charged = reply.status >= 500 or reply.status == 408
+        charged = not is_refused(reply)
         if not charged:
             self._outage.record_refusal()
             client = queued.client or self._router.replicas[0].client
@@ -553,6 +561,12 @@ class GaveUp(EngineError):
     def __init__(self, error: EngineError, wait_s: float | None) -> None:
         super().__init__(str(error), status=error.status)
         self.failure = Failure(type(error).__name__, str(error), False, wait_s)
+
+
+def is_refused(reply: Reply) -> bool:
+    """Return whether a request was not worked on, so that it is not billed."""
+    is_error = 300 <= reply.status < 500 and reply.status != 408
+    return is_error or refusals.is_rejected(reply.status, reply.body)
 
 
 def _reasons(choice: replies.ReplyChoice) -> bool:
