@@ -49,6 +49,8 @@ class Upstream:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.bodies.append(await request.json())
+        if "stream" not in self.bodies[-1]:
+            return web.json_response(await self._whole())
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         try:
@@ -63,6 +65,19 @@ class Upstream:
             self.lost += 1
             raise
         return response
+
+    async def _whole(self) -> dict[str, Any]:
+        """Return the text of a stream as a reply that is none."""
+        body: dict[str, Any] = {}
+        text, finish = "", None
+        async for data in self.script(len(self.bodies)):
+            if isinstance(data, dict):
+                body |= data
+                for choice in data["choices"]:
+                    text += choice["delta"].get("content", "")
+                    finish = choice["finish_reason"]
+        message = {"role": "assistant", "content": text}
+        return {**body, "choices": [{"index": 0, "message": message, "finish_reason": finish}]}
 
 
 def served_streams(
@@ -191,6 +206,39 @@ def test_reasoning_within_the_text_is_never_shown_as_text(
             assert shown.strip() == text.strip()
             deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
             assert "".join(each.get("reasoning_content", "") for each in deltas) == reasoning
+
+    served_streams(script, go)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "fields", "text", "reasoning"),
+    [
+        (["so 6*4\n", "</think>\n", "24"], {}, "24", "so 6*4"),
+        (["so 6*4", "</think>", "24"], {}, "24", "so 6*4"),
+        (["2", "4 STOP 5"], {"stop": "STOP"}, "24 ", ""),
+    ],
+)
+def test_what_was_shown_wrongly_once_is_not_shown_again(
+    pieces: list[str], fields: dict[str, Any], text: str, reasoning: str
+) -> None:
+    """A model that closes reasoning that it never opened ended every stream in an error, though all was paid."""
+
+    async def script(num: int) -> AsyncIterator[Any]:
+        for piece in pieces:
+            yield delta(content=piece)
+            await asyncio.sleep(0.02)
+        yield delta("stop")
+        yield USAGE
+        yield DONE
+
+    async def go(served: Served, upstream: Upstream) -> None:
+        assert "error" in events((await served.post(stream=True, **fields)).data)[-1]
+        for _ in range(2):
+            chunks = events((await served.post(stream=True, **fields)).data)
+            deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+            assert streamed_text(chunks) == text
+            assert "".join(each.get("reasoning_content", "") for each in deltas) == reasoning
+            assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
     served_streams(script, go)
 

@@ -173,6 +173,7 @@ class Jobs:
         self._planner = Planner(self.upstreams, self.settings)
         self._store, self._new_entropy = store, new_entropy
         self._unfinished = Unfinished(self.settings.resume_s, now)
+        self._refuted: set[tuple[str, bool]] = set()  # models, and whether with stop texts: see `LiveDraw`
 
     async def start(
         self,
@@ -191,7 +192,7 @@ class Jobs:
             entropy = self._new_entropy()
             run = RunName(f"{entropy:016x}", entropy)
         job = Job(call, plan, run, policy, deadline=deadline, asked=asked)
-        if shows_as_drawn(call, plan):
+        if shows_as_drawn(call, plan) and _live_kind(job) not in self._refuted:
             job.live = LiveDraw(waits_for_reasoning=plan.upstream.engine.default_max_tokens is not None)
         return job
 
@@ -291,9 +292,11 @@ class Jobs:
         return more
 
     def close(self, job: Job) -> None:
-        """Note that a job has ended: a run that was not answered, or whose time was up, is remembered."""
+        """Note that a job has ended. A run that was not answered, or whose time was up, is remembered."""
         if self._store is not None and job.num_arrived and (job.is_late or not job.is_answered):
             self._unfinished.put(job.asked, job.run)
+        if job.live is not None and job.live.is_refuted:
+            self._refuted.add(_live_kind(job))
 
     async def close_engines(self) -> None:
         """Close all engines, when nothing runs any more."""
@@ -308,6 +311,11 @@ def asked_question(call: Call) -> Question:
     """Return what is asked, its id made of its text."""
     digest = hashlib.blake2b(repr(call.messages).encode(), digest_size=8).hexdigest()
     return Question(digest, call.messages)
+
+
+def _live_kind(job: Job) -> tuple[str, bool]:
+    """Return what decides whether the text that a draw shows first is its beginning."""
+    return job.plan.upstream.name, bool(job.call.fields.stop)
 
 
 def _wanted(engine: Engine) -> tuple[str, ...]:

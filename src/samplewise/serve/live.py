@@ -1,7 +1,9 @@
 """Show a draw while it is drawn, where it is the answer whatever it says: a recipe of one draw has nothing to decide.
 
 What is shown cannot be taken back. A line that may begin with reasoning is held back until it has ended, and where the
-endpoint writes reasoning into its text, nothing further is shown before the draw has ended.
+endpoint writes reasoning into its text, nothing further is shown before the draw has ended. Some models close reasoning
+that they never opened, and some endpoints ignore stop texts: that is seen only at the end, where the stream ends in an
+error. `Jobs` then shows no further draws of that model as they are drawn.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class LiveDraw:
     def __init__(self, waits_for_reasoning: bool = False) -> None:
         self.arrived = asyncio.Event()  # there is something to take, or was
         self.num_heard = 0
+        self.is_refuted = False  # what was shown was not the draw
         self._waits = waits_for_reasoning
         self._pieces: list[Piece] = []
         self._sent = {True: "", False: ""}  # by whether it is reasoning
@@ -92,6 +95,7 @@ class LiveDraw:
         text, reasoning = self._sent[False], self._sent[True]
         shown_of_reasoning = min(len(reasoning), len(choice.reasoning))
         if not choice.text.startswith(text) or choice.reasoning[:shown_of_reasoning] != reasoning[:shown_of_reasoning]:
+            self.is_refuted = True
             message = "the response was drawn again, or its reasoning was told apart late: what was shown is not it"
             raise RequestError(message, status=502, code="stream_interrupted", retry=False)
         return choice._replace(text=choice.text[len(text) :], reasoning=choice.reasoning[len(reasoning) :])
