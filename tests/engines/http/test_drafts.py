@@ -17,10 +17,20 @@ from scipy.stats import chi2
 from tests.support.forking import ForkedChoices, Tree
 from tests.support.kernels import transitions
 
-from samplewise.core.errors import Unsupported
+from samplewise.core.errors import RateLimited, Unsupported
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats, ratio_cannot_rise
-from samplewise.core.types import Ask, Capability, Completion, Generate, Message, Question, RejectionBound, Sampling
+from samplewise.core.types import (
+    Ask,
+    Capability,
+    Completion,
+    Failure,
+    Generate,
+    Message,
+    Question,
+    RejectionBound,
+    Sampling,
+)
 from samplewise.engines.distribution import log_filtered_norm
 from samplewise.engines.http import drafts, http
 from samplewise.engines.http import memory as memory_module
@@ -28,6 +38,7 @@ from samplewise.engines.http.dialect import logq
 from samplewise.engines.http.dialect.profile import Profile
 from samplewise.engines.http.drafts import CHUNK, PartialDraft, piece_sizes
 from samplewise.engines.http.engine import HttpEngine
+from samplewise.engines.http.exchange import GaveUp
 from samplewise.engines.http.memory import TokenMemory
 from samplewise.engines.toy import Toy
 from samplewise.loop.context import RunContext
@@ -39,6 +50,7 @@ from samplewise.report.trace import describe_trace
 from samplewise.samplers.power import summarize_chains
 from samplewise.samplers.power.chains import ChainSettings, chain_sampler
 from samplewise.testing.endpoint import Endpoint, EndpointSettings
+from samplewise.testing.endpoint.model import ServedDraw, ServedModel
 
 T = TypeVar("T")
 PROMPT = (Message("user", "say something"),)
@@ -266,17 +278,17 @@ def test_a_token_that_no_draw_has_shown_is_asked_for_once() -> None:
     for each, completion in zip(asks, completions, strict=True):
         check(toy, each, completion)
     assert {completion.tokens[0] for completion in completions if completion.tokens} == {0, 1, 2, 3} - {likely}
-    assert sum(c.usage.completion_tokens - len(c.tokens or ()) for c in completions) <= 1 + 3
+    assert sum(c.usage.completion_tokens - len(c.tokens or ()) for c in completions) <= 1 + 2 * 3
 
 
 @given(st.integers(1, 600), st.booleans(), st.booleans(), st.integers(0, 5))
 def test_the_requests_of_a_draft_add_up(max_tokens: int, forbids: bool, bounded: bool, prefix: int) -> None:
-    """Every token is asked for once, beside two that may be thrown away, by few requests."""
+    """Every token is asked for once, beside three that may be thrown away, by few requests."""
     bound = RejectionBound(2.0, -1.0) if bounded else None
     ask = Generate(PROMPT, (0,) * prefix, max_tokens=max_tokens, reject_below=bound)
     ask = ask._replace(forbid_first=1 if forbids else None)
     sizes = list(piece_sizes(ask))
-    assert sum(size.max_tokens for size in sizes) == max_tokens + forbids
+    assert sum(size.max_tokens for size in sizes) == max_tokens + 2 * forbids
     assert len(sizes) <= 2 * forbids + (math.log2(max_tokens / CHUNK + 1) + 1 if bounded else 1)
     before = prefix
     for num_before, size in sizes[2 * forbids :]:
@@ -429,6 +441,20 @@ def test_a_text_that_failed_is_asked_for_again_alone() -> None:
     used(LONG, use)
 
 
+def test_patience_that_ends_at_a_text_names_what_was_waited_for() -> None:
+    ask = Generate(PROMPT, (0,), Sampling(1.0, 11), 6, seed=6, want=WANT, reject_below=RejectionBound(1.0, -99.0))
+
+    async def use(engine: HttpEngine, endpoint: Endpoint) -> None:
+        async def busy(*args: Any) -> str:
+            raise GaveUp(RateLimited("too many requests", status=429), 30.0)
+
+        engine._exchange.text_of = busy  # type: ignore[method-assign]
+        (done,) = await answers(engine, [ask])
+        assert done.failure == Failure("RateLimited", "too many requests", False, 30.0)
+
+    used(LONG, use)
+
+
 def test_faults_change_no_chain() -> None:
     """One request in ten fails. With seeds of their own, chains end where they end without."""
     line = "power(2, 6, 6, top_k=6, max_tokens=20)"
@@ -449,6 +475,34 @@ def test_where_the_context_ends_every_draft_ends() -> None:
         assert len(whole.tokens or ()) > room
         ((cut,), _) = drawn(replace(LONG, context=num_prompt + 1 + room), [ask])
         assert (cut.finish, len(cut.tokens or ())) == ("length", room), cut
+
+
+def test_where_the_limit_is_looked_at_first_no_draft_goes_on_after_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions of vLLM say "length" of a draw whose last token is an end token, if it has max_tokens tokens. Drafts
+    that took it at its word went on from there: 5 of these 120."""
+    as_it_is = ServedModel.draw
+
+    def limit_first(self: ServedModel, *args: Any, **options: Any) -> ServedDraw:
+        done = as_it_is(self, *args, **options)
+        max_tokens = args[3]
+        return done._replace(finish="length") if len(done.tokens) == max_tokens else done
+
+    monkeypatch.setattr(ServedModel, "draw", limit_first)
+    asks = some_asks(120)
+    completions, _ = drawn(LONG, asks)
+    toy = toy_of(LONG)
+    for ask, completion in zip(asks, completions, strict=True):
+        check(toy, ask, completion)
+    assert sum(len(c.tokens or ()) == 1 and c.finish == "stop" for c in completions) > 1, "the first one, drawn here"
+    assert any((c.tokens or ())[-1:] == (toy.eos,) and len(c.tokens or ()) == 1 + CHUNK for c in completions)
+
+
+def test_a_first_token_that_fills_the_context_ends_a_draft() -> None:
+    """There is no room for the second token that would show whether the first is an end token."""
+    ask = Generate(PROMPT, (0,), Sampling(1.0, 5), 5, want=WANT, forbid_first=0)
+    asks = [ask._replace(seed=seed) for seed in range(6)]
+    completions, _ = drawn(replace(LONG, context=4 + 1 + 1), asks)
+    assert {(c.finish, len(c.tokens or ())) for c in completions} <= {("length", 1), ("stop", 1)}
 
 
 def test_what_was_cut_off_is_charged() -> None:
@@ -479,7 +533,7 @@ def test_a_token_that_is_not_forced_is_an_error() -> None:
         ((completion,), _) = drawn(replace(LONG, ignores=("logit_bias",)), [ask._replace(seed=seed)])
         if completion.failure is not None:
             assert "where a logit_bias of 100 asks for token" in completion.failure.message
-            assert completion.usage.completion_tokens == 2, "both are paid"
+            assert completion.usage.completion_tokens == 3, "both requests are paid"
             failures.append(completion)
     assert failures, "the others drew the likeliest token, which no bias changes"
 
@@ -635,7 +689,8 @@ def test_a_token_within_a_response_does_not_end_one() -> None:
     memory = TokenMemory()
     memory.learn_end((3, 1, 9), True)
     memory.learn_end((3, 5), False)
-    assert [memory.is_end(token) for token in (3, 1, 9, 5, 8)] == [False, False, True, False, None]
+    assert [memory.is_end(token) for token in (3, 1, 9, 8)] == [False, False, True, None]
+    assert memory.is_end(5) is None, "a server may look at the limit before the token"
     memory.learn_end((9, 3), False)
     assert memory.is_end(9) is False
 

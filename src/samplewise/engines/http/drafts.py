@@ -11,11 +11,12 @@ endpoint takes and lists token ids, and the draw has a `top_k` whose tokens it l
 * The bound. The draft is drawn in chunks of 16, 32, 64 ... tokens, and its sum is followed token by token. Tokens after
   the one at which it is given up are paid for and never used.
 * Its end. A token drawn here may end the response, which no reply says. So the end tokens are learned from replies; of
-  a token that none has shown yet, one request asks, in which a logit bias makes it certain: how does that draw finish?
+  a token that none has shown yet, one request for two tokens asks, in which a logit bias makes it certain: does that
+  draw go on after the first?
 * Its text, prefix included, from the token ids: a request that draws nothing.
 
 Cost: a request for each chunk, at most log2(T / 16) + 2, each of which counts the prompt again; sometimes one or two
-more, of a token each. A request that fails and may be tried again is the only one made again: drafts of many chunks
+more, of a token or two. A request that fails and may be tried again is the only one made again: drafts of many chunks
 fail more often, and to draw them anew would favor short ones.
 """
 
@@ -35,7 +36,7 @@ from samplewise.engines.base import failed, tell_reasoning
 from samplewise.engines.distribution import draw_token
 from samplewise.engines.http.dialect import logq, requests
 from samplewise.engines.http.dialect.refusals import OVERFLOW
-from samplewise.engines.http.exchange import Exchange
+from samplewise.engines.http.exchange import Exchange, failed_by
 from samplewise.engines.http.jobs import Recipient, RequestJob
 from samplewise.engines.http.memory import Listed
 
@@ -57,7 +58,7 @@ def piece_sizes(ask: Generate) -> Iterator[PieceSize]:
     num_before, left, size = len(ask.prefix), ask.max_tokens, ask.max_tokens
     if ask.forbid_first is not None:
         yield PieceSize(num_before, 1)  # lists the likeliest tokens
-        yield PieceSize(num_before, 1)  # shows whether the one that was drawn ends a response
+        yield PieceSize(num_before, 2)  # shows whether the one that was drawn ends a response
         num_before, left = num_before + 1, left - 1
     for index in itertools.count():
         if left <= 0:
@@ -190,7 +191,7 @@ class DraftExchange:
         except _PieceFailed as error:
             completion = Completion("", "error", drawing.usage, failure=error.failure)
         except EngineError as error:
-            completion = failed(error, drawing.usage)
+            completion = failed_by(error, drawing.usage)
         except ValueError as error:
             completion = failed(BadRequest(f"{self._name}: {error}"), drawing.usage)
         except BaseException:  # cancelled: what was sent may be billed
@@ -269,12 +270,20 @@ class _Drawing:
         memory = self._exchange.memory
         if (is_end := memory.is_end(token)) is not None:
             return is_end
-        bias = {"logit_bias": {str(token): CERTAIN}}
-        greedy = Sampling(0.0)
-        piece = await self._piece(bias, max_tokens=1, sampling=greedy, want=("tokens",), seed=0)
-        if piece.tokens != (token,) or (is_end := memory.is_end(token)) is None:
+        try:
+            piece = await self._forced(token, 2)
+        except _PieceFailed as error:
+            if not OVERFLOW.search(error.failure.message):
+                raise
+            piece = await self._forced(token, 1)
+        if (piece.tokens or ())[:1] != (token,):
             raise ValueError(f"it draws {piece.tokens} where a logit_bias of {CERTAIN} asks for token {token}")
-        return is_end
+        return memory.is_end(token) is True  # unknown still: the context has no room for a second token
+
+    async def _forced(self, token: int, max_tokens: int) -> Completion:
+        """Return a draw from the draft's beginning in which every token is this one."""
+        bias = {"logit_bias": {str(token): CERTAIN}}
+        return await self._piece(bias, max_tokens=max_tokens, sampling=Sampling(0.0), want=("tokens",), seed=0)
 
     async def _draw_chunk(self) -> None:
         """Draw the next chunk."""

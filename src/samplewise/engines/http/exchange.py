@@ -494,6 +494,8 @@ class Exchange:
             text, finish = text[:cut], "stop"  # it ignores the stop strings, or leaves them in
         if not finish:
             finish = "length" if usage.completion_tokens >= limit else "stop"
+        if finish == "length" and choice.tokens and self.memory.is_end(choice.tokens[-1]):
+            finish = "stop"  # it looks at the limit first
         logp = choice.logp if choice.logp or not text else None
         is_own = requests.gives_model_logp(ask.sampling, self.profile)
         logp_sum = math.fsum(logp) if logp is not None and is_own else math.nan
@@ -547,10 +549,7 @@ class Exchange:
             if fatal := self._outage.fatal_error(error, now):
                 raise fatal
         for position, ask in zip(job.positions, job.asks, strict=True):
-            completion = failed(error, self.worst_case(ask) if charged else Usage(requests=1))
-            if isinstance(error, GaveUp):
-                completion = completion._replace(failure=error.failure)
-            call.deliver(position, completion)
+            call.deliver(position, failed_by(error, self.worst_case(ask) if charged else Usage(requests=1)))
 
 
 class GaveUp(EngineError):
@@ -567,6 +566,12 @@ def is_refused(reply: Reply) -> bool:
     """Return whether a request was not worked on, so that it is not billed."""
     is_error = 300 <= reply.status < 500 and reply.status != 408
     return is_error or refusals.is_rejected(reply.status, reply.body)
+
+
+def failed_by(error: EngineError, usage: Usage) -> Completion:
+    """Return the failed completion of an ask."""
+    completion = failed(error, usage)
+    return completion._replace(failure=error.failure) if isinstance(error, GaveUp) else completion
 
 
 def _reasons(choice: replies.ReplyChoice) -> bool:

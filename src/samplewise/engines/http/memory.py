@@ -53,8 +53,11 @@ class TokenMemory:
         return tuple(zip(ids, logp, strict=True)) if len(ids) >= num or is_whole(logp) else None
 
     def learn_end(self, tokens: Sequence[int], ended: bool) -> None:
-        """Learn from a draw whose last token ended it, or that went on to its limit. No stop strings may be set."""
-        self._others.update(tokens[:-1] if ended else tokens)
+        """Learn from a draw whose last token ended it, or that went on to its limit. No stop strings may be set.
+
+        At the limit the last token shows nothing: older versions of vLLM look at the limit first, then at the token.
+        """
+        self._others.update(tokens[:-1])
         if ended:
             self._ends.update(tokens[-1:])
 
