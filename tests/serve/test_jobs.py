@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -15,7 +16,8 @@ from tests.support.script import Script, Seen, completion, reply
 
 from samplewise.core.types import Candidate, Completion, Generate, Message, Usage
 from samplewise.engines.toy import toy
-from samplewise.serve import jobs
+from samplewise.recipe import Recipe, Stages, from_stages
+from samplewise.serve import jobs, plans
 from samplewise.serve.drawn import DrawLog, WantingEngine
 from samplewise.serve.jobs import RunName, Unfinished, fingerprint
 from samplewise.serve.keys import KeyRing, Policy, key_digest
@@ -408,6 +410,61 @@ def test_a_run_that_is_cut_off_hard_is_charged_all_that_it_might_have_spent(is_g
     run(go())
 
 
+def test_who_leaves_before_its_run_begins_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes are built in a thread. Requests that wait for the same one have it built once."""
+    go_on, num_built = threading.Event(), 0
+    keys = KeyRing({key_digest("k"): Policy("k", recipes="free", tokens_per_request=10**6, tokens_per_day=10**9)})
+
+    def slow(stages: Stages) -> Recipe:
+        nonlocal num_built
+        num_built += 1
+        go_on.wait(10)
+        return from_stages(stages)
+
+    monkeypatch.setattr(plans, "from_stages", slow)
+
+    async def go() -> None:
+        upstream = Upstream(0.0)
+        async with upstream.script.serving() as url, served_at(url, keys=keys) as served:
+            headers = {"Authorization": "Bearer k"}
+            leaving, *waiting = (
+                asyncio.create_task(served.post(model="vote4@toy", headers=headers, max_tokens=size))
+                for size in (5, 6, 7)
+            )
+            await until(lambda: num_built > 0)
+            leaving.cancel()
+            line = await served.logged(1)
+            assert (line["code"], "run" in line, "tokens" in line) == (499, False, False)
+            assert not upstream.seeds
+            go_on.set()
+            assert [(await sent).status for sent in waiting] == [200, 200]
+            assert num_built == 1
+            assert len(upstream.seeds) == 8
+            assert served.service.gate.books.spent("k").tokens == sum(line["tokens"] for line in served.lines[1:])
+
+    run(go())
+
+
+@pytest.mark.parametrize("codes", [[500, 401], [500, 200, 401], [200, 500, 401]])
+def test_a_run_that_an_error_ends_is_charged_what_it_paid(codes: list[int]) -> None:
+    """Attempts that failed after they may have been billed were forgotten where a refused key then ended the run."""
+    keys = KeyRing({key_digest("k"): Policy("k", recipes="free", tokens_per_request=10**6, tokens_per_day=10**9)})
+    replies = [reply(completion("a")) if code == 200 else reply({"error": "no"}, code) for code in codes]
+
+    async def go() -> None:
+        script = Script(lambda seen: replies[len(script.seen) - 1])
+        async with script.serving() as url, served_at(url, keys=keys) as served:
+            headers = {"Authorization": "Bearer k"}
+            got = await served.post(model="repeat(2, wave=1) | vote@toy", headers=headers, max_tokens=5)
+            assert (got.status, got.body["error"]["code"]) == (502, "engine_misconfigured")
+            assert got.headers["x-should-retry"] == "false"
+            line = await served.logged(1)
+            assert line["tokens_out"] == 5 * (len(codes) - 1)
+            assert served.service.gate.books.spent("k").tokens == line["tokens"]
+
+    run(go())
+
+
 def test_nothing_is_lost_among_faults_and_clients_that_leave() -> None:
     """Every request is answered or left, every token that was billed is in the books, and nothing stays open."""
     keys = KeyRing({key_digest("k"): Policy("k", recipes="free", tokens_per_request=10**6, tokens_per_day=10**9)})
@@ -435,9 +492,10 @@ def test_nothing_is_lost_among_faults_and_clients_that_leave() -> None:
             assert len(statuses) == 48
             assert len(codes) >= 48  # of those that left, some had not been read yet
             assert set(statuses) == {200}
-            booked = sum(
-                line.get("tokens", 0) for line in served.lines
-            )  # none where a client left before its run began
+            begun = [line for line in served.lines if "run" in line]
+            # whose client leaves while its recipe is built has no run, and nothing is sent for it
+            assert all(line["code"] == 499 for line in served.lines if line not in begun)
+            booked = sum(line["tokens"] for line in begun)
             assert served.service.gate.books.spent("k").tokens == booked
             assert endpoint.tally.tokens <= booked
             assert not served.service.board.activity("k").live

@@ -84,6 +84,13 @@ class Stopped(NamedTuple):
     at_most: Usage = Usage()
 
 
+class BrokenOff(NamedTuple):
+    """A question's run was ended by an exception, after it had paid this much."""
+
+    question: str
+    paid: Usage
+
+
 class Ended(NamedTuple):
     """All questions of a run are finished."""
 
@@ -91,7 +98,7 @@ class Ended(NamedTuple):
     num_questions: int
 
 
-Event = Started | Dispatched | Arrived | Drawn | Retried | StopChecked | Stopped | Ended
+Event = Started | Dispatched | Arrived | Drawn | Retried | StopChecked | Stopped | BrokenOff | Ended
 
 
 class OnEvent(Protocol):

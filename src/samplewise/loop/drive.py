@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from samplewise.core.bill import CostSplit
 from samplewise.core.errors import SetupError, Unsupported, UsageError
-from samplewise.core.events import StopChecked, Stopped
+from samplewise.core.events import BrokenOff, StopChecked, Stopped
 from samplewise.core.keys import Key
 from samplewise.core.types import Ask, Capability, Completion, Generate, Question, Reader, Stop, Usage
 from samplewise.engines.base import Engine
@@ -205,6 +205,14 @@ class _Drive:
             shared.join(question.id, self)
 
     async def run(self) -> Result:
+        """Return the result. Says what was paid where it raises, as there is no result that would."""
+        try:
+            return await self._result()
+        except BaseException:
+            self._context.on_event(BrokenOff(self._question.id, self.ledger.paid))
+            raise
+
+    async def _result(self) -> Result:
         recipe, question = self._recipe, self._question
         vary = _Process(recipe.vary, recipe.vary.init(question), self._keys.vary)
         stop = await self._drive(vary)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from samplewise.core.errors import SamplewiseError, UsageError
-from samplewise.core.events import Arrived, Event, Retried
+from samplewise.core.events import Arrived, BrokenOff, Event, Retried
 from samplewise.core.keys import Key
 from samplewise.core.types import Capability, Completion, Failure, Generate, Question, Usage
 from samplewise.engines.base import Engine
@@ -110,6 +110,7 @@ class Job:
         self.admitted = asyncio.Event()  # a slot was free
         self.result: Result | None = None
         self.paid = Usage()  # so far
+        self.settled = Usage()  # by runs of it that have ended
         self.failure: Failure | None = None  # of the last request that failed
         self.num_arrived = 0
         self.is_answered = False  # to the last byte
@@ -133,6 +134,8 @@ class Job:
         """Take an event of the run."""
         if isinstance(event, Retried):
             self.failure = event.failure or self.failure
+        elif isinstance(event, BrokenOff):
+            self.paid = self.settled.plus(event.paid)
         elif isinstance(event, Arrived):
             self.num_arrived += event.failure is None
             if event.source != "store":
@@ -241,7 +244,7 @@ class Jobs:
             result = await run_question(
                 asked_question(call), plan.recipe, context, key, read=plan.read, reads_at_once=plan.read is read_whole
             )
-            job.result, job.paid = result, result.paid
+            job.result, job.paid, job.settled = result, result.paid, result.paid
             job.is_late = result.stop.reason == "budget" and time.monotonic() >= job.deadline
             if not result.pool.candidates:
                 raise no_candidate(job, result)

@@ -6,6 +6,7 @@ the recipe says of the same, except that limits of both hold.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import inspect
@@ -13,7 +14,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from samplewise.core.errors import EngineError, SamplewiseError, SetupError, StoreError, Unsupported, UsageError
 from samplewise.core.registry import build, factory
@@ -26,6 +27,8 @@ from samplewise.serve.names import DEFAULT_PRESETS, check_free, split_name, stag
 from samplewise.serve.upstreams import Upstream
 from samplewise.serve.wire import Call, DrawFields, RequestError
 from samplewise.verify.auto import read_auto
+
+T = TypeVar("T")
 
 PLAIN = "plain"  # the recipe label of a model without a strategy
 CUSTOM = "custom"  # of a recipe that a client wrote
@@ -102,7 +105,7 @@ class Planner:
     def __init__(self, upstreams: Mapping[str, Upstream], settings: ServeSettings) -> None:
         self._upstreams, self._settings = upstreams, settings
         self._recipes: OrderedDict[str, Recipe] = OrderedDict()
-        self._frames: OrderedDict[str, Recipe] = OrderedDict()  # with `ANY_SAMPLER`
+        self._frames: OrderedDict[str, asyncio.Future[Recipe]] = OrderedDict()  # with `ANY_SAMPLER`
 
     async def plan(self, call: Call, is_free: bool) -> Plan:
         """Return what is run for a request. `is_free`: it may name a recipe of its own. Raises RequestError."""
@@ -217,16 +220,22 @@ class Planner:
         return recipe
 
     async def _frame(self, stages: Stages) -> Recipe:
+        """Return the recipe of stages. Requests that come while it is built wait for the same one."""
         line = stages.line
-        if (known := self._frames.get(line)) is not None:
-            self._frames.move_to_end(line)
-            return known
-        frame = await in_thread(from_stages, stages)
-        _keep(self._frames, line, frame, MAX_FRAMES)
-        return frame
+        building = self._frames.get(line)
+        if building is None:
+            building = asyncio.ensure_future(in_thread(from_stages, stages))
+            _keep(self._frames, line, building, MAX_FRAMES)
+        self._frames.move_to_end(line)
+        try:
+            return await asyncio.shield(building)  # who leaves does not end it for the others
+        except SamplewiseError:
+            if self._frames.get(line) is building:
+                del self._frames[line]
+            raise
 
 
-def _keep(recipes: OrderedDict[str, Recipe], line: str, recipe: Recipe, most: int) -> None:
+def _keep(recipes: OrderedDict[str, T], line: str, recipe: T, most: int) -> None:
     """Keep a recipe, and forget the one that was used longest ago if there are too many."""
     recipes[line] = recipe
     if len(recipes) > most:
