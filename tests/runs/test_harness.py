@@ -210,8 +210,8 @@ def test_a_log_packed_with_zstd_says_what_to_do(tmp_path: Path) -> None:
         file.writestr("header.json", "{}")
     data = path.read_bytes()  # the method's number stands in the member's head, and in the list at the end
     for head, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
-        at = data.index(head) + offset
-        data = data[:at] + (93).to_bytes(2, "little") + data[at + 2 :]
+        start = data.index(head) + offset
+        data = data[:start] + (93).to_bytes(2, "little") + data[start + 2 :]
     path.write_bytes(data)
     with pytest.raises(
         BadInput, match="packed with zstd.*pip install zipfile-zstd, or convert it: inspect log convert"
