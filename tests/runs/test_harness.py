@@ -214,7 +214,7 @@ def test_a_log_packed_with_zstd_says_what_to_do(tmp_path: Path) -> None:
         data = data[:start] + (93).to_bytes(2, "little") + data[start + 2 :]
     path.write_bytes(data)
     with pytest.raises(
-        BadInput, match="packed with zstd.*pip install zipfile-zstd, or convert it: inspect log convert"
+        BadInput, match=r"packed with zstd.*pip install zipfile-zstd, or convert it: inspect log convert"
     ):
         load_recording(str(path))
 
