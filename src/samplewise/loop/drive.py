@@ -65,7 +65,8 @@ def check_recipe(recipe: Recipe, engine: Engine, budget: Budget = Budget()) -> N
         raise Unsupported(f"{recipe.line} needs {', '.join(missing)}, which {engine.name} cannot do")
     _check_log_probs(recipe, engine)
     if unknown := sorted(recipe.engines - engine.members):
-        hint = f'give one: --engine "team({engine.name}, {unknown[0]}=...)"'
+        name = unknown[0] if unknown[0].isidentifier() else "NAME"  # a spec where a name belongs
+        hint = f'give one, and name it in the recipe: --engine "team({engine.name}, {name}=...)"'
         raise Unsupported(f"{recipe.line} asks an engine called {unknown[0]}; {hint}")
     for name, verifier in recipe.verifiers.items():
         if isinstance(verifier, Judge):
