@@ -50,6 +50,7 @@ ROOMS = (
     "serve",
     "testing",
     "cli",
+    "integrations",
 )
 RANK = {room: rank for rank, room in enumerate(ROOMS)}
 PURE = ("samplers", "vary", "stop", "select", "measure")
