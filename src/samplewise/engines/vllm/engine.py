@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import string
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -39,9 +40,8 @@ from samplewise.core.types import (
     Likelihood,
     Sampling,
     Usage,
-    explores,
 )
-from samplewise.engines.base import REASONING_MAX_TOKENS, Arrival, Engine, failed
+from samplewise.engines.base import REASONING_MAX_TOKENS, Arrival, Engine, failed, joins_group
 from samplewise.engines.local.language import Language, checked_language
 from samplewise.engines.local.prepared import (
     PreparedAsk,
@@ -53,7 +53,7 @@ from samplewise.engines.local.prepared import (
     response,
     token_ids,
 )
-from samplewise.models.loading import load_checkpoint_text
+from samplewise.models.loading import CheckpointText, load_checkpoint_text
 
 from .bridge import unfit
 from .clients import EngineClient, ProcessClient, ThreadClient
@@ -102,13 +102,15 @@ class Vllm(Engine):
         in_process: bool = False,
         seeded: bool = True,
         template: Mapping[str, Json] | None = None,
+        text: CheckpointText | None = None,
     ) -> None:
-        self.text = load_checkpoint_text(source)
+        """`text` is the checkpoint's, where it has been loaded already."""
+        self.text = load_checkpoint_text(source) if text is None else text
         self.name = f"vllm({self.text.name})"
         self._seeded, self._in_process, self._template = seeded, in_process, dict(template or {})
         self._user_options = dict(options)
-        self._lacks = _why_plain(options)  # why no draw can be guided, "" if they can
-        self._options = _engine_options(self.text.source, options, not self._lacks)
+        self._lacks = why_plain(options)  # why no draw can be guided, "" if they can
+        self._options = engine_options(self.text.source, options, not self._lacks)
         self._set_identity(str(self._options["dtype"]), current_platform.device_type)
         self._language = checked_language(Language(self.text.tokenizer, self.text.vocab_size, template))
         self._client: EngineClient | None = None
@@ -130,7 +132,7 @@ class Vllm(Engine):
         if self._client is not None:
             return
         try:
-            self._client = (ThreadClient if self._in_process else ProcessClient)(self._options)
+            self._client = self._start()
         except Exception as error:  # vLLM and what it loads raise anything
             raise SetupError(f"vLLM cannot run {self.text.name}: {_line(error)}") from error
         if not self._lacks:
@@ -140,6 +142,9 @@ class Vllm(Engine):
             self.max_concurrency = self._facts["max_num_seqs"]
         if self._language.reasons:
             self.default_max_tokens = min(REASONING_MAX_TOKENS, self._max_context or REASONING_MAX_TOKENS)
+
+    def _start(self) -> EngineClient:
+        return (ThreadClient if self._in_process else ProcessClient)(self._options)
 
     @property
     def _max_context(self) -> int | None:
@@ -183,11 +188,14 @@ class Vllm(Engine):
             "vLLM": vllm.__version__,
             "tested": "; ".join(f"{version}: {how}" for version, how in TESTED.items()),
             "runs": f"{runner}, {facts['dtype']} on {facts['device']}" if facts else runner,
-            "engine core": "in a thread of this process" if self._in_process else "in a process of its own",
+            "engine core": self._where(),
             "guided draws": self._lacks or "yes: log q, log Z, certainty, rejection bounds, forbidden first tokens",
             "exploring": self._why_not_explore() or "yes",
             "states after the first block": facts.get("no_shallow", self._lacks) or "yes",
         }
+
+    def _where(self) -> str:
+        return "in a thread of this process" if self._in_process else "in a process of its own"
 
     @property
     def digest(self) -> str:
@@ -218,7 +226,7 @@ class Vllm(Engine):
 
         try:
             for _ in range(len(asks)):
-                while started < len(asks) and (len(tasks) < most or _joins(asks, started)):
+                while started < len(asks) and (len(tasks) < most or joins_group(asks, started)):
                     task = asyncio.create_task(one(started))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
@@ -239,7 +247,7 @@ class Vllm(Engine):
         if isinstance(job, Completion):
             return job
         self._num_requests += 1
-        request_id = f"{OURS}-{id(self)}-{self._num_requests}"
+        request_id = f"{OURS}-{os.getpid()}-{id(self)}-{self._num_requests}"
         try:
             requested = self._requested(job, request_id)
             try:
@@ -402,12 +410,6 @@ class Vllm(Engine):
             await client.close()
 
 
-def _joins(asks: Sequence[Ask], position: int) -> bool:
-    """Return whether an ask belongs to the group of the one before it, with which it begins."""
-    ask, before = asks[position], asks[position - 1] if position else None
-    return explores(ask) and isinstance(before, Generate) and isinstance(ask, Generate) and before.group == ask.group
-
-
 def _is_guided(ask: Generate) -> bool:
     """Return whether vLLM's own sampler cannot draw this ask, or tell what it wants."""
     wants = not {"logq", "logz", "certainty"}.isdisjoint(ask.want) or bool(ask.score_first)
@@ -422,7 +424,7 @@ def _is_other(sampling: Sampling) -> bool:
     return (num_filters > 1 and sampling.top_p < 1) or 0 < sampling.temperature < COLDEST
 
 
-def _why_plain(options: Mapping[str, Json]) -> str:
+def why_plain(options: Mapping[str, Json]) -> str:
     """Return why no draw can be guided with these options of vLLM, "" if they can."""
     if options.get("speculative_config"):
         return "vLLM takes no logits processors with speculative decoding: leave out speculative_config"
@@ -434,7 +436,7 @@ def _why_plain(options: Mapping[str, Json]) -> str:
     return version_refusal(vllm.__version__)
 
 
-def _engine_options(source: str, options: Mapping[str, Json], is_bridged: bool) -> dict[str, Any]:
+def engine_options(source: str, options: Mapping[str, Json], is_bridged: bool) -> dict[str, Any]:
     """Return vLLM's engine arguments. Raises SetupError for one that it does not know, or that hides log-probs."""
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     if unknown := sorted(options.keys() - known):
