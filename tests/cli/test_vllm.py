@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from argparse import Namespace
 from typing import Any
@@ -58,6 +59,37 @@ def test_every_argument_goes_to_vllm_as_it_was_given(
     passed.clear()
     called(monkeypatch, "--max-model-len", "256", "a/model", "--config", "vllm.yaml")
     assert passed[0] == ["--max-model-len", "256", "a/model", "--config", "vllm.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (
+            OSError("[Errno 98] Address already in use\nmore"),
+            3,
+            "server has ended: OSError: [Errno 98] Address already in use",
+        ),
+    ],
+)
+def test_a_server_ends_in_one_line_and_a_ctrl_c_in_none(
+    raised: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Ctrl-C is raised in vLLM, which ends its other processes first."""
+
+    class Command:
+        def validate(self, args: Namespace) -> None:
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+        def cmd(self, args: Namespace) -> None:
+            raise raised
+
+    launch = Launch(Command(), Namespace(host="127.0.0.1", port=8000, uds="a.sock"), "a/model")
+    monkeypatch.setattr("samplewise.engines.vllm.launch.prepare_launch", lambda _: launch)
+    assert called(monkeypatch, "a/model") == code
+    error = capsys.readouterr().err
+    assert error.count("\n") == bool(line)
+    assert line in error
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
