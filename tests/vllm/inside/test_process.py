@@ -14,6 +14,7 @@ from samplewise.core.registry import build
 
 from .conftest import Run, answers
 from .test_inside import assert_same
+from .test_meeting import CONSENSUS
 
 pytestmark = [
     *(pytest.mark.vllm, pytest.mark.slow),
@@ -22,7 +23,7 @@ pytestmark = [
 ]
 
 
-def test_the_process_form_draws_the_same_and_ends(run: Run, expected: list[Any]) -> None:
+def test_the_process_form_draws_the_same_and_ends(run: Run, local: Any, expected: list[Any]) -> None:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
 
     async def go() -> None:
@@ -36,6 +37,8 @@ def test_the_process_form_draws_the_same_and_ends(run: Run, expected: list[Any])
             await anext(stream)
             await stream.aclose()
             await asyncio.gather(*engine._background)
+            answered = await answers(engine, CONSENSUS[0])
+            assert_same(answered, await answers(local, CONSENSUS[0]))
             groups = await answers(engine, GROUPS)
             reports = {c.explored["policy"]: c.explored for c in groups if c.explored}
             assert sorted(reports) == sorted(POLICIES)

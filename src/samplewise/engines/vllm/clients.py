@@ -24,6 +24,12 @@ class EngineClient(Protocol):
         """Call a method of the worker by name, and return what the first worker returns."""
         ...
 
+    async def hold(self, seconds: float) -> None:
+        """See to it that what is asked for at once from here on begins in one step.
+
+        Where it takes time until requests come in, no step begins for so many seconds."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -35,6 +41,7 @@ class ProcessClient:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
+        self._resuming: asyncio.Task[None] | None = None
 
     async def generate(self, ids: list[int], params: Any, request_id: str) -> Any:
         stream = self._engine.generate({"prompt_token_ids": ids}, params, request_id)
@@ -45,6 +52,16 @@ class ProcessClient:
 
     async def call(self, method: str, *args: Any) -> Any:
         return (await self._engine.collective_rpc(method, args=args))[0]
+
+    async def hold(self, seconds: float) -> None:
+        if self._resuming is not None:
+            await self._resuming
+        await self._engine.pause_generation(mode="keep", clear_cache=False)
+        self._resuming = asyncio.create_task(self._resume(seconds))
+
+    async def _resume(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._engine.resume_generation()
 
     async def close(self) -> None:
         self._engine.shutdown()
@@ -92,6 +109,9 @@ class ThreadClient:
             return self._engine.collective_rpc(method, args=args)[0]
 
         return await self._on_thread(rpc)
+
+    async def hold(self, seconds: float) -> None:
+        """Do nothing: requests are added between steps, all that there are."""
 
     async def _on_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
