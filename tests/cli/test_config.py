@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from tests.support.commands import Call, caller
 
 from samplewise.cli import config as config_module
-from samplewise.cli import main
 from samplewise.cli.completion import SHELLS, complete_engine, complete_kind, complete_recipe
 from samplewise.cli.config import Config, find_config, load_config, read_config
 from samplewise.core.errors import BadInput, UsageError
@@ -38,19 +35,6 @@ m = { input = 1.0, output = 4.0 }
 """
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return dict(json.loads(self.out.splitlines()[-1]))
-
-
-Call = Callable[..., Done]
-
-
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Runs a command in `tmp_path`, in which only this test's settings are."""
@@ -59,14 +43,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         monkeypatch.delenv(f"SAMPLEWISE_{name}", raising=False)
     (tmp_path / "q.jsonl").write_text('{"question": "say a", "answer": "a"}\n')
 
-    def run(*words: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["samplewise", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Done(left.value.code if isinstance(left.value.code, int) else 1, *capsys.readouterr())
-
-    return run
+    return caller(monkeypatch, capsys)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

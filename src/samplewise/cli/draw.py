@@ -163,6 +163,9 @@ def run(
     shard: Annotated[
         str | None, typer.Option("--shard", help="Draw one shard's questions alone: 0/4 for the first of four")
     ] = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Draw by the endpoint's batch API: within a day, where known at half price")
+    ] = False,
     sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
@@ -171,6 +174,7 @@ def run(
     from samplewise.store.database import Store
 
     part = None if shard is None else Shard.of(shard)
+    engine = in_batches(engine) if batch else engine
 
     budget = Budget(budget_requests, None, None, budget_tokens, budget_usd, budget_seconds)
     with Store(store) as kept:
@@ -256,6 +260,16 @@ def compare(
         if not chosen:
             raise StoreError(f"{store} holds no finished run to compare")
         print_comparison(kept, chosen, tokens, output, as_json, f"{chosen[0][1].task}: recipes at equal tokens")
+
+
+def in_batches(engine: str) -> str:
+    """Return the spec of an engine that draws by the batch API. Raises UsageError where it is no endpoint."""
+    spec = parse_spec(engine)
+    if spec.name != "http":
+        raise UsageError(
+            f"--batch is for an endpoint, such as http:MODEL, not for {spec.name}; in a team: http(..., batch=True)"
+        )
+    return str(spec._replace(kwargs=(*(each for each in spec.kwargs if each[0] != "batch"), ("batch", True))))
 
 
 def open_task(text: str, read: str | None = None, system: str | None = None) -> Task:

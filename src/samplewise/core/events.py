@@ -43,6 +43,12 @@ class Drawn(NamedTuple):
     tokens: int
 
 
+class Waiting(NamedTuple):
+    """All questions wait for `what`, such as a batch with its state; "" once they no longer do."""
+
+    what: str
+
+
 class Retried(NamedTuple):
     """`num` failed requests are sent again after `wait_s` seconds; `failure` is the first one's."""
 
@@ -98,7 +104,7 @@ class Ended(NamedTuple):
     num_questions: int
 
 
-Event = Started | Dispatched | Arrived | Drawn | Retried | StopChecked | Stopped | BrokenOff | Ended
+Event = Started | Dispatched | Arrived | Drawn | Waiting | Retried | StopChecked | Stopped | BrokenOff | Ended
 
 
 class OnEvent(Protocol):

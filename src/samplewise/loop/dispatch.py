@@ -77,6 +77,8 @@ class Dispatcher:
         self.ledger = ledger
         self._context, self._question_id, self._shared = context, question_id, shared
         self._engine, self._store, self._cancel = context.engine, context.store, context.cancel
+        if context.store is not None:
+            context.engine.remember(context.store)
         seconds = context.budget.seconds
         self._deadline = math.inf if seconds is None else time.monotonic() + seconds
         self._is_overdrawn = False

@@ -24,6 +24,7 @@ from samplewise.loop.dispatch import Dispatcher, Flight, Leftover
 from samplewise.loop.keys import question_keys
 from samplewise.loop.ledger import Budget, Ledger, total
 from samplewise.loop.result import Result
+from samplewise.loop.rounds import check_batch
 from samplewise.loop.scoring import Scorer
 from samplewise.loop.sharing import SharedBudget
 from samplewise.loop.stopping import StopFold
@@ -69,6 +70,8 @@ def check_recipe(recipe: Recipe, engine: Engine, budget: Budget = Budget()) -> N
     for name, verifier in recipe.verifiers.items():
         if isinstance(verifier, Judge):
             check_judge(name, verifier, engine)
+    if engine.is_batched:
+        check_batch(recipe, engine, budget)
     if budget.usd is not None and math.isnan(engine.worst_case(Generate(())).usd):
         raise SetupError(
             f"{engine.name} has no known price; give price=(input, cached, output), in USD per million tokens, or "

@@ -27,7 +27,7 @@ from collections.abc import Sequence, Set
 from typing import Literal, NamedTuple, get_args
 
 from samplewise.core.errors import SamplewiseError, StoreError, UsageError
-from samplewise.core.events import Arrived, Ended, Event, OnEvent, Retried, Started, Stopped, ignore
+from samplewise.core.events import Arrived, Ended, Event, OnEvent, Retried, Started, Stopped, Waiting, ignore
 from samplewise.core.spec import wire
 from samplewise.core.types import Generate, Json, Problem, Usage
 from samplewise.engines.base import Engine
@@ -48,6 +48,7 @@ from samplewise.verify.named import identity_of
 CONCURRENCY = 64  # questions in progress at once; their asks share one engine batch
 Spread = Literal["even", "gain"]  # how a run's budget is spread over its questions
 LIMITS = ("requests", "prompt_tokens", "completion_tokens", "tokens", "usd")  # as in `Budget.amounts`
+LOOK_EVERY_S = 1.0  # between two looks at what a batched engine waits for
 GRACE_S = 0.5  # that a question's grades may still take once the run is cancelled
 LASTING = frozenset({"ContextOverflow"})  # failures of an ask that no later start can mend
 PACKAGES = ("samplewise", "numpy", "scipy", "torch", "transformers")  # whose versions a manifest states
@@ -200,6 +201,8 @@ async def run_task(
     await engine.open()
     recipe = recipe.with_max_tokens(engine.default_max_tokens)
     check_recipe(recipe, engine, budget)
+    if engine.is_batched and spread == "gain":
+        raise UsageError("spread=gain decides where each draw goes by those before it, which a batch cannot: leave out")
     check_questions(recipe, (problem.question for problem in task.problems))
     store.claim()
     identity = await find_run_id(store, task, recipe, engine, seed, budget, spread)
@@ -257,6 +260,9 @@ async def run_task(
         if not num and question in failed_before:
             store.note(identity, "failed", [question, 0])
 
+    if engine.is_batched:  # a batch is of all questions
+        concurrency = len(own)
+    telling = asyncio.ensure_future(_tell_waits(engine, on_event)) if engine.is_batched else None
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(concurrency, len(own)) if shared is None else len(problems)):
@@ -270,6 +276,9 @@ async def run_task(
                 f"{trial.cut.tokens:,} tokens"
             ) from None
         raise error from None
+    finally:
+        if telling is not None:
+            telling.cancel()
     for index, problem, result in empty:
         if log.is_about_the_question(problem.question.id):
             await keep(index, problem, result)
@@ -283,6 +292,16 @@ async def run_task(
         on_event(Ended(identity, len(own)))
     summary = _summarize(store, identity, task, selector, own, paid=paid, cancelled=not finished, log=log)
     return summary._replace(shard=part, num_in_task=len(problems))
+
+
+async def _tell_waits(engine: Engine, on_event: OnEvent) -> None:
+    """Say what a batched engine waits for, whenever that changes."""
+    last = ""
+    while True:
+        if (text := engine.waits_for()) != last:
+            last = text
+            on_event(Waiting(text))
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 class _EventLog:

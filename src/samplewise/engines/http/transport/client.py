@@ -125,19 +125,25 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self.shown!r})"
 
-    def post(self, path: str, body: Json | bytes, max_bytes: int = MAX_BYTES) -> Coroutine[None, None, Reply]:
-        """Send a JSON body (bytes go out unchanged) and return the reply.
+    def post(
+        self, path: str, body: Json | bytes, max_bytes: int = MAX_BYTES, *, content_type: str = ""
+    ) -> Coroutine[None, None, Reply]:
+        """Send a JSON body (bytes go out unchanged, as JSON or as `content_type`) and return the reply.
 
         A reply that breaks off has no body. Raises EngineTimeout or EngineUnavailable if no reply came (`was_sent`
         says whether the request may have been billed), BadRequest if it has more than `max_bytes`, decompressed, and
         SetupError if no TLS connection can be made.
         """
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self._request("POST", path, data, max_bytes)
+        return self._request("POST", path, data, max_bytes, content_type=content_type)
 
     def get(self, path: str) -> Coroutine[None, None, Reply]:
         """Send a GET request; otherwise as `post`."""
         return self._request("GET", path, None, MAX_BYTES)
+
+    def download(self, path: str, max_bytes: int) -> Coroutine[None, None, Reply]:
+        """Return a file as the text of the reply, all of it; "" if it broke off. Otherwise as `get`."""
+        return self._request("GET", path, None, max_bytes, max_text=max_bytes)
 
     def stream(
         self,
@@ -174,6 +180,8 @@ class Client:
         idle_timeout_s: float | None = None,
         limits: StreamLimits | None = None,
         hear: Hear | None = None,
+        max_text: int = MAX_TEXT,
+        content_type: str = "",
     ) -> Reply:
         import aiohttp
 
@@ -187,7 +195,12 @@ class Client:
         try:
             # a redirected POST would arrive as a GET
             async with self._session.request(
-                method, url, data=data, allow_redirects=False, timeout=timeout
+                method,
+                url,
+                data=data,
+                allow_redirects=False,
+                timeout=timeout,
+                headers={"Content-Type": content_type} if content_type else None,
             ) as response:
                 body, text = None, ""
                 try:
@@ -196,7 +209,7 @@ class Client:
                     else:
                         raw = await _read(response, max_bytes)
                         text = raw.decode(errors="replace")
-                        body, text = _json(text), text[:MAX_TEXT]
+                        body, text = _json(text), text[:max_text]
                 except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError) as error:
                     if isinstance(error, TimeoutError):
                         raise
@@ -271,7 +284,8 @@ class Client:
         parts = urlsplit(self.shown)
         server = f"{parts.scheme}://{parts.netloc}"
         text = f"{server}{path[1:]}" if path.startswith("//") else f"{server}{parts.path}/{path}"
-        return self._urls.setdefault(path, yarl.URL(f"{text}?{self._query}" if self._query else text))
+        mark = "&" if "?" in path else "?"
+        return self._urls.setdefault(path, yarl.URL(f"{text}{mark}{self._query}" if self._query else text))
 
 
 class _Careful:
