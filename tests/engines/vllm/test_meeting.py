@@ -152,3 +152,5 @@ def test_asks_that_wait_are_found_by_group() -> None:
         ASK._replace(sampling=Sampling(explore="x")),
     ]
     assert meeting_groups([*others, ASK, ASK._replace(draw=1)]) == {"g": [ASK, ASK._replace(draw=1)]}
+    apart = meeting_groups([ASK, *others, ASK._replace(draw=1)])
+    assert len(apart["g"]) == 1, "a group that comes in pieces is not whole"

@@ -7,31 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.vllm.inside.asks import GROUPS, PLAIN, PROMPTS, WANT
+from tests.vllm.inside.asks import CONSENSUS, GROUPS, PLAIN, meeting
 
-from samplewise.core.types import Completion, Generate, Sampling
+from samplewise.core.types import Completion, Sampling
 
 from .conftest import Run, answers
-from .test_inside import assert_same, rows
+from .test_inside import assert_same, cut_short, rows
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
-
-
-def meeting(explore: str, name: str, seed: int, size: int, prompt: int = 0, **changes: Any) -> list[Generate]:
-    """Return the asks of a group that reasons hot, so that its draws differ, and then answers together."""
-    ask = Generate(PROMPTS[prompt], max_tokens=60, want=WANT, sampling=Sampling(1.5, explore=explore), **changes)
-    return [ask._replace(seed=seed + i, group=name, group_size=size, draw=i) for i in range(size)]
-
-
-CONSENSUS = [
-    meeting("consensus(start=',', answer_tokens=12)", "whole", 5, 6),  # all of them answer
-    meeting("consensus(gamma=1.0, start='=', answer_tokens=20)", "full", 50, 4, 1),  # they run out of tokens
-    meeting("consensus(gamma=3.0, start='left', answer_tokens=20)", "some", 70, 5, 2),  # some never say `left`
-    meeting("consensus(start='nothing', answer_tokens=5)", "none", 80, 3),  # nobody does
-    # The plain draw has 60 tokens and more; one that is late answers alone.
-    meeting("consensus(start='6', answer_tokens=52)", "late", 90, 4),
-    meeting("consensus(gamma=1.0, start='7 ', answer_tokens=9)", "alone", 95, 1),
-]
 
 
 def reports(completions: list[Completion]) -> dict[str, Any]:
@@ -89,15 +72,7 @@ def test_draws_that_vllm_begins_apart_are_sent_again(
 
 
 def test_a_cancelled_draw_leaves_the_others_their_answer(run: Run, engine: Any) -> None:
-    asks = [Generate(PROMPTS[0], max_tokens=1, seed=1, want=WANT), *CONSENSUS[0]]
-
-    async def cut() -> None:
-        stream = engine.answer(asks)
-        assert (await anext(stream)).position == 0
-        await stream.aclose()
-        await asyncio.gather(*engine._background)
-
-    run(cut())
+    cut_short(run, engine, CONSENSUS[0])
     assert rows(engine) == engine._room._taken == 0
     drawn = run(answers(engine, CONSENSUS[0]))
     assert len({completion.tokens[-12:] for completion in drawn}) == 1

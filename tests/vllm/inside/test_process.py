@@ -8,13 +8,12 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.vllm.inside.asks import ASKS, GROUPS, PLAIN, POLICIES, POWER, SPEC
+from tests.vllm.inside.asks import ASKS, CONSENSUS, GROUPS, PLAIN, POLICIES, POWER, SPEC
 
 from samplewise.core.registry import build
 
 from .conftest import Run, answers
 from .test_inside import assert_same
-from .test_meeting import CONSENSUS
 
 pytestmark = [
     *(pytest.mark.vllm, pytest.mark.slow),

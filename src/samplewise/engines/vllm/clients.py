@@ -36,12 +36,13 @@ class EngineClient(Protocol):
 class ProcessClient:
     """`AsyncLLM`: the engine core is a process of its own. Made inside a running event loop."""
 
+    _resuming: asyncio.Task[None] | None = None
+
     def __init__(self, options: dict[str, Any]) -> None:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
-        self._resuming: asyncio.Task[None] | None = None
 
     async def generate(self, ids: list[int], params: Any, request_id: str) -> Any:
         stream = self._engine.generate({"prompt_token_ids": ids}, params, request_id)

@@ -213,7 +213,7 @@ class Vllm(Engine):
 
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
-        tasks: set[asyncio.Task[None]] = set()
+        running: dict[int, asyncio.Task[None]] = {}  # by position
         most, started = 2 * self.max_concurrency, 0
         groups = meeting_groups(asks)
         refused = {name: why for name, group in groups.items() if (why := self._no_meeting(group))}
@@ -229,18 +229,17 @@ class Vllm(Engine):
                 completion = failed(BadRequest(refused[name]))
             else:
                 completion = await self._answer(ask, meetings.get(name) if name else None)
+            del running[position]  # before the arrival, at which the loop below looks for a free place
             arrivals.put_nowait(Arrival(position, completion))
 
         try:
             for _ in range(len(asks)):
-                while started < len(asks) and (len(tasks) < most or _joins(asks, started)):
-                    task = asyncio.create_task(one(started))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
+                while started < len(asks) and (len(running) < most or _joins(asks, started)):
+                    running[started] = asyncio.create_task(one(started))
                     started += 1
                 yield await arrivals.get()
         finally:
-            left = list(tasks)
+            left = list(running.values())
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
+from samplewise.core.errors import SamplewiseError
 from samplewise.core.types import Ask, Generate, Json
 from samplewise.engines.local.exploring import meeting_point
 from samplewise.engines.local.prepared import explore_settings
@@ -137,16 +139,13 @@ class Meeting:
 
 
 def meeting_groups(asks: Iterable[Ask]) -> dict[str, list[Generate]]:
-    """Return those of `asks` whose draws wait for one another, by group."""
-    groups: dict[str, list[Generate]] = {}
-    for ask in asks:
-        if isinstance(ask, Generate) and _meets(ask):
-            groups.setdefault(ask.group, []).append(ask)
-    return groups
+    """Return those of `asks` whose draws wait for one another, by group. Those of a group stand side by side."""
+    runs = itertools.groupby(asks, _meeting_group)
+    return {name: [ask for ask in run if isinstance(ask, Generate)] for name, run in runs if name}
 
 
-def _meets(ask: Generate) -> bool:
+def _meeting_group(ask: Ask) -> str:
     try:
-        return bool(meeting_point(ask))
-    except Exception:  # a policy that does not exist: the ask fails by itself
-        return False
+        return ask.group if isinstance(ask, Generate) and meeting_point(ask) else ""
+    except SamplewiseError:  # a policy that does not exist: the ask fails by itself
+        return ""
