@@ -26,8 +26,8 @@ test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests with vLLM on a CPU, in an
 test-vllm-v2: .venv-vllm/triton/.made  ## vLLM's second model runner, whose kernels an interpreter runs on a CPU
 	PYTHONPATH=src:.venv-vllm/triton .venv-vllm/bin/python -m pytest -m vllm tests/vllm/inside/test_second_runner.py
 
-test-clients: $(VENV)/.dev .venv-clients/.made  ## other people's programs: clients of `samplewise serve`, readers of exports
-	$(BIN)/pytest -n 0 -rs -m clients tests/serve tests/runs
+test-clients: $(VENV)/.dev .venv-clients/.made  ## other people's programs: clients of `samplewise serve`, readers of exports, Inspect
+	$(BIN)/pytest -n 0 -rs -m clients tests/serve tests/runs tests/integrations
 
 test-package: $(VENV)/.dev .venv-package/.made  ## the wheel and the sdist: built, checked, installed in clean environments
 	$(BIN)/pytest -n 0 -m package tests/package
@@ -91,10 +91,11 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	.venv-vllm/bin/python $(PIP) --no-deps --target .venv-vllm/triton triton==3.9.0
 	touch $@
 
-.venv-clients/.made: tests/serve/requirements.txt
+.venv-clients/.made: tests/serve/requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python $(PIP) uv
 	.venv-clients/bin/uv pip install --quiet --python .venv-clients/bin/python --no-deps -r tests/serve/requirements.txt
+	.venv-clients/bin/uv pip install --quiet --python .venv-clients/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv-package/.made: tests/package/requirements.txt

@@ -13,8 +13,9 @@ from tests.support.commands import Call, caller
 from samplewise.cli import config as config_module
 from samplewise.cli.completion import SHELLS, complete_engine, complete_kind, complete_recipe
 from samplewise.cli.config import Config, find_config, load_config, read_config
-from samplewise.core.errors import BadInput, UsageError
+from samplewise.core.errors import BadInput, UnknownName, UsageError
 from samplewise.core.prices import Price, read_prices
+from samplewise.core.spec import parse_spec
 
 FULL = """
 engine = "letters"
@@ -222,6 +223,88 @@ def test_serve_offers_engines_and_presets_by_name(call: Call, tmp_path: Path, mo
     assert served["presets"]["fast"] == "repeat(2) | vote"
     call("--config", "none", "serve", "-e", "toy")
     assert set(served["presets"]) == {"vote8"}
+
+
+# --- helpers and judges by name ---------------------------------------------------------------------------------------
+
+NAMED = """
+[engines]
+small = "toy"
+large = "toy(4)"
+other-one = "toy(5)"
+both = "team(small, strong=large)"
+loop = "team(loop)"
+round = "team(trip)"
+trip = "team(round)"
+
+[presets]
+judged = "repeat(2, max_tokens=3) | best(judge(large))"
+"""
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Config:
+    (tmp_path / "samplewise.toml").write_text(NAMED)
+    return read_config(tmp_path / "samplewise.toml")
+
+
+def test_names_within_a_team_are_its_engines(named: Config) -> None:
+    assert named.engine_spec("both") == "team(toy, strong=toy(4))"
+    assert named.engine_spec("team(both, weak='other-one')") == "team(team(toy, strong=toy(4)), weak=toy(5))"
+    assert named.engine_spec("http('small')") == "http('small')", "a model may be called like an engine"
+    assert named.engine_spec("team(") == "team(", "said where it is built"
+    for name in ("loop", "round", "team(trip)"):
+        with pytest.raises(UsageError, match="is a team that is a part of itself"):
+            named.engine_spec(name)
+
+
+def test_the_engines_that_a_recipe_asks_join_the_one_that_draws(named: Config) -> None:
+    assert str(named.engine_for("toy", ())) == "toy"
+    assert str(named.engine_for("toy", ["large"])) == "team(toy, large=toy(4))"
+    assert str(named.engine_for("team(toy, large=toy(9))", ["large"])) == "team(toy, large=toy(9))", "its own counts"
+    assert str(named.engine_for("team(toy, a=toy(9))", ["large"])) == "team(toy, a=toy(9), large=toy(4))"
+    assert str(named.engine_for("toy", ["nowhere"])) == "toy", "the check of the recipe says it"
+    assert named.engine_for("toy", ["other-one"]).kwargs == (("other-one", parse_spec("toy(5)")),)
+    with pytest.raises(UnknownName, match="no engine is called 'larg'; did you mean large"):
+        named.engine_for("toy", ["larg"])
+
+
+@pytest.mark.parametrize("recipe", ["judged", "repeat(2, max_tokens=3) | usc('other-one')"])
+def test_ask_run_and_compare_find_judges_by_name(call: Call, named: Config, recipe: str) -> None:
+    assert call("ask", "say a", "-e", "small", "-r", recipe, "--json").code == 0
+    run = call("run", "q.jsonl", "-e", "small", "-r", recipe, "--store", "a.db", "--json")
+    assert (run.code, run.json["complete"]) == (0, True)
+    assert call("compare", "q.jsonl", "-e", "small", "-r", recipe, "-r", "repeat(2)", "--store", "b.db").code == 0
+
+
+def test_select_finds_judges_by_name(call: Call, named: Config) -> None:
+    call("run", "q.jsonl", "-e", "small", "-r", "repeat(2, max_tokens=3) | vote", "--store", "a.db")
+    done = call("select", "best(judge(large))", "-e", "small", "--store", "a.db")
+    assert done.code == 0, done.err
+    assert "judged run" in done.out
+
+
+def test_a_name_that_is_found_nowhere_ends_the_command(call: Call, named: Config) -> None:
+    done = call("ask", "say a", "-e", "small", "-r", "repeat(2) | best(judge(zzz))")
+    assert (done.code, "asks an engine called zzz" in done.err) == (3, True)
+    done = call("ask", "say a", "-e", "small", "-r", "repeat(2) | best(judge('http(1)'))")
+    assert 'team(toy(3, seed=0, scale=1.0), NAME=...)"' in done.err
+    assert call("ask", "say a", "-e", "small", "-r", "repeat(2) | best(judge(larg))").code == 2
+    assert call("ask", "say a", "-e", "loop").code == 2
+
+
+def test_presets_of_a_server_find_judges_by_name(
+    call: Call, named: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: dict[str, Any] = {}
+
+    def catch(jobs: Any, **settings: Any) -> None:
+        served.update({name: upstream.engine.members for name, upstream in jobs.upstreams.items()})
+        raise UsageError("enough")
+
+    monkeypatch.setattr("samplewise.serve.app.make_app", catch)
+    call("serve", "-e", "small", "-e", "toy")
+    assert served == {"small": {"large"}, "toy": {"large"}}
 
 
 # --- init and completion ----------------------------------------------------------------------------------------------

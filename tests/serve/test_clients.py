@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.serve.running import ROOT, running
 
+from samplewise.recorded import load_recording
 from samplewise.serve.keys import new_key
 
 HERE = Path(__file__).parent
@@ -126,8 +127,23 @@ def test_inspect(served: Served) -> None:
     assert seen["tokens"] > 0
 
 
-def test_lm_eval(served: Served) -> None:
-    assert run_client("lm_eval", served) == {"solved": 1.0, "n": 2}
+def test_lm_eval(served: Served, tmp_path: Path) -> None:
+    """And the samples that it logs come back through our importer; those that we export have all their fields."""
+    seen = run_client("lm_eval", served)
+    assert (seen["solved"], seen["n"]) == (1.0, 2)
+    (tmp_path / "samples_puzzles.jsonl").write_text(seen["samples"])
+    draws = [draw for each in load_recording(str(tmp_path / "samples_puzzles.jsonl")).draws for draw in each]
+    assert all(is_24(draw.completion.text, numbers) for draw, numbers in zip(draws, PUZZLES, strict=True))
+    assert [draw.grade for draw in draws] == [1.0, 1.0]
+    (tmp_path / "q.jsonl").write_text('{"question": "say a", "answer": "a"}\n')
+    samplewise(tmp_path, "run", str(tmp_path / "q.jsonl"), "--engine", "toy", "--store", str(tmp_path / "s.db"))
+    export = ["export", "--store", str(tmp_path / "s.db"), "-o", str(tmp_path / "ours.jsonl"), "--format", "lm_eval"]
+    samplewise(tmp_path, *export)
+    theirs, ours = (
+        json.loads(text.splitlines()[0]) for text in (seen["samples"], (tmp_path / "ours.jsonl").read_text())
+    )
+    assert theirs.keys() - ours.keys() == {"solved"}, "the metric's own name"
+    assert {name for name in theirs.keys() & ours.keys() if type(theirs[name]) is not type(ours[name])} == set()
 
 
 def samplewise(folder: Path, *words: str) -> Any:

@@ -41,6 +41,7 @@ from .app import (
     Yes,
     app,
     end_on_signal,
+    engine_for,
     fail,
     out,
     print_json,
@@ -51,6 +52,7 @@ from .stored import finished_runs, print_comparison, records_of, stop_reasons, u
 
 @app.command()
 def ask(
+    context: typer.Context,
     question: Annotated[str, typer.Argument(help="What to ask")],
     engine: Engine = "tiny",
     recipe: Recipe = "repeat(8) | vote",
@@ -83,7 +85,7 @@ def ask(
 
     async def go() -> Result:
         with loading(engine_to_load(engine)):
-            opened = registry.build("engine", engine)
+            opened = registry.build("engine", engine_for(context, engine, [parsed]))
             await opened.open()
         try:
             with Bar("drawing", one_question=True) as bar:
@@ -141,6 +143,7 @@ def ask(
 
 @app.command()
 def run(
+    context: typer.Context,
     task: Annotated[str, typer.Argument(help="What is asked: game24(limit=100), jsonl:FILE, or a file ...")],
     engine: Engine = "tiny",
     recipe: Recipe = "repeat(16) | vote",
@@ -179,7 +182,9 @@ def run(
     budget = Budget(budget_requests, None, None, budget_tokens, budget_usd, budget_seconds)
     with Store(store) as kept:
         limit = None if yes else confirm_above_usd
-        (summary,) = _run_all(open_task(task, read, system), engine, [recipe], kept, seed, budget, spread, part, limit)
+        (summary,) = _run_all(
+            context, open_task(task, read, system), engine, [recipe], kept, seed, budget, spread, part, limit
+        )
         records = records_of(kept, summary.run, part)
         stops, note = stop_reasons(records), unanswered_in(records)
     accuracy = mean_interval(summary.accuracy if summary.num_draws else ())
@@ -227,6 +232,7 @@ def run(
 
 @app.command()
 def compare(
+    context: typer.Context,
     task: Annotated[str | None, typer.Argument(help="What is asked; without it, the runs that the store holds")] = None,
     recipe: Recipes = [],  # noqa: B006 - typer reads it, nobody changes it
     engine: Engine = "tiny",
@@ -250,7 +256,9 @@ def compare(
     with Store(store, must_exist=task is None) as kept:
         if task is not None:
             limit = None if yes else confirm_above_usd
-            summaries = _run_all(open_task(task, read, system), engine, lines, kept, seed, Budget(), limit_usd=limit)
+            summaries = _run_all(
+                context, open_task(task, read, system), engine, lines, kept, seed, Budget(), limit_usd=limit
+            )
             for summary in summaries:
                 _finish(summary)
             runs = {run.id: run for run in kept.runs()}
@@ -289,6 +297,7 @@ def open_task(text: str, read: str | None = None, system: str | None = None) -> 
 
 
 def _run_all(
+    context: typer.Context,
     problems: Task,
     engine: str,
     lines: list[str],
@@ -306,7 +315,7 @@ def _run_all(
     with loading("the parts of the recipe"):
         recipes = [parse_recipe(line) for line in lines]
     with loading(engine_to_load(engine)):
-        opened = registry.build("engine", engine)
+        opened = registry.build("engine", engine_for(context, engine, recipes))
 
     async def go() -> list[Any]:
         cancel = asyncio.Event()

@@ -23,7 +23,7 @@ from samplewise.core.errors import BadRequest, EngineError
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Ints
 from samplewise.core.types import Generate, Json, explores
-from samplewise.engines.base import failed
+from samplewise.engines.base import GROUP_SCOPE, failed
 from samplewise.explore.base import Advice, EngineStep, Flags, Head
 from samplewise.explore.explorer import Explorer, GroupReport
 
@@ -173,7 +173,8 @@ class Exploring:
         if self._explorer is None:
             self._explorer = Explorer(self._head(), max_groups=self._max_groups)
         settings = explore_settings(ask.sampling.explore)
-        number = self._explorer.open(ask.group, settings, Key(0).fold(ask.group).seed())
+        seed = Key(0).fold(ask.group.rpartition(GROUP_SCOPE)[2]).seed()
+        number = self._explorer.open(ask.group, settings, seed)
         group = self._groups.get(ask.group)
         warm = group is None and settings.reads_prompt
         if group is None:

@@ -68,6 +68,16 @@ class ProcessClient:
         self._engine.shutdown()
 
 
+class ServedClient(ProcessClient):
+    """The `AsyncLLM` of vLLM's server, which closes it itself."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    async def close(self) -> None:
+        """The server's own requests go on."""
+
+
 class _Request(NamedTuple):
     ids: list[int]
     params: Any

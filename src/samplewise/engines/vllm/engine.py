@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import string
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -39,9 +40,8 @@ from samplewise.core.types import (
     Likelihood,
     Sampling,
     Usage,
-    explores,
 )
-from samplewise.engines.base import REASONING_MAX_TOKENS, Arrival, Engine, failed
+from samplewise.engines.base import GROUP_SCOPE, REASONING_MAX_TOKENS, Arrival, Engine, failed, joins_group
 from samplewise.engines.local.exploring import too_few
 from samplewise.engines.local.language import Language, checked_language
 from samplewise.engines.local.prepared import (
@@ -54,7 +54,7 @@ from samplewise.engines.local.prepared import (
     response,
     token_ids,
 )
-from samplewise.models.loading import load_checkpoint_text
+from samplewise.models.loading import CheckpointText, load_checkpoint_text
 
 from .bridge import unfit
 from .clients import EngineClient, ProcessClient, ThreadClient
@@ -104,13 +104,15 @@ class Vllm(Engine):
         in_process: bool = False,
         seeded: bool = True,
         template: Mapping[str, Json] | None = None,
+        text: CheckpointText | None = None,
     ) -> None:
-        self.text = load_checkpoint_text(source)
+        """`text` is the checkpoint's, where it has been loaded already."""
+        self.text = load_checkpoint_text(source) if text is None else text
         self.name = f"vllm({self.text.name})"
         self._seeded, self._in_process, self._template = seeded, in_process, dict(template or {})
         self._user_options = dict(options)
-        self._lacks = _why_plain(options)  # why no draw can be guided, "" if they can
-        self._options = _engine_options(self.text.source, options, not self._lacks)
+        self._lacks = why_plain(options)  # why no draw can be guided, "" if they can
+        self._options = engine_options(self.text.source, options, not self._lacks)
         self._set_identity(str(self._options["dtype"]), current_platform.device_type)
         self._language = checked_language(Language(self.text.tokenizer, self.text.vocab_size, template))
         self._client: EngineClient | None = None
@@ -133,7 +135,7 @@ class Vllm(Engine):
         if self._client is not None:
             return
         try:
-            self._client = (ThreadClient if self._in_process else ProcessClient)(self._options)
+            self._client = self._start()
         except Exception as error:  # vLLM and what it loads raise anything
             raise SetupError(f"vLLM cannot run {self.text.name}: {_line(error)}") from error
         if not self._lacks:
@@ -144,6 +146,9 @@ class Vllm(Engine):
             self._room = Room(self.max_concurrency)
         if self._language.reasons:
             self.default_max_tokens = min(REASONING_MAX_TOKENS, self._max_context or REASONING_MAX_TOKENS)
+
+    def _start(self) -> EngineClient:
+        return (ThreadClient if self._in_process else ProcessClient)(self._options)
 
     @property
     def _max_context(self) -> int | None:
@@ -187,11 +192,14 @@ class Vllm(Engine):
             "vLLM": vllm.__version__,
             "tested": "; ".join(f"{version}: {how}" for version, how in TESTED.items()),
             "runs": f"{runner}, {facts['dtype']} on {facts['device']}" if facts else runner,
-            "engine core": "in a thread of this process" if self._in_process else "in a process of its own",
+            "engine core": self._where(),
             "guided draws": self._lacks or "yes: log q, log Z, certainty, rejection bounds, forbidden first tokens",
             "exploring": self._why_not_explore() or "yes",
             "states after the first block": facts.get("no_shallow", self._lacks) or "yes",
         }
+
+    def _where(self) -> str:
+        return "in a thread of this process" if self._in_process else "in a process of its own"
 
     @property
     def digest(self) -> str:
@@ -220,7 +228,7 @@ class Vllm(Engine):
         meetings = {}
         for name, group in groups.items():
             self._num_meetings += 1
-            meetings[name] = Meeting(group[0], f"{name}#{self._num_meetings}", self._room, self._hold)
+            meetings[name] = Meeting(group[0], f"{self._num_meetings}{GROUP_SCOPE}{name}", self._room, self._hold)
 
         async def one(position: int) -> None:
             ask = asks[position]
@@ -234,7 +242,7 @@ class Vllm(Engine):
 
         try:
             for _ in range(len(asks)):
-                while started < len(asks) and (len(running) < most or _joins(asks, started)):
+                while started < len(asks) and (len(running) < most or joins_group(asks, started)):
                     running[started] = asyncio.create_task(one(started))
                     started += 1
                 yield await arrivals.get()
@@ -252,7 +260,7 @@ class Vllm(Engine):
         if isinstance(job, Completion):
             return job
         self._num_requests += 1
-        request_id = f"{OURS}-{id(self)}-{self._num_requests}"
+        request_id = f"{OURS}-{os.getpid()}-{id(self)}-{self._num_requests}"
         try:
             requested = self._requested(job, request_id)
             try:
@@ -383,8 +391,9 @@ class Vllm(Engine):
         while True:
             members = await meeting.wait(again=is_again)
             if not members:
+                name = draw.group.rpartition(GROUP_SCOPE)[2]
                 raise BadRequest(
-                    f"vLLM did not draw the answer of group {draw.group!r} in step, though it was sent "
+                    f"vLLM did not draw the answer of group {name!r} in step, though it was sent "
                     f"{MAX_TRIES} times: raise max_num_batched_tokens, leave prefix caching on, or draw fewer at once"
                 )
             num_before = len(tokens)
@@ -516,12 +525,6 @@ class Vllm(Engine):
             await client.close()
 
 
-def _joins(asks: Sequence[Ask], position: int) -> bool:
-    """Return whether an ask belongs to the group of the one before it, with which it begins."""
-    ask, before = asks[position], asks[position - 1] if position else None
-    return explores(ask) and isinstance(before, Generate) and isinstance(ask, Generate) and before.group == ask.group
-
-
 def _tokens(output: Any) -> list[int]:
     return [int(token) for token in output.outputs[0].token_ids]
 
@@ -540,7 +543,7 @@ def _is_other(sampling: Sampling) -> bool:
     return (num_filters > 1 and sampling.top_p < 1) or 0 < sampling.temperature < COLDEST
 
 
-def _why_plain(options: Mapping[str, Json]) -> str:
+def why_plain(options: Mapping[str, Json]) -> str:
     """Return why no draw can be guided with these options of vLLM, "" if they can."""
     if options.get("speculative_config"):
         return "vLLM takes no logits processors with speculative decoding: leave out speculative_config"
@@ -552,7 +555,7 @@ def _why_plain(options: Mapping[str, Json]) -> str:
     return version_refusal(vllm.__version__)
 
 
-def _engine_options(source: str, options: Mapping[str, Json], is_bridged: bool) -> dict[str, Any]:
+def engine_options(source: str, options: Mapping[str, Json], is_bridged: bool) -> dict[str, Any]:
     """Return vLLM's engine arguments. Raises SetupError for one that it does not know, or that hides log-probs."""
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     if unknown := sorted(options.keys() - known):

@@ -110,7 +110,8 @@ class Meeting:
     async def _release(self, waiting: Sequence[asyncio.Future[int]]) -> None:
         async with self._room.reserved(len(waiting)):
             try:
-                await self._hold(HOLD_S * 2**self._tries)
+                with contextlib.suppress(Exception):  # the engine is gone, as each draw will find
+                    await self._hold(HOLD_S * 2**self._tries)
             finally:
                 left = [future for future in waiting if not future.done()]
                 for _ in range(len(waiting) - len(left)):  # cancelled meanwhile
