@@ -86,6 +86,9 @@ class Engine(ABC):
         """Return what a batched engine is waiting for, for people; "" for nothing. Asked once a second."""
         return ""
 
+    async def call_off(self) -> None:  # noqa: B027
+        """Cancel what would outlive this process. Called at once when a user cancels the run."""
+
     def may_bill(self, ask: Ask) -> bool:
         """Return whether an ask that was cut off may be billed all the same; True if the engine does not know.
 

@@ -74,6 +74,9 @@ class Team(Engine):
     def waits_for(self) -> str:
         return "; ".join(filter(None, (engine.waits_for() for engine in self._engines.values())))
 
+    async def call_off(self) -> None:
+        await asyncio.gather(*(engine.call_off() for engine in self._engines.values()))
+
     def may_bill(self, ask: Ask) -> bool:
         return self.member(ask).may_bill(ask)
 

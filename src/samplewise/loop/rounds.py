@@ -33,7 +33,7 @@ def check_batch(recipe: Recipe, engine: Engine, budget: Budget) -> None:
                     "choose by the judge at the end instead, as in | best(judge), or draw without batches"
                 )
     num = recipe.max_draws
-    if num is None or recipe.ahead == "idle":
+    if not engine.member(Generate(())).is_batched or num is None or recipe.ahead == "idle":
         return
     rounds = most_rounds(rule, num, recipe.ahead)
     if rounds > MAX_ROUNDS:

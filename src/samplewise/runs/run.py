@@ -15,6 +15,7 @@ each question's part of the budget are those of the whole task.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -48,6 +49,7 @@ from samplewise.verify.named import identity_of
 CONCURRENCY = 64  # questions in progress at once; their asks share one engine batch
 Spread = Literal["even", "gain"]  # how a run's budget is spread over its questions
 LIMITS = ("requests", "prompt_tokens", "completion_tokens", "tokens", "usd")  # as in `Budget.amounts`
+CALL_OFF_S = 0.8  # that calling a batch off may take, of the time that an interrupted process has
 LOOK_EVERY_S = 1.0  # between two looks at what a batched engine waits for
 GRACE_S = 0.5  # that a question's grades may still take once the run is cancelled
 LASTING = frozenset({"ContextOverflow"})  # failures of an ask that no later start can mend
@@ -215,6 +217,11 @@ async def run_task(
     on_event(Started(identity, len(own), len(own & done)))
     log = _EventLog(store, identity, on_event)
     key, selector = run_key(seed), str(recipe.stages.selector)
+    attending: asyncio.Future[None] | None = None
+    if engine.is_batched:  # a batch is of all questions, which a user's cancel reaches once the batch is called off
+        concurrency, called_off = len(own), asyncio.Event()
+        attending = asyncio.ensure_future(_attend(engine, on_event, cancel or asyncio.Event(), called_off))
+        cancel = called_off
     paid, trial = Usage(), Trial()
     empty: list[tuple[int, Problem, Result]] = []  # questions of which every draw was refused
     shared: SharedBudget | None = None
@@ -261,9 +268,6 @@ async def run_task(
             store.note(identity, "failed", [question, 0])
         on_event(Recorded(question, grade, record.spent, len(record.answers)))
 
-    if engine.is_batched:  # a batch is of all questions
-        concurrency = len(own)
-    telling = asyncio.ensure_future(_tell_waits(engine, on_event)) if engine.is_batched else None
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(concurrency, len(own)) if shared is None else len(problems)):
@@ -278,8 +282,9 @@ async def run_task(
             ) from None
         raise error from None
     finally:
-        if telling is not None:
-            telling.cancel()
+        if attending is not None:
+            attending.cancel()
+            on_event(Waiting(""))
     for index, problem, result in empty:
         if log.is_about_the_question(problem.question.id):
             await keep(index, problem, result)
@@ -295,14 +300,23 @@ async def run_task(
     return summary._replace(shard=part, num_in_task=len(problems))
 
 
-async def _tell_waits(engine: Engine, on_event: OnEvent) -> None:
-    """Say what a batched engine waits for, whenever that changes."""
+async def _attend(engine: Engine, on_event: OnEvent, cancel: asyncio.Event, called_off: asyncio.Event) -> None:
+    """Say what a batched engine waits for, whenever that changes, until the user cancels: then call it off.
+
+    That comes before thousands of questions end, as an interrupted process has little time.
+    """
     last = ""
-    while True:
+    while not cancel.is_set():
         if (text := engine.waits_for()) != last:
             last = text
             on_event(Waiting(text))
-        await asyncio.sleep(LOOK_EVERY_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(cancel.wait(), LOOK_EVERY_S)
+    try:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(engine.call_off(), CALL_OFF_S)
+    finally:
+        called_off.set()
 
 
 class _EventLog:

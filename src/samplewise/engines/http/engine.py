@@ -111,6 +111,11 @@ class HttpEngine(Engine):
         if self._batches is not None:
             self._batches.remember(store)
 
+    async def call_off(self) -> None:
+        """Cancel the batches that are waited for."""
+        if self._batches is not None:
+            await self._batches.call_off()
+
     def waits_for(self) -> str:
         """Return which batches are waited for, and how far they are."""
         return "" if self._batches is None else self._batches.waits_for()

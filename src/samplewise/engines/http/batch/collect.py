@@ -75,12 +75,13 @@ class SubmittedBatch:
     requests: dict[str, BatchRequest] = field(default_factory=dict)  # by custom id: those that somebody waits for
     state: BatchState | None = None
     since: float = math.nan  # when this process began to wait
+    is_called_off: bool = False
     task: asyncio.Task[None] | None = None
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anybody waits for a result."""
-        return any(request.waiting for request in self.requests.values())
+        """Whether anybody waits for a result. Asked for each request that is given up, so it must take no time."""
+        return bool(self.requests)
 
 
 class _Noted(NamedTuple):
@@ -200,6 +201,7 @@ class BatchCollector:
         for batch in self._batches:
             if batch.requests.get(request.custom_id) is request:
                 self._learn(batch, request.names, _seeds(request.asks))  # whoever asks again finds it
+                del batch.requests[request.custom_id]
                 if not batch.is_wanted:
                     self._end(batch)
                 return
@@ -219,9 +221,17 @@ class BatchCollector:
                 await asyncio.wait_for(asyncio.shield(task), COLLECT_S)
         if task is not None:
             task.cancel()
-        if batch.id and not (batch.state is not None and batch.state.is_over):
+        await self._call_off(batch)
+
+    async def _call_off(self, batch: SubmittedBatch) -> None:
+        if batch.id and not batch.is_called_off and not (batch.state is not None and batch.state.is_over):
+            batch.is_called_off = True
             with contextlib.suppress(EngineError, SetupError):
                 await self._remote.cancel(batch.id)
+
+    async def call_off(self) -> None:
+        """Cancel all batches at once, before those that wait for them know it: there may be thousands of them."""
+        await asyncio.gather(*(self._call_off(batch) for batch in self._batches))
 
     # --- batches ------------------------------------------------------------------------------------------------------
 
@@ -293,15 +303,16 @@ class BatchCollector:
         for key, request in batch.requests.items():
             reply = _reply(results.get(key), self._clock() - batch.since)
             is_drawn = reply is not None and reply.status < 300 and not refusals.is_rejected(reply.status, reply.body)
-            self.num_expired += has_expired and reply is None and bool(request.waiting)
+            self.num_expired += has_expired and reply is None
             if not is_drawn and (batch.is_earlier or (has_expired and reply is None and has_any)):
                 self._settle(request, NotThere())
                 continue
-            self.num_found += batch.is_earlier and bool(request.waiting)
+            self.num_found += batch.is_earlier
             if reply is None:
                 self._settle(request, self._failure(batch, state, results.get(key)))
             else:
                 self._settle(request, self._rejection(reply) or reply)
+        batch.requests.clear()
 
     def _failure(self, batch: SubmittedBatch, state: BatchState | None, line: Json) -> Exception:
         """Return what a request of this process's batch failed of that has no reply."""
