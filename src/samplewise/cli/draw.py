@@ -163,6 +163,11 @@ def run(
     shard: Annotated[
         str | None, typer.Option("--shard", help="Draw one shard's questions alone: 0/4 for the first of four")
     ] = None,
+    ray: Annotated[
+        int | None,
+        typer.Option("--ray", min=1, help="Draw with so many of Ray's actors, each with an engine (extra ray)"),
+    ] = None,
+    ray_gpus: Annotated[float, typer.Option("--ray-gpus", min=0.0, help="GPUs of each actor")] = 0.0,
     sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
@@ -173,9 +178,19 @@ def run(
     part = None if shard is None else Shard.of(shard)
 
     budget = Budget(budget_requests, None, None, budget_tokens, budget_usd, budget_seconds)
+    limit = None if yes else confirm_above_usd
+    if ray is None and ray_gpus:
+        raise UsageError("--ray-gpus is of each actor: say how many with --ray")
+    if ray is not None and limit is not None:
+        raise UsageError(
+            "--confirm-above-usd needs the engine here, and --ray has it in actors: give --budget-usd or --yes"
+        )
     with Store(store) as kept:
-        limit = None if yes else confirm_above_usd
-        (summary,) = _run_all(open_task(task, read, system), engine, [recipe], kept, seed, budget, spread, part, limit)
+        opened = open_task(task, read, system)
+        if ray is None:
+            (summary,) = _run_all(opened, engine, [recipe], kept, seed, budget, spread, part, limit)
+        else:
+            summary = _run_with_actors(opened, engine, recipe, kept, seed, budget, spread, part, ray, ray_gpus)
         records = records_of(kept, summary.run, part)
         stops, note = stop_reasons(records), unanswered_in(records)
     accuracy = mean_interval(summary.accuracy if summary.num_draws else ())
@@ -327,6 +342,51 @@ def _run_all(
                 say(f"{opened.name}: {note}")
             await opened.close()
         return done
+
+    return asyncio.run(go())
+
+
+def _run_with_actors(
+    task: Task,
+    engine: str,
+    line: str,
+    store: Any,
+    seed: int,
+    budget: Budget,
+    spread: str,
+    shard: Shard | None,
+    num: int,
+    gpus: float,
+) -> Any:
+    from samplewise.cli.progress import Bar, loading
+    from samplewise.runs.actors import RayWorkers
+    from samplewise.runs.run import run_task
+
+    with loading("the parts of the recipe"):
+        recipe = parse_recipe(line)
+
+    async def go() -> Any:
+        cancel = asyncio.Event()
+        async with RayWorkers(engine, num, gpus=gpus, say=say) as workers:
+            end_on_signal(cancel, f"{store.path} keeps all draws that arrived; the same command goes on from there")
+            with Bar(recipe.line) as bar:
+                summary = await run_task(
+                    task,
+                    recipe,
+                    workers,
+                    store,
+                    seed=seed,
+                    budget=budget,
+                    spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
+                    shard=shard,
+                    on_event=bar,
+                    cancel=cancel,
+                )
+        for note in workers.notes:
+            say(f"{engine}: {note}")
+        if cancel.is_set():
+            raise Interrupted(f"interrupted; {describe_kept(store, summary)}")
+        return summary
 
     return asyncio.run(go())
 

@@ -227,6 +227,11 @@ class Store:
             for row in self._db.execute(f"SELECT engine, ask, {COMPLETION_COLUMNS} FROM draws ORDER BY digest"):
                 yield row[0], from_text(row[1]), to_completion(row[2:])
 
+    def has_draws(self) -> bool:
+        """Return whether the store holds any draw."""
+        with self._plainly("read"):
+            return self._db.execute("SELECT 1 FROM draws LIMIT 1").fetchone() is not None
+
     def num_draws(self) -> int:
         with self._plainly("read"):
             return int(self._db.execute("SELECT COUNT(*) FROM draws").fetchone()[0])
@@ -364,6 +369,12 @@ class Store:
             ).fetchall()
             return {scorer: array("d", value).tolist() for scorer, value in rows}
 
+    def scorers(self, run_id: str) -> set[str]:
+        """Return the names of those that have scored draws of the run, without the grader's."""
+        query = "SELECT DISTINCT scorer FROM scores WHERE run=? AND length(value) > 0"
+        with self._plainly("read"):
+            return {scorer for (scorer,) in self._db.execute(query, (run_id,))} - {GRADE}
+
     def outcomes(self, run_id: str) -> Iterator[Outcome]:
         """Yield what comparisons need, fast, in the order of the task."""
         query = (
@@ -380,6 +391,14 @@ class Store:
         query = "SELECT question, selector, answer, position, grade FROM selections WHERE run=? ORDER BY 1, 2"
         with self._plainly("read"):
             return [to_decision(row) for row in self._db.execute(query, (run_id,))]
+
+    def decisions(self, run_id: str, question: str) -> list[Decision]:
+        """Return every decision on one question's pool."""
+        query = (
+            "SELECT question, selector, answer, position, grade FROM selections WHERE run=? AND question=? ORDER BY 2"
+        )
+        with self._plainly("read"):
+            return [to_decision(row) for row in self._db.execute(query, (run_id, to_text(question)))]
 
     # --- events -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,437 @@
+"""The driver of a run with actors: starts them, hands questions out, keeps what they report.
+
+At most `num` actors are there at once. The first opens its engine alone, as it may find out what the others then need
+not; the run begins with it, and each of the others takes questions once it is up, whenever Ray has found a place for
+it. One that dies is replaced, its questions go to whoever is free, and one for which nothing is left is given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from samplewise.core.errors import EngineUnavailable, MissingExtra, SetupError, UsageError
+from samplewise.core.events import Arrived, Drawn, Event
+from samplewise.core.types import Completion, Problem, Usage
+from samplewise.engines.base import Engine
+from samplewise.loop.ledger import Budget
+from samplewise.recipe import Recipe
+from samplewise.runs.actors.worker import Draw, Raised, Reader, Work, Worker
+from samplewise.runs.run import CONCURRENCY, EngineFacts, EventLog, Solved
+from samplewise.store.database import Store
+from samplewise.tasks.base import Task
+from samplewise.verify.sandbox import chosen
+
+MAX_DEATHS = 3  # of actors in a row that reported nothing, or of those that drew one question, with nothing new of it
+FAIR_S = 30.0  # for which an actor that starts has its part of the questions left for it
+PATIENCE_S = 60.0  # without an actor, after which it is said
+NOTES_S = 2.0  # that actors have to say what is worth knowing of their engines
+OBJECTS_BYTES = 128 << 20  # of shared memory in a Ray of our own: reports are small
+# Of a Ray of our own: no usage statistics, and every port on the loopback interface, which is what Ray does where it
+# must not be a cluster.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def import_ray(num_actors: int, gpus: float = 0.0) -> Any:
+    """Return the module `ray`, connected: to a cluster where `RAY_ADDRESS` is set, else to a Ray of our own.
+
+    Raises SetupError where it does not start or has too few GPUs.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        _check_gpus(ray, gpus, address)
+        return ray
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is not None:
+            ray.init(address, **quiet)
+            return ray
+        ray.init(
+            "local",
+            num_cpus=max(os.cpu_count() or 1, num_actors),  # an actor that waits for an endpoint needs no core
+            include_dashboard=False,
+            object_store_memory=OBJECTS_BYTES,
+            **quiet,
+        )
+    except Exception as error:
+        where = "here" if address is None else f"at {address}"
+        raise SetupError(f"Ray does not start {where}: {' '.join(str(error).split())[:300]}") from error
+    try:
+        _check_gpus(ray, gpus, address)
+    except SetupError:
+        ray.shutdown()
+        raise
+    return ray
+
+
+def _check_gpus(ray: Any, gpus: float, address: str | None) -> None:
+    """Raise SetupError where no actor could ever start. A cluster may get further nodes."""
+    there = ray.cluster_resources().get("GPU", 0)
+    if address is None and gpus > there:
+        raise SetupError(f"--ray-gpus {gpus:g}: Ray finds {there:g} GPUs here; set RAY_ADDRESS for a cluster that has")
+
+
+class ReaderLookUp:
+    """Looks draws up in the run's store, from within an actor. Blocks for a millisecond or two."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def __call__(self, digests: Sequence[bytes]) -> dict[bytes, Completion]:
+        import ray
+
+        # Ray warns of a `get` in the thread of an event loop, where it cannot know that little is waited for
+        with ThreadPoolExecutor(1) as thread:
+            found: dict[bytes, Completion] = thread.submit(ray.get, self._reader.draws.remote(list(digests))).result()
+        return found
+
+
+class _Actor:
+    """An actor, as the driver sees it."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.num = 0  # questions in progress
+        self.started = time.monotonic()
+        self.is_open = self.has_reported = False
+        self.pid = 0  # known once it is open
+
+
+class _Log:
+    """Logs the events of a question once, however often it is begun again, and adds up what was paid and is lost."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.paid = Usage()  # by actors that died
+        self.num_deaths = 0  # since anything new arrived
+        self._log = log
+        self._num_arrived = self._num_again = self._tokens_before = self._tokens = 0
+        self._paid = Usage()  # by the actor that is at it
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Arrived):
+            if event.source == "store" and self._num_again:  # an actor that died has reported it
+                self._num_again -= 1
+                return
+            self._num_arrived += event.source != "failure"
+            if event.source != "store":
+                self._paid = self._paid.plus(event.usage)
+                self.num_deaths = 0
+        elif isinstance(event, Drawn):
+            self._tokens = self._tokens_before + event.tokens
+            event = event._replace(tokens=self._tokens)
+        self._log(event)
+
+    def begin_again(self, question: str) -> None:
+        """Note that the actor died."""
+        self.paid, self._paid = self.paid.plus(self._paid), Usage()
+        self._num_again, self._tokens_before = self._num_arrived, self._tokens
+        self.num_deaths += 1
+        self._log.forget(question)
+
+
+class RayWorkers:
+    """Actors that draw the questions of a run: see `samplewise.runs.run`.
+
+    Each builds its engine from the spec, or calls what makes one. `gpus` are those of one actor, and may be a fraction.
+    An actor draws up to `concurrency` questions at once. `say` is told what a person who waits should know.
+
+    Raises MissingExtra without Ray, UsageError where there is no actor.
+    """
+
+    def __init__(
+        self,
+        engine: str | Callable[[], Engine],
+        num: int,
+        *,
+        gpus: float = 0.0,
+        concurrency: int = CONCURRENCY,
+        say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    ) -> None:
+        if num < 1:
+            raise UsageError(f"the number of actors is at least 1, got {num}")
+        if not 0.0 <= gpus < math.inf:
+            raise UsageError(f"the GPUs of an actor are at least 0, got {gpus}")
+        if importlib.util.find_spec("ray") is None:
+            raise MissingExtra("--ray", "ray")
+        self.num = num
+        self.notes: tuple[str, ...] = ()  # about the engines, once closed
+        self._engine, self._gpus, self._concurrency, self._say = engine, gpus, concurrency, say
+        self._ray: Any = None
+        self._is_ours = False  # Ray: we started it, or connected to it
+        self._actors: list[_Actor] = []
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._facts: EngineFacts | None = None
+        self._work: Any = None
+        self._fatal: Exception | None = None
+        self._reader: Any = None
+        self._look_up: ReaderLookUp | None = None
+        self._cancel: asyncio.Event | None = None
+        self._may_hold = True
+        self._num_left = self._num_waiting = self._num_silent_deaths = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- what a run asks ----------------------------------------------------------------------------------------------
+
+    async def open(self, task: Task, recipe: Recipe, seed: int, budget: Budget) -> EngineFacts:
+        """Start the first actor, and have it open its engine and check what the run needs."""
+        sandbox = chosen()
+        if self._ray is None:
+            self._say(f"Ray starts, with up to {self.num} actors")
+            already = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+            self._ray = await asyncio.to_thread(import_ray, self.num, self._gpus)
+            self._is_ours = not already
+        few = replace(task, problems=task.problems[:1])
+        self._work = self._ray.put(Work(self._engine, few, recipe.line, seed, budget, sandbox))
+        while self._facts is None:
+            actor = self._start()
+            await self._open(actor, self._ray.put(task))
+            if self._fatal is not None:
+                raise self._fatal
+        return self._facts
+
+    def begin(self, store: Store, num_questions: int, cancel: asyncio.Event | None) -> None:
+        """Start the other actors, and the process that looks draws up."""
+        if store.path == ":memory:":
+            raise UsageError("a store in memory cannot be read by actors: give a file")
+        ray = self._ray
+        self._store, self._num_left, self._cancel = store, num_questions, cancel
+        self._may_hold = store.has_draws()
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        self._reader = (
+            ray.remote(Reader)
+            .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+            .remote(os.path.abspath(store.path))  # noqa: PTH100 - of a name that SQLite takes
+        )
+        self._look_up = ReaderLookUp(self._reader)
+        self._fill()
+        if cancel is not None:
+            self._spawn(self._pass_on(cancel))
+
+    async def solve(self, index: int, problem: Problem, budget: Budget, log: EventLog) -> Solved:
+        """Return what comes of a question, handed out until an actor has finished it."""
+        question, told, is_first = problem.question.id, _Log(log), True
+        while True:
+            actor = await self._free_actor()
+            if actor is None:
+                return Solved(told.paid)
+            look_up = None if is_first and not self._may_hold else self._look_up
+            is_first = False
+            try:
+                solved = await self._solve_on(actor, index, problem, budget, told, look_up)
+            except self._ray.exceptions.RayTaskError:  # a bug of ours: with its traceback
+                raise
+            except self._ray.exceptions.RayError as error:
+                self._bury(actor, error)
+                told.begin_again(question)
+                if told.num_deaths >= MAX_DEATHS:
+                    why = f"question {question}: {told.num_deaths} actors in a row died while they drew it"
+                    raise EngineUnavailable(f"{why} ({_first_line(error)})") from None
+                continue
+            finally:
+                actor.num -= 1
+                await self._notify()
+            self._num_left -= 1
+            self._give_back()
+            return solved._replace(paid=told.paid.plus(solved.paid))
+
+    async def close(self) -> None:
+        """Give all actors back. Ray is shut down where it was started here."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._ray is None:
+            return
+        asked = [asyncio.ensure_future(_of(actor.handle.notes.remote())) for actor in self._actors if actor.is_open]
+        if asked:
+            heard, late = await asyncio.wait(asked, timeout=NOTES_S)
+            for task in late:
+                task.cancel()
+            told = [note for task in heard if task.exception() is None for note in task.result()]
+            self.notes = tuple(dict.fromkeys((*self.notes, *told)))
+        for actor in self._actors:
+            self._ray.kill(actor.handle)
+        if self._reader is not None:
+            self._ray.kill(self._reader)
+        self._actors.clear()
+        if self._is_ours:
+            await asyncio.to_thread(self._ray.shutdown)
+        self._ray = None
+
+    # --- actors -------------------------------------------------------------------------------------------------------
+
+    def pids(self) -> list[int]:
+        """Return the processes of the actors that are up."""
+        return [actor.pid for actor in self._actors if actor.pid]
+
+    def _start(self) -> _Actor:
+        options = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0, "max_concurrency": self._concurrency + 8}
+        actor = _Actor(self._ray.remote(Worker).options(**options).remote(self._work))
+        self._actors.append(actor)
+        return actor
+
+    async def _open(self, actor: _Actor, task: Any = None) -> None:
+        """Have an actor open its engine, and take it into service."""
+        reply = asyncio.ensure_future(_of(actor.handle.open.remote(task)))
+        try:
+            if not (await asyncio.wait([reply], timeout=PATIENCE_S))[0]:
+                gpus = f" and {self._gpus:g} GPUs" if self._gpus else ""
+                self._say(f"an actor has not started yet: Ray looks for a place with 1 CPU{gpus}, or the model loads")
+            pid, facts = await reply
+        except self._ray.exceptions.RayTaskError:
+            raise
+        except self._ray.exceptions.RayError as error:
+            self._bury(actor, error)
+            return
+        finally:
+            reply.cancel()
+        if isinstance(facts, Raised):
+            self._fatal = facts.error()
+        elif self._facts is not None and facts.identity != self._facts.identity:
+            self._fatal = SetupError(
+                f"the actors have different engines, {self._facts.identity} and {facts.identity}: give all nodes the "
+                "same files and packages"
+            )
+        else:
+            self._facts = facts
+            actor.is_open, actor.pid = True, pid
+        await self._notify()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fatal = error if isinstance(error, Exception) else self._fatal
+            self._spawn(self._notify())
+
+    def _fill(self) -> None:
+        """Start as many actors as there is work for."""
+        while len(self._actors) < min(self.num, self._num_left) and self._fatal is None:
+            self._spawn(self._open(self._start()))
+
+    def _bury(self, actor: _Actor, error: Exception) -> None:
+        """Take a dead actor out of service, once, and start another in its place."""
+        if actor not in self._actors:
+            return
+        self._actors.remove(actor)
+        self._ray.kill(actor.handle)  # it may only have been out of reach
+        self._num_silent_deaths = 0 if actor.has_reported else self._num_silent_deaths + 1
+        if self._num_silent_deaths >= MAX_DEATHS:
+            num = self._num_silent_deaths
+            self._fatal = EngineUnavailable(
+                f"{num} actors in a row died before they drew anything: {_first_line(error)}"
+            )
+        self._fill()
+
+    def _give_back(self) -> None:
+        """Give back the actors for which nothing is left: all that is, is in progress with others."""
+        if not self._num_left or self._num_waiting or self._num_left > sum(actor.num for actor in self._actors):
+            return
+        for actor in [actor for actor in self._actors if not actor.num and self._num_left < len(self._actors)]:
+            self._actors.remove(actor)
+            self._ray.kill(actor.handle)
+
+    async def _pass_on(self, cancel: asyncio.Event) -> None:
+        """Tell every actor when the user cancels."""
+        await cancel.wait()
+        for actor in self._actors:
+            actor.handle.cancel.remote()
+        await self._notify()
+
+    # --- questions ----------------------------------------------------------------------------------------------------
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _free_actor(self) -> _Actor | None:
+        """Wait for the actor that takes the next question; None if the user cancels."""
+        self._num_waiting += 1
+        try:
+            async with self._changed:
+                while True:
+                    if self._fatal is not None:
+                        raise self._fatal
+                    if self._cancel is not None and self._cancel.is_set():
+                        return None
+                    if (actor := self._least_busy()) is not None:
+                        actor.num += 1
+                        return actor
+                    await self._changed.wait()
+        finally:
+            self._num_waiting -= 1
+
+    def _least_busy(self) -> _Actor | None:
+        """Return the actor that has the fewest questions, None if all have their part of those that are left."""
+        young = time.monotonic() - FAIR_S
+        num = sum(actor.is_open or actor.started > young for actor in self._actors)
+        limit = min(self._concurrency, math.ceil(self._num_left / max(1, num)))
+        free = [actor for actor in self._actors if actor.is_open and actor.num < limit]
+        return min(free, key=lambda actor: actor.num, default=None)
+
+    async def _solve_on(
+        self,
+        actor: _Actor,
+        index: int,
+        problem: Problem,
+        budget: Budget,
+        told: _Log,
+        look_up: ReaderLookUp | None,
+    ) -> Solved:
+        """Have an actor draw a question, and keep what it reports. Raises RayError where it dies."""
+        reports = actor.handle.solve.options(num_returns="streaming").remote(index, problem, budget, look_up)
+        async for some in reports:
+            for report in await some:
+                if isinstance(report, Solved):
+                    return report
+                if isinstance(report, Raised):
+                    raise report.error()
+                if isinstance(report, Draw):
+                    actor.has_reported = True
+                    self._store.put_draw(*report)
+                else:
+                    told(report)
+        raise EngineUnavailable(f"an actor said nothing of question {problem.question.id}")
+
+
+async def _of(reply: Any) -> Any:
+    """Return what a call of an actor gives."""
+    return await reply
+
+
+def _first_line(error: Exception) -> str:
+    """Return an error of Ray's in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
