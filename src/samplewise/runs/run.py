@@ -79,7 +79,7 @@ class Summary(NamedTuple):
 
 
 class EngineFacts(NamedTuple):
-    """What the id and the manifest of a run say of its engine, where the engine itself is in another process.
+    """What the id and the manifest of a run say of its engine and of the process that has it.
 
     `members` maps the names of a team's engines to their identities, the solver's under "".
     """
@@ -90,13 +90,23 @@ class EngineFacts(NamedTuple):
     members: dict[str, str]
     max_concurrency: int
     default_max_tokens: int | None
+    versions: dict[str, str]  # of Python and the packages that are loaded
+    machine: str
 
 
 def facts_of(engine: Engine) -> EngineFacts:
-    """Return what a run says of its engine, which must be open."""
+    """Return what a run says of its engine, which must be open and in this process."""
     members = {name: engine.member(Generate((), engine=name)).identity for name in ("", *sorted(engine.members))}
+    loaded = {name: importlib.metadata.version(name) for name in PACKAGES if name in sys.modules}
     return EngineFacts(
-        engine.name, engine.identity, engine.digest, members, engine.max_concurrency, engine.default_max_tokens
+        engine.name,
+        engine.identity,
+        engine.digest,
+        members,
+        engine.max_concurrency,
+        engine.default_max_tokens,
+        {"python": platform.python_version(), **loaded},
+        platform.platform(),
     )
 
 
@@ -201,7 +211,6 @@ def manifest(
     task: Task, recipe: Recipe, engine: EngineFacts, seed: int, budget: Budget, spread: Spread = "even"
 ) -> dict[str, Json]:
     """Describe a run: all that it takes to tell later what a figure was made with."""
-    loaded = {name: importlib.metadata.version(name) for name in PACKAGES if name in sys.modules}
     return {
         "recipe": recipe.line,
         "reading": reading_of(task),
@@ -215,8 +224,8 @@ def manifest(
         "seed": seed,
         "budget": budget._asdict(),
         "spread": spread,
-        "versions": {"python": platform.python_version(), **loaded},
-        "machine": platform.platform(),
+        "versions": engine.versions,
+        "machine": engine.machine,
     }
 
 

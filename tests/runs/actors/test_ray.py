@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench.store import KEPT, SENT, Journal, JournalledStore, JournalledToy, journal_of, repeats, tables, words
+from bench.scale import comparable
+from bench.store import KEPT, SENT, Journal, JournalledStore, JournalledToy, journal_of, repeats, words
 
 from samplewise.core.errors import EngineUnavailable, SetupError, UnknownName, UsageError
 from samplewise.core.events import Arrived, Event, Stopped
@@ -47,7 +48,7 @@ def local(path: Path, budget: Budget = Budget(), line: str = LINE) -> dict[str, 
     """What a run without Ray leaves."""
     with Store(path) as store:
         asyncio.run(run_task(words(NUM), recipe(line), Toy(4), store, budget=budget))
-    return tables(path)
+    return comparable(path)
 
 
 def quiet(line: str) -> None:
@@ -95,7 +96,7 @@ def test_actors_that_are_killed_lose_nothing_and_pay_nothing_twice(tmp_path: Pat
 
     with JournalledStore(path, journal) as store:
         summary = asyncio.run(go(store))
-    there = tables(path)
+    there = comparable(path)
     assert there == expected
     assert len(killed) == num_kills
     again = repeats(journal_of(path))
@@ -145,7 +146,7 @@ def test_a_run_goes_on_with_actors_where_another_was_cut_off(tmp_path: Path) -> 
             paid += summary.paid.requests
             num_kept = store.num_draws()
     assert paid == num_kept == NUM * 8
-    assert {name: rows for name, rows in tables(path).items() if name != "events"} == {
+    assert {name: rows for name, rows in comparable(path).items() if name != "events"} == {
         name: rows for name, rows in expected.items() if name != "events"
     }
 
@@ -160,7 +161,7 @@ def test_a_budget_is_split_as_without_actors(tmp_path: Path) -> None:
                 await run_task(words(NUM), recipe(LINE), workers, store, budget=budget)
 
         asyncio.run(go())
-    there = tables(tmp_path / "ray.db")
+    there = comparable(tmp_path / "ray.db")
     assert {**there, "events": sorted(there["events"])} == {**expected, "events": sorted(expected["events"])}
     assert 0 < len(there["draws"]) < NUM * 8
 

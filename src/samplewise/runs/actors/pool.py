@@ -347,6 +347,7 @@ class RayWorkers:
             return
         self._actors.remove(actor)
         self._ray.kill(actor.handle)  # it may only have been out of reach
+        self._say(f"an actor died, and its {actor.num} questions are handed out again ({_first_line(error)})")
         self._num_silent_deaths = 0 if actor.has_reported else self._num_silent_deaths + 1
         if self._num_silent_deaths >= MAX_DEATHS:
             num = self._num_silent_deaths
