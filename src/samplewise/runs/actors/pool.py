@@ -32,7 +32,8 @@ from samplewise.store.database import Store
 from samplewise.tasks.base import Task
 from samplewise.verify.sandbox import chosen
 
-MAX_DEATHS = 3  # of actors in a row that reported nothing, or of those that drew one question, with nothing new of it
+MAX_DEATHS = 3  # of actors in a row that drew nothing, while nobody else did
+MAX_DEATHS_OF_A_QUESTION = 10  # of actors that drew it, with nothing new of it: others die of other things meanwhile
 FAIR_S = 30.0  # for which an actor that starts has its part of the questions left for it
 PATIENCE_S = 60.0  # without an actor, after which it is said
 NOTES_S = 2.0  # that actors have to say what is worth knowing of their engines
@@ -110,10 +111,15 @@ class _Actor:
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
-        self.num = 0  # questions in progress
+        self.questions: set[str] = set()  # in progress
         self.started = time.monotonic()
-        self.is_open = self.has_reported = False
+        self.is_open = self.has_drawn = False
         self.pid = 0  # known once it is open
+
+    @property
+    def num(self) -> int:
+        """How many questions are in progress."""
+        return len(self.questions)
 
 
 class _Log:
@@ -187,7 +193,7 @@ class RayWorkers:
         self._look_up: ReaderLookUp | None = None
         self._cancel: asyncio.Event | None = None
         self._may_hold = True
-        self._num_left = self._num_waiting = self._num_silent_deaths = 0
+        self._num_left = self._num_waiting = self._num_idle_deaths = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -240,7 +246,7 @@ class RayWorkers:
         """Return what comes of a question, handed out until an actor has finished it."""
         question, told, is_first = problem.question.id, _Log(log), True
         while True:
-            actor = await self._free_actor()
+            actor = await self._free_actor(question)
             if actor is None:
                 return Solved(told.paid)
             look_up = None if is_first and not self._may_hold else self._look_up
@@ -252,12 +258,12 @@ class RayWorkers:
             except self._ray.exceptions.RayError as error:
                 self._bury(actor, error)
                 told.begin_again(question)
-                if told.num_deaths >= MAX_DEATHS:
+                if told.num_deaths >= MAX_DEATHS_OF_A_QUESTION:
                     why = f"question {question}: {told.num_deaths} actors in a row died while they drew it"
                     raise EngineUnavailable(f"{why} ({_first_line(error)})") from None
                 continue
             finally:
-                actor.num -= 1
+                actor.questions.discard(question)
                 await self._notify()
             self._num_left -= 1
             self._give_back()
@@ -348,11 +354,11 @@ class RayWorkers:
         self._actors.remove(actor)
         self._ray.kill(actor.handle)  # it may only have been out of reach
         self._say(f"an actor died, and its {actor.num} questions are handed out again ({_first_line(error)})")
-        self._num_silent_deaths = 0 if actor.has_reported else self._num_silent_deaths + 1
-        if self._num_silent_deaths >= MAX_DEATHS:
-            num = self._num_silent_deaths
+        self._num_idle_deaths = 0 if actor.has_drawn else self._num_idle_deaths + 1
+        if self._num_idle_deaths >= MAX_DEATHS:
+            at = f", the last at question {min(actor.questions)}" if actor.num == 1 else ""
             self._fatal = EngineUnavailable(
-                f"{num} actors in a row died before they drew anything: {_first_line(error)}"
+                f"{self._num_idle_deaths} actors in a row died before they drew anything{at}: {_first_line(error)}"
             )
         self._fill()
 
@@ -377,8 +383,8 @@ class RayWorkers:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _free_actor(self) -> _Actor | None:
-        """Wait for the actor that takes the next question; None if the user cancels."""
+    async def _free_actor(self, question: str) -> _Actor | None:
+        """Wait for the actor that takes a question; None if the user cancels."""
         self._num_waiting += 1
         try:
             async with self._changed:
@@ -388,7 +394,7 @@ class RayWorkers:
                     if self._cancel is not None and self._cancel.is_set():
                         return None
                     if (actor := self._least_busy()) is not None:
-                        actor.num += 1
+                        actor.questions.add(question)
                         return actor
                     await self._changed.wait()
         finally:
@@ -420,7 +426,7 @@ class RayWorkers:
                 if isinstance(report, Raised):
                     raise report.error()
                 if isinstance(report, Draw):
-                    actor.has_reported = True
+                    actor.has_drawn, self._num_idle_deaths = True, 0
                     self._store.put_draw(*report)
                 else:
                     told(report)
