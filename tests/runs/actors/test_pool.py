@@ -230,10 +230,10 @@ def test_a_question_that_kills_its_actors_ends_the_run(
     ray: MadeUpRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Fatal.ray = ray
-    with pytest.raises(EngineUnavailable, match="3 actors in a row died before they drew anything"):
+    with pytest.raises(EngineUnavailable, match="actors in a row died"):
         run(tmp_path / "s.db", lambda: Fatal(4), 2)
     monkeypatch.setattr(pool, "MAX_DEATHS", 99)
-    with pytest.raises(EngineUnavailable, match=r"question q7: 10 actors in a row died .* \(the actor is dead\)"):
+    with pytest.raises(EngineUnavailable, match=r"question q\d+: 10 actors in a row died .* \(the actor is dead\)"):
         run(tmp_path / "s.db", lambda: Fatal(4), 2)
 
 
