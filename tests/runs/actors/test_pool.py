@@ -126,7 +126,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> MadeUpRay:
     made_up = MadeUpRay()
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there" if name == "ray" else find(name))
-    monkeypatch.setattr(pool, "import_ray", lambda num, gpus: made_up)
+    monkeypatch.setattr(pool, "import_ray", lambda gpus: made_up)
 
     class LookUp:
         def __init__(self, reader: Handle) -> None:

@@ -39,7 +39,7 @@ NUM = 30
 @pytest.fixture(scope="module", autouse=True)
 def ray() -> Iterator[Any]:
     """One Ray for all tests: it takes seconds to start."""
-    started = import_ray(8)
+    started = import_ray()
     yield started
     started.shutdown()
 

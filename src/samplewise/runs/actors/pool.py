@@ -37,6 +37,7 @@ MAX_DEATHS_OF_A_QUESTION = 10  # of actors that drew it, with nothing new of it:
 FAIR_S = 30.0  # for which an actor that starts has its part of the questions left for it
 PATIENCE_S = 60.0  # without an actor, after which it is said
 NOTES_S = 2.0  # that actors have to say what is worth knowing of their engines
+NUM_STARTS = 2  # of a Ray of our own: it gives up after 30 seconds, which a busy machine can take
 OBJECTS_BYTES = 128 << 20  # of shared memory in a Ray of our own: reports are small
 # Of a Ray of our own: no usage statistics, and every port on the loopback interface, which is what Ray does where it
 # must not be a cluster.
@@ -47,7 +48,7 @@ ENVIRONMENT = {
 }
 
 
-def import_ray(num_actors: int, gpus: float = 0.0) -> Any:
+def import_ray(gpus: float = 0.0) -> Any:
     """Return the module `ray`, connected: to a cluster where `RAY_ADDRESS` is set, else to a Ray of our own.
 
     Raises SetupError where it does not start or has too few GPUs.
@@ -58,37 +59,33 @@ def import_ray(num_actors: int, gpus: float = 0.0) -> Any:
             os.environ.setdefault(name, value)
     import ray
 
-    if ray.is_initialized():
-        _check_gpus(ray, gpus, address)
-        return ray
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address is not None:
-            ray.init(address, **quiet)
-            return ray
-        ray.init(
-            "local",
-            num_cpus=max(os.cpu_count() or 1, num_actors),  # an actor that waits for an endpoint needs no core
-            include_dashboard=False,
-            object_store_memory=OBJECTS_BYTES,
-            **quiet,
-        )
-    except Exception as error:
-        where = "here" if address is None else f"at {address}"
-        raise SetupError(f"Ray does not start {where}: {' '.join(str(error).split())[:300]}") from error
-    try:
-        _check_gpus(ray, gpus, address)
-    except SetupError:
-        ray.shutdown()
-        raise
+    is_new = not ray.is_initialized()
+    if is_new:
+        for num_left in reversed(range(NUM_STARTS)):
+            try:
+                _start_ray(ray, address)
+                break
+            except Exception as error:
+                ray.shutdown()
+                if not num_left or address is not None:
+                    where = "here" if address is None else f"at {address}"
+                    raise SetupError(f"Ray does not start {where}: {' '.join(str(error).split())[:300]}") from error
+    there = ray.cluster_resources().get("GPU", 0)
+    if address is None and gpus > there:  # a cluster may get further nodes
+        if is_new:
+            ray.shutdown()
+        raise SetupError(f"--ray-gpus {gpus:g}: Ray finds {there:g} GPUs here; set RAY_ADDRESS for a cluster that has")
     return ray
 
 
-def _check_gpus(ray: Any, gpus: float, address: str | None) -> None:
-    """Raise SetupError where no actor could ever start. A cluster may get further nodes."""
-    there = ray.cluster_resources().get("GPU", 0)
-    if address is None and gpus > there:
-        raise SetupError(f"--ray-gpus {gpus:g}: Ray finds {there:g} GPUs here; set RAY_ADDRESS for a cluster that has")
+def _start_ray(ray: Any, address: str | None) -> None:
+    """Connect to a cluster, or start a Ray of our own. In that, actors need no CPU each: many wait for an endpoint."""
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        own = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": OBJECTS_BYTES}
+        ray.init("local", **own, **quiet)
+    else:
+        ray.init(address, **quiet)
 
 
 class ReaderLookUp:
@@ -193,6 +190,7 @@ class RayWorkers:
         self._look_up: ReaderLookUp | None = None
         self._cancel: asyncio.Event | None = None
         self._may_hold = True
+        self._cpus = 1
         self._num_left = self._num_waiting = self._num_idle_deaths = 0
 
     async def __aenter__(self) -> Self:
@@ -211,8 +209,9 @@ class RayWorkers:
         if self._ray is None:
             self._say(f"Ray starts, with up to {self.num} actors")
             already = "ray" in sys.modules and sys.modules["ray"].is_initialized()
-            self._ray = await asyncio.to_thread(import_ray, self.num, self._gpus)
+            self._ray = await asyncio.to_thread(import_ray, self._gpus)
             self._is_ours = not already
+            self._cpus = int("RAY_ADDRESS" in os.environ)
         few = replace(task, problems=task.problems[:1])
         self._work = self._ray.put(Work(self._engine, few, recipe.line, seed, budget, sandbox))
         while self._facts is None:
@@ -299,8 +298,9 @@ class RayWorkers:
         return [actor.pid for actor in self._actors if actor.pid]
 
     def _start(self) -> _Actor:
-        options = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0, "max_concurrency": self._concurrency + 8}
-        actor = _Actor(self._ray.remote(Worker).options(**options).remote(self._work))
+        options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_restarts": 0}
+        kind = self._ray.remote(Worker).options(**options, max_concurrency=self._concurrency + 8)
+        actor = _Actor(kind.remote(self._work))
         self._actors.append(actor)
         return actor
 
@@ -309,8 +309,8 @@ class RayWorkers:
         reply = asyncio.ensure_future(_of(actor.handle.open.remote(task)))
         try:
             if not (await asyncio.wait([reply], timeout=PATIENCE_S))[0]:
-                gpus = f" and {self._gpus:g} GPUs" if self._gpus else ""
-                self._say(f"an actor has not started yet: Ray looks for a place with 1 CPU{gpus}, or the model loads")
+                place = f"{self._cpus} CPUs and {self._gpus:g} GPUs"
+                self._say(f"an actor has not started yet: Ray looks for a place with {place}, or the model loads")
             pid, facts = await reply
         except self._ray.exceptions.RayTaskError:
             raise
