@@ -7,7 +7,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 LOCKED := $(BIN)/python $(PIP) --constraint constraints.txt
 INSTALL := $(LOCKED) hatchling editables && $(LOCKED) --no-build-isolation --editable
 
-.PHONY: demo test test-real test-vllm test-clients test-package test-newest check docs site quick bench train train-reward lock sandbox clean
+.PHONY: demo test test-real test-vllm test-vllm-v2 test-clients test-package test-newest check docs site quick bench train train-reward lock sandbox clean
 
 demo: $(VENV)/.local  ## 100 held-out puzzles, twelve methods at equal tokens: a table, demo/report.html, one JSON line
 	$(BIN)/samplewise demo
@@ -22,6 +22,9 @@ test-real: $(VENV)/.dev  ## the tests on a real model of 135M parameters, fetche
 test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests with vLLM on a CPU, in an environment of its own: a server, then in process
 	$(BIN)/pytest -n 0 -m vllm tests/vllm --ignore tests/vllm/inside
 	PYTHONPATH=src .venv-vllm/bin/python -m pytest -m vllm tests/vllm/inside
+
+test-vllm-v2: .venv-vllm/triton/.made  ## vLLM's second model runner, whose kernels an interpreter runs on a CPU
+	PYTHONPATH=src:.venv-vllm/triton .venv-vllm/bin/python -m pytest -m vllm tests/vllm/inside/test_second_runner.py
 
 test-clients: $(VENV)/.dev .venv-clients/.made  ## other people's programs: clients of `samplewise serve`, readers of exports, Inspect
 	$(BIN)/pytest -n 0 -rs -m clients tests/serve tests/runs tests/integrations
@@ -83,6 +86,10 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 .venv-vllm/.made: tests/vllm/requirements.txt
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt
+	touch $@
+
+.venv-vllm/triton/.made: .venv-vllm/.made
+	.venv-vllm/bin/python $(PIP) --no-deps --target .venv-vllm/triton triton==3.9.0
 	touch $@
 
 .venv-clients/.made: tests/serve/requirements.txt pyproject.toml

@@ -9,15 +9,31 @@ import typer
 
 from samplewise.core.errors import SamplewiseError
 
-from . import completion, demo, doctor, draw, effect, export, merge, parts, passk, plan, serve, start, store, stored
+from . import (
+    completion,
+    demo,
+    doctor,
+    draw,
+    effect,
+    export,
+    merge,
+    parts,
+    passk,
+    plan,
+    serve,
+    start,
+    store,
+    stored,
+    vllm,
+)
 from .app import app, fail
 
 __all__ = ["demo", "doctor", "draw", "effect", "export", "merge", "parts", "passk", "plan", "run_command", "serve"]
-__all__ += ["start", "store", "stored"]
+__all__ += ["start", "store", "stored", "vllm"]
 
 # as a person meets them
 ORDER = ["ask", "run", "compare", "select", "show", "passk", "recheck", "effect", "calibrate", "plan", "report"]
-ORDER += ["export", "merge", "serve", "doctor", "list", "demo", "init", "completion"]
+ORDER += ["export", "merge", "serve", "vllm", "doctor", "list", "demo", "init", "completion"]
 app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))  # type: ignore[union-attr]
 
 # What the parser says of a wrong word. Its class has no name that holds for every release of typer; its children do.

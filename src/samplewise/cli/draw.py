@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,6 +50,9 @@ from .app import (
     say,
 )
 from .stored import finished_runs, print_comparison, records_of, stop_reasons, unanswered_in
+
+if TYPE_CHECKING:
+    from samplewise.runs.tracking.follow import RunFollower
 
 
 @app.command()
@@ -169,6 +174,9 @@ def run(
     batch: Annotated[
         bool, typer.Option("--batch", help="Draw by the endpoint's batch API: within a day, where known at half price")
     ] = False,
+    log: Annotated[
+        list[str] | None, typer.Option("--log", help="Follow the run by wandb, mlflow or otel, each an extra")
+    ] = None,
     sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
@@ -182,8 +190,9 @@ def run(
     budget = Budget(budget_requests, None, None, budget_tokens, budget_usd, budget_seconds)
     with Store(store) as kept:
         limit = None if yes else confirm_above_usd
+        asked = open_task(task, read, system)
         (summary,) = _run_all(
-            context, open_task(task, read, system), engine, [recipe], kept, seed, budget, spread, part, limit
+            context, asked, engine, [recipe], kept, seed, budget, spread, part, limit, trackers=log or ()
         )
         records = records_of(kept, summary.run, part)
         stops, note = stop_reasons(records), unanswered_in(records)
@@ -307,6 +316,7 @@ def _run_all(
     spread: str = "even",
     shard: Shard | None = None,
     limit_usd: float | None = None,
+    trackers: Sequence[str] = (),
 ) -> list[Any]:
     from samplewise.cli.forecast import confirm_cost
     from samplewise.cli.progress import Bar, engine_to_load, loading
@@ -316,6 +326,8 @@ def _run_all(
         recipes = [parse_recipe(line) for line in lines]
     with loading(engine_to_load(engine)):
         opened = registry.build("engine", engine_for(context, engine, recipes))
+
+    followers = [_follow(name, store) for name in dict.fromkeys(trackers)]
 
     async def go() -> list[Any]:
         cancel = asyncio.Event()
@@ -329,6 +341,12 @@ def _run_all(
             confirm_cost(problems, recipes, opened, store, seed, budget, shard, limit_usd)
             for each in recipes:
                 with Bar(each.line) as bar:
+
+                    def on_event(event: Event, bar: Bar = bar) -> None:
+                        bar(event)
+                        for follower in followers:
+                            follower(event)
+
                     done.append(
                         await run_task(
                             problems,
@@ -339,7 +357,7 @@ def _run_all(
                             budget=budget,
                             spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
                             shard=shard,
-                            on_event=bar,
+                            on_event=on_event,
                             cancel=cancel,
                         )
                     )
@@ -349,9 +367,25 @@ def _run_all(
             for note in opened.notes:  # what an endpoint did not honour
                 say(f"{opened.name}: {note}")
             await opened.close()
+            for follower in followers:
+                follower.end(is_complete=bool(done) and not done[-1].cancelled)
         return done
 
     return asyncio.run(go())
+
+
+def _follow(name: str, store: Any) -> RunFollower:
+    """Return what follows the run by the tracker of this name. Raises UsageError and MissingExtra."""
+    from samplewise.cli.progress import loading
+    from samplewise.runs.tracking.follow import RunFollower
+    from samplewise.runs.tracking.trackers import open_tracker
+
+    with loading(name):
+        if name == "otel":
+            from samplewise.serve.tracing import start_tracing
+
+            atexit.register(start_tracing("--log otel"))
+        return RunFollower(name, open_tracker(name), store, say)
 
 
 def describe_kept(store: Any, summary: Any) -> str:

@@ -90,6 +90,15 @@ class Stopped(NamedTuple):
     at_most: Usage = Usage()
 
 
+class Graded(NamedTuple):
+    """A question's record is in the store: the grade of its answer, nan if unknown, what it cost, its candidates."""
+
+    question: str
+    grade: float
+    spent: Usage
+    draws: int
+
+
 class BrokenOff(NamedTuple):
     """A question's run was ended by an exception, after it had paid this much."""
 
@@ -104,7 +113,7 @@ class Ended(NamedTuple):
     num_questions: int
 
 
-Event = Started | Dispatched | Arrived | Drawn | Waiting | Retried | StopChecked | Stopped | BrokenOff | Ended
+Event = Started | Dispatched | Arrived | Drawn | Waiting | Retried | StopChecked | Stopped | Graded | BrokenOff | Ended
 
 
 class OnEvent(Protocol):

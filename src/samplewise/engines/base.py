@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from samplewise.core.errors import EngineError
 from samplewise.core.reasoning import split_reasoning
-from samplewise.core.types import Ask, Capability, Completion, Failure, Generate, Json, Sampling, Usage
+from samplewise.core.types import Ask, Capability, Completion, Failure, Generate, Json, Sampling, Usage, explores
 
 if TYPE_CHECKING:
     from samplewise.store.database import Store
 
 REASONING_MAX_TOKENS = 16_384  # of a draw, by default, where the model reasons: most reasoning ends within it
 MAX_CONCURRENCY = 32  # asks at once, of an engine that does not set its own
+GROUP_SCOPE = "\x1f"  # what stands before it in a group's name tells equal names apart, and changes no draw
 
 
 class Arrival(NamedTuple):
@@ -163,6 +164,12 @@ def tell_reasoning(completion: Completion, ask: Generate, tag: str = "", reasoni
         reasoning="\n\n".join(part for part in (reasoning, reply.reasoning) if part),
         raw=raw if "tokens" in ask.want else None,
     )
+
+
+def joins_group(asks: Sequence[Ask], position: int) -> bool:
+    """Return whether an ask belongs to the group of the one before it, with which it begins."""
+    ask, before = asks[position], asks[position - 1] if position else None
+    return explores(ask) and isinstance(before, Generate) and isinstance(ask, Generate) and before.group == ask.group
 
 
 def failed(error: EngineError, usage: Usage = Usage(requests=1), retry_after_s: float | None = None) -> Completion:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from samplewise.core.bill import CostSplit
 from samplewise.core.errors import SetupError, Unsupported, UsageError
@@ -131,26 +131,6 @@ def least_cost(question: Question, recipe: Recipe, engine: Engine, key: Key) -> 
     sampler = _Process(recipe.sampler, recipe.sampler.init(recipe.vary.variants(vary)), keys.draw)
     step = sampler.advance(())
     return total(engine.worst_case(ask) for ask in (step.asks[:1] if step.splittable else step.asks))
-
-
-class FirstAsks(NamedTuple):
-    """What is asked before anything is answered: of helpers, or else of the solver."""
-
-    helpers: tuple[Ask, ...]
-    draws: tuple[Ask, ...]
-
-
-def first_asks(question: Question, recipe: Recipe, key: Key) -> FirstAsks:
-    """Return what a run with this key asks first about a question, without asking it.
-
-    Where helpers are asked first, the draws stand for those that follow: as many, with the question as it is.
-    """
-    keys = question_keys(key, question.id)
-    start = recipe.vary.init(question)
-    state, to_helpers = recipe.vary.step(keys.vary, start, ())
-    variants = recipe.vary.variants(start if to_helpers.asks else state)
-    _, step = recipe.sampler.step(keys.draw, recipe.sampler.init(variants), ())
-    return FirstAsks(to_helpers.asks, step.asks)
 
 
 class _Process:

@@ -124,6 +124,6 @@ def _own_fields(spec: Spec) -> dict[str, Json]:
 def model_name(spec: Spec) -> str:
     """Return the model's name in an engine's spec, or the engine's where it names none: http:qwen is qwen."""
     named = next((value for value in spec.args if isinstance(value, str) and value), None)
-    if named is None:
+    if named is None or "://" in named:  # a server's URL names no model
         return spec.name
     return Path(named).name or spec.name if Path(named).exists() else named

@@ -14,8 +14,8 @@ import json
 import re
 import time
 from base64 import b64encode
-from collections.abc import Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from samplewise.core.errors import BadRequest, EngineError, EngineTimeout, EngineUnavailable, SetupError
@@ -24,7 +24,13 @@ from samplewise.core.text import as_one_line
 from samplewise.core.types import Json
 from samplewise.engines.base import Hear
 from samplewise.engines.http.transport.body import ENCODINGS, BadEncoding, body_pieces
-from samplewise.engines.http.transport.stream import StreamLimits, StreamTooLong, read_stream
+from samplewise.engines.http.transport.stream import (
+    HearEvent,
+    StreamLimits,
+    StreamTooLong,
+    read_events,
+    read_stream,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -163,7 +169,28 @@ class Client:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         limits = StreamLimits(max_bytes, max_pieces, self._timeout_s)
         careful = None if hear is None else _Careful(hear, self._secrets)
-        return self._request("POST", path, data, max_bytes, idle_timeout_s, limits, careful)
+
+        def read(pieces: AsyncIterator[bytes]) -> Coroutine[None, None, Json | None]:
+            return read_stream(pieces, limits, time.monotonic, careful)
+
+        return self._request("POST", path, data, max_bytes, idle_timeout_s, read)
+
+    def events(
+        self, path: str, body: Json, hear: HearEvent, idle_timeout_s: float, max_bytes: int = MAX_BYTES
+    ) -> Coroutine[None, None, Reply]:
+        """Send a body that asks for server-sent events, and tell of each as it comes; otherwise as `stream`.
+
+        The reply's body is None where the stream broke off. `max_bytes` holds for each event.
+        """
+        limits = StreamLimits(max_bytes, MAX_PIECES, self._timeout_s)
+
+        def hear_safely(event: Json) -> None:
+            hear(self._secrets.hide_in(event, is_error=False))
+
+        def read(pieces: AsyncIterator[bytes]) -> Coroutine[None, None, Json | None]:
+            return read_events(pieces, limits, time.monotonic, hear_safely)
+
+        return self._request("POST", path, json.dumps(body).encode(), max_bytes, idle_timeout_s, read)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -178,8 +205,7 @@ class Client:
         data: bytes | None,
         max_bytes: int,
         idle_timeout_s: float | None = None,
-        limits: StreamLimits | None = None,
-        hear: Hear | None = None,
+        read: _ReadStream | None = None,
         max_text: int = MAX_TEXT,
         content_type: str = "",
     ) -> Reply:
@@ -204,8 +230,8 @@ class Client:
             ) as response:
                 body, text = None, ""
                 try:
-                    if limits is not None and response.content_type == "text/event-stream":
-                        body = await read_stream(body_pieces(response), limits, time.monotonic, hear)
+                    if read is not None and response.content_type == "text/event-stream":
+                        body = await read(body_pieces(response))
                     else:
                         raw = await _read(response, max_bytes)
                         text = raw.decode(errors="replace")
@@ -286,6 +312,12 @@ class Client:
         text = f"{server}{path[1:]}" if path.startswith("//") else f"{server}{parts.path}/{path}"
         mark = "&" if "?" in path else "?"
         return self._urls.setdefault(path, yarl.URL(f"{text}{mark}{self._query}" if self._query else text))
+
+
+class _ReadStream(Protocol):
+    """Reads a streamed reply. Returns None if it broke off."""
+
+    def __call__(self, pieces: AsyncIterator[bytes], /) -> Coroutine[None, None, Json | None]: ...
 
 
 class _Careful:
