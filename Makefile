@@ -7,7 +7,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 LOCKED := $(BIN)/python $(PIP) --constraint constraints.txt
 INSTALL := $(LOCKED) hatchling editables && $(LOCKED) --no-build-isolation --editable
 
-.PHONY: demo test test-real test-vllm test-clients test-ray test-package test-newest check docs site quick bench train train-reward lock sandbox clean
+.PHONY: demo test test-real test-vllm test-vllm-v2 test-clients test-ray test-package test-newest check docs site quick bench train train-reward lock sandbox clean
 
 demo: $(VENV)/.local  ## 100 held-out puzzles, twelve methods at equal tokens: a table, demo/report.html, one JSON line
 	$(BIN)/samplewise demo
@@ -23,8 +23,11 @@ test-vllm: $(VENV)/.dev .venv-vllm/.made  ## the tests with vLLM on a CPU, in an
 	$(BIN)/pytest -n 0 -m vllm tests/vllm --ignore tests/vllm/inside
 	PYTHONPATH=src .venv-vllm/bin/python -m pytest -m vllm tests/vllm/inside
 
-test-clients: $(VENV)/.dev .venv-clients/.made  ## other people's programs: clients of `samplewise serve`, readers of exports
-	$(BIN)/pytest -n 0 -rs -m clients tests/serve tests/runs
+test-vllm-v2: .venv-vllm/triton/.made  ## vLLM's second model runner, whose kernels an interpreter runs on a CPU
+	PYTHONPATH=src:.venv-vllm/triton .venv-vllm/bin/python -m pytest -m vllm tests/vllm/inside/test_second_runner.py
+
+test-clients: $(VENV)/.dev .venv-clients/.made  ## other people's programs: clients of `samplewise serve`, readers of exports, Inspect
+	$(BIN)/pytest -n 0 -rs -m clients tests/serve tests/runs tests/integrations
 
 test-ray: .venv-ray/.made  ## runs with Ray's actors, killed at random, in an environment of its own
 	.venv-ray/bin/python -m pytest -n 0 -m ray tests/runs/actors
@@ -43,8 +46,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.dev  ## docs/reference.md, made from the registry
+docs: $(VENV)/.dev  ## docs/reference.md, made from the registry, and docs/tutorial.md, made by running the notebook
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/notebook.py
 
 site: .venv-site/.made  ## the pages of docs/ as a site, in site/; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --quiet --strict
@@ -87,10 +91,15 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt
 	touch $@
 
-.venv-clients/.made: tests/serve/requirements.txt
+.venv-vllm/triton/.made: .venv-vllm/.made
+	.venv-vllm/bin/python $(PIP) --no-deps --target .venv-vllm/triton triton==3.9.0
+	touch $@
+
+.venv-clients/.made: tests/serve/requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python $(PIP) uv
 	.venv-clients/bin/uv pip install --quiet --python .venv-clients/bin/python --no-deps -r tests/serve/requirements.txt
+	.venv-clients/bin/uv pip install --quiet --python .venv-clients/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv-ray/.made: tests/runs/actors/requirements.txt pyproject.toml

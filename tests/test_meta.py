@@ -50,6 +50,7 @@ ROOMS = (
     "serve",
     "testing",
     "cli",
+    "integrations",
 )
 RANK = {room: rank for rank, room in enumerate(ROOMS)}
 PURE = ("samplers", "vary", "stop", "select", "measure")
@@ -114,6 +115,12 @@ def test_pure_rooms_import_nothing_that_acts(path: Path) -> None:
             assert module.partition(".")[0] not in IMPURE, f"{path.name}:{line} imports {module}"
 
 
+SHARED = {  # the transport of the reward server, and the command that starts vLLM's server
+    "verify/reward/server.py": "samplewise.engines.http.",
+    "cli/vllm.py": "samplewise.engines.vllm.launch",
+}
+
+
 @names_of_files
 def test_engines_are_named_by_the_registry_alone(path: Path) -> None:
     """The conformance check is told apart: it is made of the toy engine."""
@@ -122,9 +129,7 @@ def test_engines_are_named_by_the_registry_alone(path: Path) -> None:
     if room == "engines":
         return
     for module, line in imports_of(path):
-        shared = path.relative_to(SRC).as_posix() == "verify/reward/server.py" and module.startswith(
-            "samplewise.engines.http."
-        )
+        shared = module.startswith(SHARED.get(path.relative_to(SRC).as_posix(), ()))
         if module.startswith("samplewise.engines.") and not shared:
             assert module.split(".")[2] in allowed, (
                 f"{path.name}:{line}: {module} is named outside engines/ and the registry"

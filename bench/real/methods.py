@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 CODE, MATHS = ("humaneval", "mbpp"), ("gsm8k", "math500")
-VARIED = ("humaneval", "gsm8k")
+VARIED = ("mbpp", "humaneval", "gsm8k")  # the shortest responses first
 ONE = ("humaneval", "mbpp", "gsm8k")  # where one response is returned
 
 

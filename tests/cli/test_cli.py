@@ -6,16 +6,15 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from rich.table import Table
 from rich.text import Text
+from tests.support.commands import Call, caller
 
 import samplewise
-from samplewise.cli import main
 from samplewise.cli.app import PlainConsole
 from samplewise.cli.progress import Bar
 from samplewise.core import registry
@@ -29,33 +28,13 @@ TOY = ["--engine", "toy", "--store", "s.db"]
 LINE = "repeat(6, max_tokens=3) | vote"
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, object]:
-        return dict(json.loads(self.out.splitlines()[-1]))
-
-
-Call = Callable[..., Done]
-
-
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
 
-    def run(*words: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["samplewise", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Done(left.value.code if isinstance(left.value.code, int) else 1, *capsys.readouterr())
-
-    return run
+    return caller(monkeypatch, capsys)
 
 
 def test_run_prints_one_json_object_last_and_costs_nothing_again(call: Call) -> None:

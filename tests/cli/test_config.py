@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from tests.support.commands import Call, caller
 
 from samplewise.cli import config as config_module
-from samplewise.cli import main
 from samplewise.cli.completion import SHELLS, complete_engine, complete_kind, complete_recipe
 from samplewise.cli.config import Config, find_config, load_config, read_config
-from samplewise.core.errors import BadInput, UsageError
+from samplewise.core.errors import BadInput, UnknownName, UsageError
 from samplewise.core.prices import Price, read_prices
+from samplewise.core.spec import parse_spec
 
 FULL = """
 engine = "letters"
@@ -38,19 +36,6 @@ m = { input = 1.0, output = 4.0 }
 """
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return dict(json.loads(self.out.splitlines()[-1]))
-
-
-Call = Callable[..., Done]
-
-
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Runs a command in `tmp_path`, in which only this test's settings are."""
@@ -59,14 +44,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         monkeypatch.delenv(f"SAMPLEWISE_{name}", raising=False)
     (tmp_path / "q.jsonl").write_text('{"question": "say a", "answer": "a"}\n')
 
-    def run(*words: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["samplewise", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Done(left.value.code if isinstance(left.value.code, int) else 1, *capsys.readouterr())
-
-    return run
+    return caller(monkeypatch, capsys)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -247,6 +225,88 @@ def test_serve_offers_engines_and_presets_by_name(call: Call, tmp_path: Path, mo
     assert set(served["presets"]) == {"vote8"}
 
 
+# --- helpers and judges by name ---------------------------------------------------------------------------------------
+
+NAMED = """
+[engines]
+small = "toy"
+large = "toy(4)"
+other-one = "toy(5)"
+both = "team(small, strong=large)"
+loop = "team(loop)"
+round = "team(trip)"
+trip = "team(round)"
+
+[presets]
+judged = "repeat(2, max_tokens=3) | best(judge(large))"
+"""
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Config:
+    (tmp_path / "samplewise.toml").write_text(NAMED)
+    return read_config(tmp_path / "samplewise.toml")
+
+
+def test_names_within_a_team_are_its_engines(named: Config) -> None:
+    assert named.engine_spec("both") == "team(toy, strong=toy(4))"
+    assert named.engine_spec("team(both, weak='other-one')") == "team(team(toy, strong=toy(4)), weak=toy(5))"
+    assert named.engine_spec("http('small')") == "http('small')", "a model may be called like an engine"
+    assert named.engine_spec("team(") == "team(", "said where it is built"
+    for name in ("loop", "round", "team(trip)"):
+        with pytest.raises(UsageError, match="is a team that is a part of itself"):
+            named.engine_spec(name)
+
+
+def test_the_engines_that_a_recipe_asks_join_the_one_that_draws(named: Config) -> None:
+    assert str(named.engine_for("toy", ())) == "toy"
+    assert str(named.engine_for("toy", ["large"])) == "team(toy, large=toy(4))"
+    assert str(named.engine_for("team(toy, large=toy(9))", ["large"])) == "team(toy, large=toy(9))", "its own counts"
+    assert str(named.engine_for("team(toy, a=toy(9))", ["large"])) == "team(toy, a=toy(9), large=toy(4))"
+    assert str(named.engine_for("toy", ["nowhere"])) == "toy", "the check of the recipe says it"
+    assert named.engine_for("toy", ["other-one"]).kwargs == (("other-one", parse_spec("toy(5)")),)
+    with pytest.raises(UnknownName, match="no engine is called 'larg'; did you mean large"):
+        named.engine_for("toy", ["larg"])
+
+
+@pytest.mark.parametrize("recipe", ["judged", "repeat(2, max_tokens=3) | usc('other-one')"])
+def test_ask_run_and_compare_find_judges_by_name(call: Call, named: Config, recipe: str) -> None:
+    assert call("ask", "say a", "-e", "small", "-r", recipe, "--json").code == 0
+    run = call("run", "q.jsonl", "-e", "small", "-r", recipe, "--store", "a.db", "--json")
+    assert (run.code, run.json["complete"]) == (0, True)
+    assert call("compare", "q.jsonl", "-e", "small", "-r", recipe, "-r", "repeat(2)", "--store", "b.db").code == 0
+
+
+def test_select_finds_judges_by_name(call: Call, named: Config) -> None:
+    call("run", "q.jsonl", "-e", "small", "-r", "repeat(2, max_tokens=3) | vote", "--store", "a.db")
+    done = call("select", "best(judge(large))", "-e", "small", "--store", "a.db")
+    assert done.code == 0, done.err
+    assert "judged run" in done.out
+
+
+def test_a_name_that_is_found_nowhere_ends_the_command(call: Call, named: Config) -> None:
+    done = call("ask", "say a", "-e", "small", "-r", "repeat(2) | best(judge(zzz))")
+    assert (done.code, "asks an engine called zzz" in done.err) == (3, True)
+    done = call("ask", "say a", "-e", "small", "-r", "repeat(2) | best(judge('http(1)'))")
+    assert 'team(toy(3, seed=0, scale=1.0), NAME=...)"' in done.err
+    assert call("ask", "say a", "-e", "small", "-r", "repeat(2) | best(judge(larg))").code == 2
+    assert call("ask", "say a", "-e", "loop").code == 2
+
+
+def test_presets_of_a_server_find_judges_by_name(
+    call: Call, named: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: dict[str, Any] = {}
+
+    def catch(jobs: Any, **settings: Any) -> None:
+        served.update({name: upstream.engine.members for name, upstream in jobs.upstreams.items()})
+        raise UsageError("enough")
+
+    monkeypatch.setattr("samplewise.serve.app.make_app", catch)
+    call("serve", "-e", "small", "-e", "toy")
+    assert served == {"small": {"large"}, "toy": {"large"}}
+
+
 # --- init and completion ----------------------------------------------------------------------------------------------
 
 
@@ -284,6 +344,28 @@ def test_a_completion_script_asks_the_program(shell: str, call: Call) -> None:
         2,
         "samplewise: no shell is called 'tcsh'; did you mean zsh or fish or bash?\n",
     )
+
+
+def test_completion_is_for_ones_own_shell_and_says_where_it_goes(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/usr/bin/fish")
+    assert call("completion").out == call("completion", "fish").out
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    assert call("completion").err == "samplewise: name a shell: samplewise completion bash, zsh, fish\n"
+    monkeypatch.setattr("samplewise.cli.start.is_shown", lambda: True)
+    line = "samplewise: zsh reads it from a file: samplewise completion zsh > ~/.zfunc/_samplewise\n"
+    assert call("completion", "zsh").err == line
+
+
+def test_init_says_what_the_embedded_model_needs(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = call("init", "example")
+    assert "pip install 'samplewise[local]'" in done.out
+    assert done.out.splitlines()[-1] == "next: cd example && samplewise run questions.jsonl"
+    assert "pip install" not in call("init", "other", "--engine", "toy").out
+
+
+def test_a_wrong_word_says_where_the_right_ones_are(call: Call) -> None:
+    assert call("run").err == "samplewise: Missing argument 'task'. See: samplewise run --help\n"
 
 
 def test_words_are_completed(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from tests.support.commands import Call, caller
 from tests.verify.sandbox.conftest import why_not
 
-from samplewise.cli import main
 from samplewise.cli.app import out
 from samplewise.cli.doctor import ABOUT, FINDINGS
 from samplewise.core.types import Capability
 from samplewise.engines.http.dialect.profile import Profile
 from samplewise.engines.toy import Toy
 from samplewise.testing.endpoint import EndpointSettings, serving
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out.splitlines()[-1])
-
-
-Call = Callable[..., Done]
 
 
 @pytest.fixture
@@ -43,14 +27,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "SAMPLEWISE_ENGINE"):
         monkeypatch.delenv(name, raising=False)
 
-    def run(*words: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["samplewise", "doctor", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Done(left.value.code if isinstance(left.value.code, int) else 1, *capsys.readouterr())
-
-    return run
+    return caller(monkeypatch, capsys, "doctor")
 
 
 def at(url: str) -> str:

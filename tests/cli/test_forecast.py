@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from tests.support.commands import Call, Done, caller
 from tests.support.paid import PaidToy
 
-from samplewise.cli import main
 from samplewise.cli.forecast import describe_forecast
 from samplewise.core import registry
 from samplewise.runs.forecast import RunForecast, Span
 
 LINE = "repeat(4, max_tokens=3) | vote"  # 6 questions of 2 prompt tokens: at most 24 x (0.002 + 0.012) = 0.34 USD
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Done]
 
 
 @pytest.fixture
@@ -38,15 +27,11 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     def run(*words: str, reply: str | None = None) -> Done:
         """`reply` is what is typed at a terminal; without one standard input is none."""
-        monkeypatch.setattr(sys, "argv", ["samplewise", *words])
         typed = io.StringIO(reply or "")
         monkeypatch.setattr(typed, "isatty", lambda: reply is not None)
         monkeypatch.setattr(sys, "stdin", typed)
-        capsys.readouterr()
         PaidToy.num_asked = 0
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Done(left.value.code if isinstance(left.value.code, int) else 1, *capsys.readouterr())
+        return caller(monkeypatch, capsys)(*words)
 
     return run
 

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
+from tests.support.commands import Call, Done, caller
 
-from samplewise.cli import main
 from samplewise.cli.store import in_units
 
 LINE = "repeat(4, max_tokens=3) | vote"
 NUM = 6
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out.splitlines()[-1])
-
-
-Call = Callable[..., Done]
 
 
 @pytest.fixture
@@ -37,14 +21,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     rows = ({"id": f"q{i}", "question": f"say {i}", "answer": "a"} for i in range(NUM))
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def run(*words: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["samplewise", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Done(left.value.code if isinstance(left.value.code, int) else 1, *capsys.readouterr())
-
-    return run
+    return caller(monkeypatch, capsys)
 
 
 def draw(call: Call, store: str, *options: str) -> Done:

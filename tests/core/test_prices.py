@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from samplewise.core.prices import MAX_AGE_DAYS, SHIPPED, ListedPrice, Price, listed_price, parse_prices
+from samplewise.core.prices import MAX_AGE_DAYS, SHIPPED, ListedPrice, Price, batch_discount, listed_price, parse_prices
 from samplewise.engines.http import http
 from samplewise.engines.http.engine import HttpEngine
 
@@ -16,7 +16,13 @@ OPENAI = "https://api.openai.com/v1"
 
 def test_every_provider_is_dated_and_sourced() -> None:
     for host, provider in tomllib.loads(SHIPPED.read_text()).items():
-        assert set(provider) == {"as_of", "source", "models"}, host
+        assert {"as_of", "source", "models"} <= set(provider) <= {"as_of", "source", "models", "batch"}, host
+        discount = batch_discount(f"https://{host}/v1")
+        assert (discount is None) == ("batch" not in provider)
+        if discount is not None:
+            assert 0 < discount.factor < 1
+            assert datetime.date(2026, 1, 1) <= discount.as_of <= datetime.date.today()
+            assert discount.source.startswith("https://")
         assert datetime.date(2026, 1, 1) <= provider["as_of"] <= datetime.date.today()
         assert provider["source"].startswith("https://")
         for model, price in parse_prices(provider["models"], host).items():

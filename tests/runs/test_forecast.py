@@ -13,9 +13,11 @@ from tests.support.paid import PaidToy
 
 from samplewise.core.prices import Price
 from samplewise.core.types import Message, Problem, Question, Score
-from samplewise.loop.ledger import Budget
+from samplewise.loop.keys import run_key
+from samplewise.loop.ledger import Budget, total
 from samplewise.recipe import recipe
 from samplewise.runs.forecast import RunForecast, Span, forecast_run
+from samplewise.runs.foresee import foresee
 from samplewise.runs.run import run_task
 from samplewise.runs.shards import Shard
 from samplewise.store.database import Store
@@ -92,8 +94,7 @@ def test_equal_costs_give_a_span_without_width(store: Store) -> None:
     [
         ("power(2, 3) | first", ("later draws of power",)),
         ("smc(4, 2) | first", ("later draws of smc",)),
-        ("repeat(4, max_tokens=3) | best(judge)", ("judge",)),
-        ("vary(idea) | repeat(4, max_tokens=3) | vote", ("helpers",)),
+        ("power(2, 3) | best(judge)", ("later draws of power", "judge")),
     ],
 )
 def test_what_is_not_known_counts_as_too_much(line: str, unknown: tuple[str, ...], store: Store) -> None:
@@ -101,6 +102,89 @@ def test_what_is_not_known_counts_as_too_much(line: str, unknown: tuple[str, ...
     assert tuple(name.partition("(")[0] for name in told.unknown) == unknown
     assert told.most_usd == math.inf
     assert forecast(line, store, Budget(usd=0.5)).most_usd == 0.5, "a budget holds whatever is asked"
+
+
+HELPED = [
+    "repeat(4, max_tokens=3) | best(judge)",
+    "repeat(4, max_tokens=3) | best(judge(samples=1))",
+    "repeat(5, max_tokens=3) | best(knockout)",
+    "repeat(5, max_tokens=3) | best(knockout(votes=2))",
+    "repeat(5, max_tokens=3) | best(pivot)",
+    "repeat(4, max_tokens=3) | usc",
+    "vary(idea(2)) | repeat(4, max_tokens=3) | vote",
+    "vary(rephrase(2)) | repeat(4, max_tokens=3) | vote",
+    "vary(rephrase(2), idea(1)) | repeat(6, max_tokens=3) | best(judge)",
+    "repeat(6, max_tokens=3) | until(passed(judge, score=0.9)) | best(judge)",
+    "repeat(6, max_tokens=3) | until(passed(knockout, score=9)) | best(knockout)",
+]
+
+
+@pytest.mark.parametrize("line", HELPED)
+def test_helpers_and_judges_are_counted_and_a_run_spends_no_more(line: str, store: Store) -> None:
+    made = recipe(line)
+    told = forecast(line, store)
+    assert told.unknown == ()
+    assert told.num_draws == NUM * (made.max_draws or 0)
+    assert told.num_others > 0
+    summary = asyncio.run(run_task(TASK, made, PaidToy(), store))
+    of_draws = NUM * (made.max_draws or 0)
+    bills = [record.bill for record in store.records(summary.run)]
+    asked = sum(bill.helpers.requests + sum(j.requests for j in bill.judges.values()) for bill in bills if bill)
+    assert 0 < asked <= told.num_others
+    assert summary.spent.requests <= told.num_requests == of_draws + told.num_others
+    assert summary.spent.tokens <= told.max_tokens
+    assert summary.spent.usd <= told.max_usd
+    assert told.most_usd == told.max_usd < 50 * summary.spent.usd, "a bound that says something"
+    if made.stop is None:
+        again = forecast(line, store)
+        assert (again.num_requests, again.max_usd) == (0, 0.0), "it knows the very requests of helpers and judges"
+
+
+def test_how_many_requests_a_judge_is_sure_to_make(store: Store) -> None:
+    """A request for each response, and as every digit may be unreadable two more; a knockout of 5 has 4 pairs."""
+    assert forecast("repeat(4, max_tokens=3) | best(judge)", store).num_others == NUM * 4 * 3
+    assert forecast("repeat(4, max_tokens=3) | best(judge(samples=1))", store).num_others == NUM * 4
+    assert forecast("repeat(5, max_tokens=3) | best(knockout)", store).num_others == NUM * 4 * 2
+    assert forecast("vary(idea(2)) | repeat(4, max_tokens=3) | vote", store).num_others == NUM * 2 * 2, "asked twice"
+
+
+@pytest.mark.parametrize("line", ["vary(idea(2)) | repeat(6) | vote", "vary(idea(4)) | repeat(6) | vote"])
+def test_a_prompt_with_a_helpers_text_is_no_longer_than_foreseen(line: str, store: Store) -> None:
+    question = TASK.problems[0].question
+    most = foresee(question, recipe(line), run_key(0), PaidToy(), store, TASK.read).draws
+    summary = asyncio.run(run_task(TASK, recipe(line), PaidToy(), store))
+    bill = next(iter(store.records(summary.run))).bill
+    assert bill is not None
+    lengths = [usage.prompt_tokens for usage in bill.draws]
+    assert max(lengths) > min(lengths), "a helper's text is in some of them"
+    assert all(spent.prompt_tokens <= worst.prompt_tokens for spent, worst in zip(bill.draws, most, strict=True))
+
+
+def test_a_judge_that_a_rule_looks_at_is_asked_about_every_pool(store: Store) -> None:
+    often = forecast("repeat(5, max_tokens=3) | until(passed(knockout, score=9)) | best(knockout)", store).num_others
+    once = forecast("repeat(5, max_tokens=3) | best(knockout)", store).num_others
+    assert often > once
+
+
+def test_what_helpers_and_judges_took_before_is_what_they_will_take_about(store: Store) -> None:
+    line = "repeat(4, max_tokens=3) | best(judge(samples=1))"
+    first = asyncio.run(run_task(TASK, recipe(line), PaidToy(), store))
+    other = forecast_run(TASK, recipe(line), PaidToy(), store, seed=1)
+    assert other.num_earlier == first.spent.requests
+    bills = [record.bill for record in store.records(first.run) if record.bill]
+    per_draw = math.fsum(total(bill.draws).usd / 4 for bill in bills) / NUM
+    judged = [total(bill.judges.values()) for bill in bills]
+    per_verdict = math.fsum(usage.usd / usage.requests for usage in judged) / NUM
+    assert other.usd.value == pytest.approx(NUM * 4 * (per_draw + per_verdict))
+    summary = asyncio.run(run_task(TASK, recipe(line), PaidToy(), store, seed=1))
+    assert other.usd.low <= summary.spent.usd <= other.usd.high, "equal responses are judged once, so less is asked"
+
+
+def test_a_judge_of_unknown_cost_has_no_figure_about_it(store: Store) -> None:
+    asyncio.run(run_task(TASK, recipe(LINE), PaidToy(), store))
+    told = forecast("repeat(4, max_tokens=3) | best(judge)", store)
+    assert math.isnan(told.usd.value)
+    assert told.num_earlier == 0
 
 
 def test_budgets_bound_it(store: Store) -> None:

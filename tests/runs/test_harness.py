@@ -6,9 +6,11 @@ Where Inspect and lm-evaluation-harness are installed (.venv-clients), they read
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import math
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from samplewise.tasks.jsonl import jsonl
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / ".venv-clients" / "bin" / "python"
+DATE = "2026-11-30T12-00-00.000000"
 ROWS = [
     {"id": "a", "question": "say a", "answer": "a"},
     {"id": "b/2", "question": "say b", "answer": ["b", "bb"]},
@@ -48,6 +51,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Recor
         for name, num in (("log.json", 12), ("log.eval", 12), ("again.eval", 12)):
             assert export_run(store, run, folder / name, format_of(folder / name, None)) == num
         assert export_run(store, run, folder / "samples.jsonl", "lm_eval") == 3
+        assert export_run(store, run, folder / "lm" / f"samples_mine_{DATE}.jsonl", "lm_eval") == 3
         records = list(store.records(run.id))
     return folder, records
 
@@ -91,12 +95,41 @@ def test_lm_eval_samples_come_back_whole(exported: tuple[Path, list[Record]]) ->
     read = load_recording(str(folder / "samples.jsonl"))
     assert texts(read) == [[c.text for c in record.pool.candidates] for record in records]
     assert [problem.question.messages[0].content for problem in read.problems] == ["say a", "say b", "say c"]
+    for draws, record in zip(read.draws, records, strict=True):
+        assert [str(draw.grade) for draw in draws] == [str(grade) for grade in record.grades]
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     known = [[grade for grade in record.grades if not math.isnan(grade)] for record in records]
-    assert [row.get("grade") for row in rows] == [sum(g) / len(g) if g else None for g in known]
-    assert [row["metrics"] for row in rows] == [["grade"], ["grade"], []], "an unknown mean is left out, not 0"
+    assert [row["grade"] for row in rows] == [sum(g) / len(g) if g else None for g in known]
+    assert [row["metrics"] for row in rows] == [["grade"], ["grade"], []], "an unknown mean is null, not 0"
     assert [row["doc"]["id"] for row in rows] == ["a", "b/2", "c"]
     assert len({row["prompt_hash"] for row in rows}) == 3
+
+
+CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "2+2?"}]
+LOGGED = {
+    "doc_id": 0,
+    "doc": {"question": "2+2?"},
+    "target": "4",
+    "arguments": {"gen_args_0": {"arg_0": [json.dumps(CHAT)], "arg_1": {"until": []}}},
+    "resps": [["it is 4"]],
+    "filtered_resps": ["4"],
+    "metrics": ["exact_match", "length"],
+    "exact_match": 1.0,
+    "length": 7,
+}
+
+
+def test_a_chat_that_lm_eval_logged_comes_back_as_its_messages(tmp_path: Path) -> None:
+    """It is one text in a list there; as such it was taken for no prompt at all, and the file could not be read."""
+    others = {"doc_id": 1, "exact_match": 7.0}, {"doc_id": 2, "resps": [["4", "5"]]}, {"doc_id": 3, "metrics": []}
+    rows = [LOGGED, *({**LOGGED, **other} for other in others)]
+    (tmp_path / "samples_x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = load_recording(str(tmp_path / "samples_x.jsonl"))
+    assert [problem.question.messages for problem in read.problems] == [tuple(Message(**m) for m in CHAT)] * 4
+    assert [[str(draw.grade) for draw in draws] for draws in read.draws] == [["1.0"], ["nan"], ["nan"] * 2, ["nan"]]
+    (tmp_path / "samples_x.jsonl").write_text(json.dumps({**LOGGED, "arguments": {"a": {"arg_0": ["{"]}}}))
+    with pytest.raises(BadInput, match=r"samples_x\.jsonl:1"):
+        load_recording(str(tmp_path / "samples_x.jsonl"))
 
 
 def test_the_same_run_is_the_same_file(exported: tuple[Path, list[Record]]) -> None:
@@ -162,6 +195,30 @@ def test_inspects_own_shapes(tmp_path: Path) -> None:
     assert math.isnan(logged(tmp_path, sample(scores={"logp": {"value": -3.5}})).draws[0][0].grade)
 
 
+def test_tokens_of_a_cache_are_a_part_of_the_prompt(tmp_path: Path) -> None:
+    """Inspect counts them apart. They were left out, and a prompt that was cached cost next to nothing."""
+    usage = {"input_tokens": 3, "input_tokens_cache_read": 50, "input_tokens_cache_write": None, "output_tokens": 4}
+    read = logged(tmp_path, sample(output={**sample()["output"], "usage": usage}))
+    assert read.draws[0][0].completion.usage[1:3] == (53, 4)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("zipfile_zstd") is not None, reason="zstd can be read here")
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python itself reads zstd")
+def test_a_log_packed_with_zstd_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "log.eval"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("header.json", "{}")
+    data = path.read_bytes()  # the method's number stands in the member's head, and in the list at the end
+    for head, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        start = data.index(head) + offset
+        data = data[:start] + (93).to_bytes(2, "little") + data[start + 2 :]
+    path.write_bytes(data)
+    with pytest.raises(
+        BadInput, match=r"packed with zstd.*pip install zipfile-zstd, or convert it: inspect log convert"
+    ):
+        load_recording(str(path))
+
+
 @pytest.mark.parametrize("text", ["{}", '{"version": 2, "eval": {}, "samples": [{}]}', '{"version": 2, "eval": {}}'])
 def test_a_damaged_log_is_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "log.eval"
@@ -203,3 +260,39 @@ def test_inspect_itself_reads_it(name: str, exported: tuple[Path, list[Record]])
         for index, candidate in enumerate(record.pool.candidates)
     )
     assert sorted(grades) == sorted(g for record in records for g in record.grades if not math.isnan(g))
+
+
+READ_SAMPLES = """
+import json, os, sys
+os.environ |= {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+from pathlib import Path
+from datasets import load_dataset
+from lm_eval.loggers.trackio_logger import _sample_to_trace
+from lm_eval.utils import get_file_datetime, get_file_task_name, get_latest_filename, get_sample_results_filenames
+folder = Path(sys.argv[1])
+path = get_latest_filename(get_sample_results_filenames([str(each) for each in (folder / "lm").iterdir()]))
+class Module:
+    Trace = staticmethod(dict)
+rows = load_dataset("json", data_files=path, split="train", cache_dir=str(folder / "cache"))
+traces = [_sample_to_trace(Module, row, "mine", "generate_until") for row in rows]
+print(json.dumps([get_file_task_name(Path(path).name), get_file_datetime(path), list(rows), traces]))
+"""
+
+
+@pytest.mark.clients
+@pytest.mark.skipif(not CLIENT.exists(), reason="needs .venv-clients: make test-clients installs it")
+def test_lm_eval_itself_reads_its_samples(exported: tuple[Path, list[Record]]) -> None:
+    """With what it finds, loads and shows the samples of its own runs by; the Hub loads them with `datasets` too."""
+    folder, records = exported
+    done = subprocess.run(
+        [str(CLIENT), "-c", READ_SAMPLES, str(folder)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    task, date, rows, traces = json.loads(done.stdout.splitlines()[-1])
+    assert (task, date) == ("mine", DATE)
+    assert [row["resps"] for row in rows] == [[[c.text for c in record.pool.candidates]] for record in records]
+    assert [row["arguments"]["gen_args_0"]["arg_0"] for row in rows] == ["say a", "say b", "say c"]
+    assert [row["grade"] is None for row in rows] == [False, False, True]
+    for trace, record in zip(traces, records, strict=True):
+        assert trace["messages"][1]["content"] == record.pool.candidates[0].text
+        assert ("grade" in trace["metadata"]) == (record.problem.question.id != "c")

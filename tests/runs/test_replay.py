@@ -85,17 +85,17 @@ def test_a_chain_that_a_limit_ended_is_replayed_as_far_as_it_came(line: str, sto
 
 def test_a_chain_that_went_on_elsewhere_is_replayed_as_far_as_the_record(store: Store) -> None:
     """Another run with a higher limit left more completions of the same chains in the store."""
-    line = recipe("power(4, 60, max_tokens=8) | first")
-    short = asyncio.run(run_task(TASK, line, Toy(), store, seed=5, budget=Budget(requests=12)))
-    records = store.records(short.run)
+    line = recipe("power(2, 60, cuts='uniform', max_tokens=8) | first")
+    short = asyncio.run(run_task(TASK, line, Toy(), store, seed=6, budget=Budget(requests=12)))
+    records = list(store.records(short.run))
     run = next(run for run in store.runs() if run.id == short.run)
     for record in records:  # goes on in the same store
-        asyncio.run(
-            run_question(record.problem.question, line, RunContext(Toy(), store=store), run_key(5), read=TASK.read)
-        )
-    replays = [replay_question(line, store, run, record) for record in records]
-    lasts = [read_trace(replay.trace).moves[-1].logp for replay in replays]
-    assert lasts == pytest.approx([record.pool.candidates[0].logp_sum for record in records])
+        context = RunContext(Toy(), store=store)
+        longer = asyncio.run(run_question(record.problem.question, line, context, run_key(6), read=TASK.read))
+        assert longer.pool.candidates[0].text != record.pool.candidates[0].text
+        last = read_trace(replay_question(line, store, run, record).trace).moves[-1]
+        assert last.logp == pytest.approx(record.pool.candidates[0].logp_sum)
+        assert last.step < 59
 
 
 def test_independent_draws_are_replayed_as_far_as_the_record_goes(store: Store) -> None:

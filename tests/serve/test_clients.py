@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.serve.running import ROOT, running
 
+from samplewise.recorded import load_recording
 from samplewise.serve.keys import new_key
 
 HERE = Path(__file__).parent
@@ -54,11 +55,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(url, token, log)
 
 
-def run_client(name: str, served: Served) -> Any:
-    """Run a client's script, and return the JSON that it prints last."""
+def run_client(name: str, served: Served, *words: str | Path) -> Any:
+    """Run a client's script, by default with_NAME.py, and return the JSON that it prints last."""
     if not PYTHON.exists():
         pytest.skip("the clients are not installed in .venv-clients: make test-clients installs them")
-    command = [str(PYTHON), str(CLIENTS / f"with_{name}.py"), served.url, served.key, NO_MODEL]
+    command = [PYTHON, *(words or (CLIENTS / f"with_{name}.py", served.url, served.key, NO_MODEL))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     log = served.log.read_text(errors="replace")
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-4000:]}\n{log[-2000:]}"
@@ -119,6 +120,29 @@ def test_langchain(served: Served) -> None:
     assert seen["wishes"]["output_tokens"] >= 4
 
 
+def run_page(page: str, served: Served, *names: str) -> Any:
+    """Run the Python of a page of docs/; return what these names hold then."""
+    return run_client("page", served, CLIENTS / "run_page.py", served.url, served.key, ROOT / "docs" / page, *names)
+
+
+def test_the_page_on_dspy(served: Served) -> None:
+    seen = run_page("dspy.md", served, "answer", "usage", "solution", "voted")
+    assert is_24(seen["answer"], PUZZLES[0])
+    assert is_24(seen["solution"], PUZZLES[1])
+    usage = seen["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 16 * 10, "of all 16 draws"
+    assert seen["voted"]
+
+
+def test_the_page_on_langchain(served: Served) -> None:
+    seen = run_page("langchain.md", served, "answer", "usage", "answers", "streamed", "voted")
+    assert is_24(seen["answer"], PUZZLES[0])
+    assert is_24(seen["streamed"], PUZZLES[0])
+    assert all(is_24(text, numbers) for text, numbers in zip(seen["answers"], PUZZLES, strict=True))
+    assert seen["usage"]["total_tokens"] == seen["usage"]["input_tokens"] + seen["usage"]["output_tokens"] > 16 * 10
+    assert 0 < seen["voted"]["usage_metadata"]["total_tokens"] <= 2000
+
+
 def test_inspect(served: Served) -> None:
     seen = run_client("inspect", served)
     assert seen["status"] == "success", seen["error"]
@@ -126,8 +150,23 @@ def test_inspect(served: Served) -> None:
     assert seen["tokens"] > 0
 
 
-def test_lm_eval(served: Served) -> None:
-    assert run_client("lm_eval", served) == {"solved": 1.0, "n": 2}
+def test_lm_eval(served: Served, tmp_path: Path) -> None:
+    """And the samples that it logs come back through our importer; those that we export have all their fields."""
+    seen = run_client("lm_eval", served)
+    assert (seen["solved"], seen["n"]) == (1.0, 2)
+    (tmp_path / "samples_puzzles.jsonl").write_text(seen["samples"])
+    draws = [draw for each in load_recording(str(tmp_path / "samples_puzzles.jsonl")).draws for draw in each]
+    assert all(is_24(draw.completion.text, numbers) for draw, numbers in zip(draws, PUZZLES, strict=True))
+    assert [draw.grade for draw in draws] == [1.0, 1.0]
+    (tmp_path / "q.jsonl").write_text('{"question": "say a", "answer": "a"}\n')
+    samplewise(tmp_path, "run", str(tmp_path / "q.jsonl"), "--engine", "toy", "--store", str(tmp_path / "s.db"))
+    export = ["export", "--store", str(tmp_path / "s.db"), "-o", str(tmp_path / "ours.jsonl"), "--format", "lm_eval"]
+    samplewise(tmp_path, *export)
+    theirs, ours = (
+        json.loads(text.splitlines()[0]) for text in (seen["samples"], (tmp_path / "ours.jsonl").read_text())
+    )
+    assert theirs.keys() - ours.keys() == {"solved"}, "the metric's own name"
+    assert {name for name in theirs.keys() & ours.keys() if type(theirs[name]) is not type(ours[name])} == set()
 
 
 def samplewise(folder: Path, *words: str) -> Any:

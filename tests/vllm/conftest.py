@@ -24,13 +24,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the base URL of the bundled model, served in float32."""
+    """Return the base URL of the bundled model, served in float32 by `samplewise vllm`: vLLM's own routes and ours."""
     if not serve.PYTHON.exists():
         pytest.skip("vLLM is not installed in .venv-vllm: make test-vllm installs it")
     from samplewise.models import TINY
 
     log = tmp_path_factory.mktemp("vllm") / "log"
-    with serve.serving(Path(TINY), "tiny", log, "--max-model-len", "256", "--enforce-eager") as served:
+    options = ("--max-model-len", "256", "--enforce-eager")
+    with serve.serving(Path(TINY), "tiny", log, *options, command=serve.OURS) as served:
         yield served
 
 

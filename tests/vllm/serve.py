@@ -1,4 +1,5 @@
-"""A vLLM server on the loopback as a child process, from the environment in .venv-vllm (see `make test-vllm`)."""
+"""A vLLM server on the loopback as a child process, from the environment in .venv-vllm (see `make test-vllm`): vLLM's
+own, or the one that `samplewise vllm` starts."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,16 +28,36 @@ ENVIRONMENT = {
 }
 
 
+STOCK, OURS = ("vllm.entrypoints.openai.api_server", "--model"), ("samplewise", "vllm")
+
+
+def installed(folder: Path) -> str:
+    """Return a PYTHONPATH by which samplewise is as if installed: its sources, and entry points in `folder`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    info = folder / "samplewise-1.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: samplewise\nVersion: 1\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in p.items()) for group, p in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return os.pathsep.join([str(ROOT / "src"), str(folder)])
+
+
 @contextlib.contextmanager
-def serving(model: Path, name: str, log: Path, *options: str) -> Iterator[str]:
+def serving(model: Path, name: str, log: Path, *options: str, command: tuple[str, ...] = STOCK) -> Iterator[str]:
     """Serve a checkpoint in float32, and yield the base URL, which ends with /v1.
 
     Raises RuntimeError with the log's end if the server does not start. It and its children are ended on leaving.
     """
     port = _free_port()
-    arguments = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", name]
-    arguments += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--seed", "0", *options]
+    arguments = ["-m", *command, str(model), "--served-model-name", name, "--port", str(port)]
+    arguments += ["--dtype", "float32", "--seed", "0", *options]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))} | ENVIRONMENT
+    if command == OURS:
+        environment["PYTHONPATH"] = installed(log.with_name("installed"))
+    else:
+        arguments += ["--host", "127.0.0.1"]
     with log.open("wb") as written:
         server = subprocess.Popen(  # a session of its own, so that its children can be ended with it
             [str(PYTHON), *arguments], stdout=written, stderr=written, env=environment, cwd=ROOT, start_new_session=True

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -22,8 +22,12 @@ from rich.text import Text
 from samplewise.cli.completion import complete_engine, complete_recipe
 from samplewise.cli.config import Config, load_config
 from samplewise.core.errors import SamplewiseError, UsageError
+from samplewise.core.spec import Spec
 from samplewise.core.text import CONTROLS, printable
 from samplewise.core.types import Json
+
+if TYPE_CHECKING:
+    from samplewise.recipe import Recipe as ParsedRecipe
 
 app = typer.Typer(
     name="samplewise",
@@ -108,6 +112,11 @@ def _engine(context: typer.Context, value: str) -> str:
 def engine_or_none(context: typer.Context, value: str | None) -> str | None:
     """Return the spec of an engine that is given by name, None where none is given."""
     return None if value is None else settings_of(context).engine_spec(value)
+
+
+def engine_for(context: typer.Context, engine: str, recipes: Iterable[ParsedRecipe]) -> Spec:
+    """Return the spec of an engine, with those engines of the settings that recipes name as helpers or judges."""
+    return settings_of(context).engine_for(engine, {name for recipe in recipes for name in recipe.engines})
 
 
 def _recipe(context: typer.Context, value: str) -> str:

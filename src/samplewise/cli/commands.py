@@ -9,15 +9,31 @@ import typer
 
 from samplewise.core.errors import SamplewiseError
 
-from . import completion, demo, doctor, draw, effect, export, merge, parts, passk, plan, serve, start, store, stored
+from . import (
+    completion,
+    demo,
+    doctor,
+    draw,
+    effect,
+    export,
+    merge,
+    parts,
+    passk,
+    plan,
+    serve,
+    start,
+    store,
+    stored,
+    vllm,
+)
 from .app import app, fail
 
 __all__ = ["demo", "doctor", "draw", "effect", "export", "merge", "parts", "passk", "plan", "run_command", "serve"]
-__all__ += ["start", "store", "stored"]
+__all__ += ["start", "store", "stored", "vllm"]
 
 # as a person meets them
 ORDER = ["ask", "run", "compare", "select", "show", "passk", "recheck", "effect", "calibrate", "plan", "report"]
-ORDER += ["export", "merge", "serve", "doctor", "list", "demo", "init", "completion"]
+ORDER += ["export", "merge", "serve", "vllm", "doctor", "list", "demo", "init", "completion"]
 app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))  # type: ignore[union-attr]
 
 # What the parser says of a wrong word. Its class has no name that holds for every release of typer; its children do.
@@ -37,7 +53,8 @@ def run_command() -> NoReturn:
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except COMPLAINT as error:
-        fail(error.format_message(), 2)  # type: ignore[attr-defined]
+        begun = getattr(error, "ctx", None)  # the command that was begun
+        fail(f"{error.format_message()}{f' See: {begun.command_path} --help' if begun else ''}", 2)  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted; what was paid for is kept, the same command goes on from there", 130)
     except BrokenPipeError:

@@ -1,7 +1,7 @@
 """Settings of the command line: `samplewise.toml`, or `[tool.samplewise]` in `pyproject.toml`.
 
     engine = "qwen"                        # what a command uses that is given no --engine; so recipe, store
-    [engines]                              # names for --engine
+    [engines]                              # names for --engine, and for helpers and judges in recipes
     qwen = 'http("qwen3-8b", base_url="http://127.0.0.1:8000/v1")'
     [presets]                              # names for --recipe, and what `serve` offers
     fast = "repeat(8) | until(lead(3)) | vote"
@@ -20,18 +20,20 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from samplewise.core import registry
-from samplewise.core.errors import BadInput, SamplewiseError, UsageError
+from samplewise.core.errors import BadInput, BadSpec, SamplewiseError, UnknownName, UsageError
 from samplewise.core.prices import parse_prices
-from samplewise.core.spec import parse_spec
+from samplewise.core.spec import Spec, parse_spec
 from samplewise.core.types import Json
 
 FILE, SHARED_FILE = "samplewise.toml", "pyproject.toml"
+TEAM = "team"  # the engine that holds others
 NO_CONFIG = "none"  # as a file's name: look for none
+NEAR = 0.75  # a name of an engine this like one that is not there is taken for a slip
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # Options that a setting is the default of, by the name of the command's parameter.
 DEFAULTS = ("engine", "recipe", "store", "confirm_above_usd")
@@ -60,8 +62,50 @@ class Config:
     has_prices: bool = False
 
     def engine_spec(self, text: str) -> str:
-        """Return the spec of an engine that is given by its name here, or as a spec."""
-        return self.engines.get(text.strip(), text)
+        """Return the spec of an engine that is given by its name here, or as a spec; names within a team are replaced.
+
+        Raises UsageError for a team that is a part of itself.
+        """
+        whole = self.engines.get(text.strip(), text)
+        with contextlib.suppress(BadSpec):  # is said where the engine is built
+            if (spec := parse_spec(whole)).name == TEAM:
+                return str(self._team(spec, (text.strip(),) if text.strip() in self.engines else ()))
+        return whole
+
+    def engine_for(self, text: str, asked: Iterable[str]) -> Spec:
+        """Return the spec of an engine, with the engines of these names here as its helpers and judges.
+
+        `text` is what `engine_spec` returned, `asked` the names that recipes ask. A name that the engine has itself
+        stays what it is; one that is found nowhere is left to the check of the recipe. Raises BadSpec, and UnknownName
+        for a name that is nearly one of these.
+        """
+        spec = parse_spec(text)
+        has = dict(spec.kwargs) if spec.name == TEAM else {}
+        helpers = []
+        for name in sorted(set(asked) - has.keys()):
+            if name in self.engines:
+                helpers.append((name, parse_spec(self.engine_spec(name))))
+            elif difflib.get_close_matches(name, self.engines, n=1, cutoff=NEAR):
+                raise UnknownName("engine", name, [*has, *self.engines])
+        if not helpers:
+            return spec
+        team = spec if spec.name == TEAM else Spec(TEAM, (spec,))
+        return team._replace(kwargs=(*team.kwargs, *helpers))
+
+    def _team(self, spec: Spec, within: tuple[str, ...]) -> Spec:
+        """Return a team's spec with the specs of the engines that it names. `within` are the names that lead here."""
+
+        def whole(member: Json) -> Json:
+            name = member if isinstance(member, str) else str(member)
+            if name in within:
+                raise UsageError(f"the engine {name} of the settings is a team that is a part of itself")
+            inner = parse_spec(self.engines[name]) if name in self.engines else member
+            if isinstance(inner, Spec) and inner.name == TEAM:
+                return self._team(inner, (*within, name))
+            return inner
+
+        members = tuple((name, whole(member)) for name, member in spec.kwargs)
+        return spec._replace(args=tuple(map(whole, spec.args)), kwargs=members)
 
     def recipe_line(self, text: str) -> str:
         """Return the line of a recipe that is given by a preset's name, or as a line."""

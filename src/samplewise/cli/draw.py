@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from samplewise.core import registry
 from samplewise.core.errors import StoreError, UsageError
-from samplewise.core.events import Arrived, Event, in_words
+from samplewise.core.events import Arrived, Event, OnEvent, in_words
 from samplewise.core.files import is_file
 from samplewise.core.spec import Spec, parse_spec
 from samplewise.core.types import Message
@@ -41,6 +43,7 @@ from .app import (
     Yes,
     app,
     end_on_signal,
+    engine_for,
     fail,
     out,
     print_json,
@@ -48,9 +51,13 @@ from .app import (
 )
 from .stored import finished_runs, print_comparison, records_of, stop_reasons, unanswered_in
 
+if TYPE_CHECKING:
+    from samplewise.runs.tracking.follow import RunFollower
+
 
 @app.command()
 def ask(
+    context: typer.Context,
     question: Annotated[str, typer.Argument(help="What to ask")],
     engine: Engine = "tiny",
     recipe: Recipe = "repeat(8) | vote",
@@ -83,7 +90,7 @@ def ask(
 
     async def go() -> Result:
         with loading(engine_to_load(engine)):
-            opened = registry.build("engine", engine)
+            opened = registry.build("engine", engine_for(context, engine, [parsed]))
             await opened.open()
         try:
             with Bar("drawing", one_question=True) as bar:
@@ -141,6 +148,7 @@ def ask(
 
 @app.command()
 def run(
+    context: typer.Context,
     task: Annotated[str, typer.Argument(help="What is asked: game24(limit=100), jsonl:FILE, or a file ...")],
     engine: Engine = "tiny",
     recipe: Recipe = "repeat(16) | vote",
@@ -163,6 +171,12 @@ def run(
     shard: Annotated[
         str | None, typer.Option("--shard", help="Draw one shard's questions alone: 0/4 for the first of four")
     ] = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Draw by the endpoint's batch API: within a day, where known at half price")
+    ] = False,
+    log: Annotated[
+        list[str] | None, typer.Option("--log", help="Follow the run by wandb, mlflow or otel, each an extra")
+    ] = None,
     ray: Annotated[
         int | None,
         typer.Option("--ray", min=1, help="Draw with so many of Ray's actors, each with an engine (extra ray)"),
@@ -176,6 +190,7 @@ def run(
     from samplewise.store.database import Store
 
     part = None if shard is None else Shard.of(shard)
+    engine = in_batches(engine) if batch else engine
 
     budget = Budget(budget_requests, None, None, budget_tokens, budget_usd, budget_seconds)
     limit = None if yes else confirm_above_usd
@@ -185,12 +200,20 @@ def run(
         raise UsageError(
             "--confirm-above-usd needs the engine here, and --ray has it in actors: give --budget-usd or --yes"
         )
+    if ray is not None and batch:
+        raise UsageError(
+            "--batch asks for all questions at once, which the actors of --ray cannot: leave out one of them"
+        )
     with Store(store) as kept:
-        opened = open_task(task, read, system)
+        asked = open_task(task, read, system)
         if ray is None:
-            (summary,) = _run_all(opened, engine, [recipe], kept, seed, budget, spread, part, limit)
+            (summary,) = _run_all(
+                context, asked, engine, [recipe], kept, seed, budget, spread, part, limit, trackers=log or ()
+            )
         else:
-            summary = _run_with_actors(opened, engine, recipe, kept, seed, budget, spread, part, ray, ray_gpus)
+            summary = _run_with_actors(
+                context, asked, engine, recipe, kept, seed, budget, spread, part, ray, ray_gpus, log or ()
+            )
         records = records_of(kept, summary.run, part)
         stops, note = stop_reasons(records), unanswered_in(records)
     accuracy = mean_interval(summary.accuracy if summary.num_draws else ())
@@ -238,6 +261,7 @@ def run(
 
 @app.command()
 def compare(
+    context: typer.Context,
     task: Annotated[str | None, typer.Argument(help="What is asked; without it, the runs that the store holds")] = None,
     recipe: Recipes = [],  # noqa: B006 - typer reads it, nobody changes it
     engine: Engine = "tiny",
@@ -261,7 +285,9 @@ def compare(
     with Store(store, must_exist=task is None) as kept:
         if task is not None:
             limit = None if yes else confirm_above_usd
-            summaries = _run_all(open_task(task, read, system), engine, lines, kept, seed, Budget(), limit_usd=limit)
+            summaries = _run_all(
+                context, open_task(task, read, system), engine, lines, kept, seed, Budget(), limit_usd=limit
+            )
             for summary in summaries:
                 _finish(summary)
             runs = {run.id: run for run in kept.runs()}
@@ -271,6 +297,16 @@ def compare(
         if not chosen:
             raise StoreError(f"{store} holds no finished run to compare")
         print_comparison(kept, chosen, tokens, output, as_json, f"{chosen[0][1].task}: recipes at equal tokens")
+
+
+def in_batches(engine: str) -> str:
+    """Return the spec of an engine that draws by the batch API. Raises UsageError where it is no endpoint."""
+    spec = parse_spec(engine)
+    if spec.name != "http":
+        raise UsageError(
+            f"--batch is for an endpoint, such as http:MODEL, not for {spec.name}; in a team: http(..., batch=True)"
+        )
+    return str(spec._replace(kwargs=(*(each for each in spec.kwargs if each[0] != "batch"), ("batch", True))))
 
 
 def open_task(text: str, read: str | None = None, system: str | None = None) -> Task:
@@ -290,6 +326,7 @@ def open_task(text: str, read: str | None = None, system: str | None = None) -> 
 
 
 def _run_all(
+    context: typer.Context,
     problems: Task,
     engine: str,
     lines: list[str],
@@ -299,6 +336,7 @@ def _run_all(
     spread: str = "even",
     shard: Shard | None = None,
     limit_usd: float | None = None,
+    trackers: Sequence[str] = (),
 ) -> list[Any]:
     from samplewise.cli.forecast import confirm_cost
     from samplewise.cli.progress import Bar, engine_to_load, loading
@@ -307,7 +345,9 @@ def _run_all(
     with loading("the parts of the recipe"):
         recipes = [parse_recipe(line) for line in lines]
     with loading(engine_to_load(engine)):
-        opened = registry.build("engine", engine)
+        opened = registry.build("engine", engine_for(context, engine, recipes))
+
+    followers = [_follow(name, store) for name in dict.fromkeys(trackers)]
 
     async def go() -> list[Any]:
         cancel = asyncio.Event()
@@ -331,7 +371,7 @@ def _run_all(
                             budget=budget,
                             spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
                             shard=shard,
-                            on_event=bar,
+                            on_event=_to_all(bar, *followers),
                             cancel=cancel,
                         )
                     )
@@ -341,12 +381,15 @@ def _run_all(
             for note in opened.notes:  # what an endpoint did not honour
                 say(f"{opened.name}: {note}")
             await opened.close()
+            for follower in followers:
+                follower.end(is_complete=bool(done) and not done[-1].cancelled)
         return done
 
     return asyncio.run(go())
 
 
 def _run_with_actors(
+    context: typer.Context,
     task: Task,
     engine: str,
     line: str,
@@ -357,6 +400,7 @@ def _run_with_actors(
     shard: Shard | None,
     num: int,
     gpus: float,
+    trackers: Sequence[str],
 ) -> Any:
     from samplewise.cli.progress import Bar, loading
     from samplewise.runs.actors import RayWorkers
@@ -364,31 +408,61 @@ def _run_with_actors(
 
     with loading("the parts of the recipe"):
         recipe = parse_recipe(line)
+    workers = RayWorkers(engine_for(context, engine, [recipe]), num, gpus=gpus, say=say)
+    followers = [_follow(name, store) for name in dict.fromkeys(trackers)]
 
     async def go() -> Any:
-        cancel = asyncio.Event()
-        async with RayWorkers(engine, num, gpus=gpus, say=say) as workers:
-            end_on_signal(cancel, f"{store.path} keeps all draws that arrived; the same command goes on from there")
-            with Bar(recipe.line) as bar:
-                summary = await run_task(
-                    task,
-                    recipe,
-                    workers,
-                    store,
-                    seed=seed,
-                    budget=budget,
-                    spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
-                    shard=shard,
-                    on_event=bar,
-                    cancel=cancel,
-                )
-        for note in workers.notes:
-            say(f"{engine}: {note}")
+        cancel, summary = asyncio.Event(), None
+        try:
+            async with workers:
+                end_on_signal(cancel, f"{store.path} keeps all draws that arrived; the same command goes on from there")
+                with Bar(recipe.line) as bar:
+                    summary = await run_task(
+                        task,
+                        recipe,
+                        workers,
+                        store,
+                        seed=seed,
+                        budget=budget,
+                        spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
+                        shard=shard,
+                        on_event=_to_all(bar, *followers),
+                        cancel=cancel,
+                    )
+        finally:
+            for note in workers.notes:
+                say(f"{engine}: {note}")
+            for follower in followers:
+                follower.end(is_complete=summary is not None and not summary.cancelled)
         if cancel.is_set():
             raise Interrupted(f"interrupted; {describe_kept(store, summary)}")
         return summary
 
     return asyncio.run(go())
+
+
+def _to_all(*listeners: OnEvent) -> OnEvent:
+    """Return what hands an event on to all of these."""
+
+    def on_event(event: Event, /) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return on_event
+
+
+def _follow(name: str, store: Any) -> RunFollower:
+    """Return what follows the run by the tracker of this name. Raises UsageError and MissingExtra."""
+    from samplewise.cli.progress import loading
+    from samplewise.runs.tracking.follow import RunFollower
+    from samplewise.runs.tracking.trackers import open_tracker
+
+    with loading(name):
+        if name == "otel":
+            from samplewise.serve.tracing import start_tracing
+
+            atexit.register(start_tracing("--log otel"))
+        return RunFollower(name, open_tracker(name), store, say)
 
 
 def describe_kept(store: Any, summary: Any) -> str:

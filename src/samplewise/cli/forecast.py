@@ -39,9 +39,9 @@ def confirm_cost(
         return  # it costs nothing
     forecasts = [forecast_run(task, recipe, engine, store, seed=seed, budget=budget, shard=shard) for recipe in recipes]
     for forecast in forecasts:
-        if forecast.num_draws:
+        if forecast.num_requests:
             print(f"forecast: {describe_forecast(forecast)}", file=sys.stderr)
-    most = math.fsum(forecast.most_usd for forecast in forecasts if forecast.num_draws)
+    most = math.fsum(forecast.most_usd for forecast in forecasts if forecast.num_requests)
     if limit_usd is None or most <= limit_usd:
         return
     cost = f"up to {most:,.2f} USD" if math.isfinite(most) else "an amount that is not known beforehand"
@@ -57,7 +57,8 @@ def describe_forecast(forecast: RunForecast) -> str:
     """Return a forecast in words: 1,600 draws, at most 1.9 M tokens and 4.10 USD; about 1.2 M tokens, ..."""
     stored = f" beyond {forecast.num_stored:,} in the store" if forecast.num_stored else ""
     most = "money of unknown price" if math.isnan(forecast.max_usd) else f"{forecast.max_usd:,.2f} USD"
-    text = f"{forecast.num_draws:,} draws{stored}, at most {_tokens(forecast.max_tokens)} and {most}"
+    others = f" and up to {forecast.num_others:,} requests of helpers and judges" if forecast.num_others else ""
+    text = f"{forecast.num_draws:,} draws{stored}{others}, at most {_tokens(forecast.max_tokens)} and {most}"
     if forecast.num_earlier:
         text += f"; about {_tokens(forecast.tokens.value)}"
         if not math.isnan(forecast.usd.value):

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from samplewise.core.errors import UsageError
-from samplewise.core.events import Arrived, Dispatched, Drawn, Event, Retried, Started, StopChecked, Stopped
+from samplewise.core.events import Arrived, Dispatched, Drawn, Event, Retried, Started, StopChecked, Stopped, Waiting
 from samplewise.core.spec import parse_spec
 from samplewise.core.text import as_one_line
 
@@ -81,6 +81,7 @@ class Bar:
         self._total = self._done = self._draws = self._stored = 0
         self._drawn: dict[str, int] = {}  # tokens by question
         self._tokens = 0
+        self._waits_for = ""
         self._last: StopChecked | None = None
         self._said = time.monotonic()
         self._began = self._until = math.nan  # when the first request was sent, and when tokens were last counted
@@ -108,6 +109,11 @@ class Bar:
         elif isinstance(event, Arrived):
             self._draws += 1
             self._stored += event.source == "store"
+        elif isinstance(event, Waiting):
+            is_new = event.what.partition(":")[0] != self._waits_for.partition(":")[0]
+            self._waits_for = event.what
+            if is_new and event.what and not self._console.is_terminal:
+                self._print_line()
         elif isinstance(event, StopChecked):
             self._last = event
         elif isinstance(event, Stopped):
@@ -115,7 +121,7 @@ class Bar:
         elif isinstance(event, Retried):
             why = event.failure.message if event.failure else "failed"
             self._console.print(f"{event.num} asks again in {event.wait_s:.1f} s: {as_one_line(why)}", style="yellow")
-        if isinstance(event, Arrived | Drawn | StopChecked | Stopped):
+        if isinstance(event, Arrived | Drawn | StopChecked | Stopped | Waiting):
             self._show()
 
     def _show(self) -> None:
@@ -141,4 +147,6 @@ class Bar:
         parts.append(f"{self._tokens:,} tokens drawn")
         if self._tokens and (elapsed_s := self._until - self._began) > 0:
             parts.append(f"{self._tokens / elapsed_s:,.0f} tokens/s")
+        if self._waits_for:
+            return self._waits_for if not self._draws else f"{self._waits_for}; {', '.join(parts)}"
         return ", ".join(parts)

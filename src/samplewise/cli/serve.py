@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samplewise.core.errors import UsageError
+from samplewise.core.spec import parse_spec
 
 from .app import app, say, settings_of
 from .completion import complete_engine
@@ -109,9 +110,9 @@ def serve_models(
     from samplewise.serve.keys import new_key as make_key
     from samplewise.serve.limits import DayBooks, Gate
     from samplewise.serve.log import EventLog
-    from samplewise.serve.names import DEFAULT_PRESETS, parse_presets, stages_of
+    from samplewise.serve.names import DEFAULT_PRESETS, names_in, parse_presets, stages_of
     from samplewise.serve.plans import ServeSettings
-    from samplewise.serve.upstreams import make_upstream
+    from samplewise.serve.upstreams import make_upstream, model_name
     from samplewise.store.database import Store
 
     try:
@@ -130,8 +131,9 @@ def serve_models(
         say("without --store a restart forgets what keys have spent today, and their limits of a day begin anew")
     config = settings_of(context)
     presets = {**config.presets, **parse_presets(preset or ())}
+    lines = {name: stages_of(line) for name, line in presets.items()}
     settings = ServeSettings(
-        presets={name: stages_of(line).line for name, line in presets.items()} or dict(DEFAULT_PRESETS),
+        presets={name: stages.line for name, stages in lines.items()} or dict(DEFAULT_PRESETS),
         aside="plain" if aside == "plain" else "refuse",
         tools="vote" if tools == "vote" else "aside",
         plain_below=plain_below,
@@ -149,7 +151,11 @@ def serve_models(
         if store is not None:
             kept = stack.enter_context(Store(store))
             kept.claim()
-        upstreams = [make_upstream(text, name) for name, text in (_named(each, config) for each in engine or ["tiny"])]
+        asked = {name for stages in lines.values() for name in names_in(stages) if name in config.engines}
+        upstreams = []
+        for name, text in (_named(each, config) for each in engine or ["tiny"]):
+            named = name or model_name(parse_spec(text))
+            upstreams.append(make_upstream(str(config.engine_for(text, asked)) if asked else text, named))
         books = DayBooks(None if store is None else store.with_name(f"{store.name}.spent.json"))
         gate = Gate(concurrency=concurrency, queue=queue, queue_s=queue_seconds, books=books)
         log = EventLog() if log_requests else None
@@ -166,7 +172,7 @@ def _named(text: str, config: Config) -> tuple[str | None, str]:
         return name, config.engine_spec(spec)
     if text.strip() in config.engines:
         return text.strip(), config.engine_spec(text)
-    return None, text
+    return None, config.engine_spec(text)
 
 
 async def _serve(

@@ -17,13 +17,27 @@ from samplewise.core.types import Json
 from samplewise.loop.result import choice_notes, outside_note, unanswered_note
 from samplewise.recipe import recipe as parse_recipe
 
-from .app import DEFAULT_STORE, AsJson, Output, Sandbox, StorePath, app, engine_or_none, out, print_json, say, write
+from .app import (
+    DEFAULT_STORE,
+    AsJson,
+    Output,
+    Sandbox,
+    StorePath,
+    app,
+    engine_or_none,
+    out,
+    print_json,
+    say,
+    settings_of,
+    write,
+)
 
 SHOW_WIDTH = 48  # characters of a column of `show`: a question stays on one line, and a long answer is cut
 
 
 @app.command()
 def select(
+    context: typer.Context,
     selector: Annotated[list[str], typer.Argument(help="Selectors: vote 'best(puzzle)' ...")],
     store: StorePath = DEFAULT_STORE,
     run: Annotated[str | None, typer.Option("--run", help="One run's id; default: every finished run")] = None,
@@ -45,7 +59,7 @@ def select(
         for stored in finished_runs(kept, run):
             for text in selector:
                 if engine is not None:
-                    _judge(kept, stored, text, engine)
+                    _judge(context, kept, stored, text, engine)
                 estimate = mean_interval(redecide(kept, stored, text))
                 row = f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
                 table.add_row(stored.id, parse_recipe(stored.recipe).draw_line, text, row)
@@ -56,7 +70,7 @@ def select(
         print_json(selections=rows)
 
 
-def _judge(store: Any, run: Any, selector: str, engine: str) -> None:
+def _judge(context: typer.Context, store: Any, run: Any, selector: str, engine: str) -> None:
     from samplewise.loop.ledger import Budget
     from samplewise.recipe import parse_choice
     from samplewise.runs.redecide import rejudge
@@ -64,7 +78,8 @@ def _judge(store: Any, run: Any, selector: str, engine: str) -> None:
 
     judges = {name: v for name, v in parse_choice(selector).verifiers.items() if isinstance(v, Judge)}
     if judges:
-        opened = registry.build("engine", engine)
+        asked = {name for judge in judges.values() for name in judge.engines}
+        opened = registry.build("engine", settings_of(context).engine_for(engine, asked))
 
         async def go() -> Any:
             try:

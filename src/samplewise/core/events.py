@@ -43,6 +43,12 @@ class Drawn(NamedTuple):
     tokens: int
 
 
+class Waiting(NamedTuple):
+    """All questions wait for `what`, such as a batch with its state; "" once they no longer do."""
+
+    what: str
+
+
 class Retried(NamedTuple):
     """`num` failed requests are sent again after `wait_s` seconds; `failure` is the first one's."""
 
@@ -84,6 +90,15 @@ class Stopped(NamedTuple):
     at_most: Usage = Usage()
 
 
+class Recorded(NamedTuple):
+    """A question's record is in the store: the grade of its answer, nan if unknown, what it cost, its candidates."""
+
+    question: str
+    grade: float
+    spent: Usage
+    draws: int
+
+
 class BrokenOff(NamedTuple):
     """A question's run was ended by an exception, after it had paid this much."""
 
@@ -98,7 +113,9 @@ class Ended(NamedTuple):
     num_questions: int
 
 
-Event = Started | Dispatched | Arrived | Drawn | Retried | StopChecked | Stopped | BrokenOff | Ended
+Event = (
+    Started | Dispatched | Arrived | Drawn | Waiting | Retried | StopChecked | Stopped | Recorded | BrokenOff | Ended
+)
 
 
 class OnEvent(Protocol):

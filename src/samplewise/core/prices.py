@@ -45,6 +45,10 @@ class Price(NamedTuple):
         fresh = prompt_tokens - cached_tokens
         return (fresh * self.input + cached_tokens * self.cached + completion_tokens * self.output) / 1e6
 
+    def in_batch(self, factor: float) -> Price:
+        """Return the price by the batch API. Cached input counts as input: not every model has both discounts."""
+        return Price(self.input * factor, self.input * factor, self.output * factor)
+
     @property
     def max_input(self) -> float:
         """Return the most that a prompt token costs."""
@@ -126,6 +130,20 @@ def listed_price(url: str, model: str) -> ListedPrice | None:
     prices = parse_prices(provider["models"], str(SHIPPED))
     price = prices.get(model) or prices.get(DATED.sub("", model))
     return None if price is None else ListedPrice(price, provider["as_of"], provider["source"])
+
+
+class BatchDiscount(NamedTuple):
+    """By what a provider multiplies its prices in a batch, with the day of the reading and its own page."""
+
+    factor: float
+    as_of: datetime.date
+    source: str
+
+
+def batch_discount(url: str) -> BatchDiscount | None:
+    """Return a provider's discount on batches, None where the table has none."""
+    row = _shipped().get(urlsplit(url).hostname or "", {}).get("batch")
+    return None if row is None else BatchDiscount(row["factor"], row["as_of"], row["source"])
 
 
 @functools.cache

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from samplewise.core.errors import EngineError
 from samplewise.core.reasoning import split_reasoning
-from samplewise.core.types import Ask, Capability, Completion, Failure, Generate, Json, Sampling, Usage
+from samplewise.core.types import Ask, Capability, Completion, Failure, Generate, Json, Sampling, Usage, explores
+
+if TYPE_CHECKING:
+    from samplewise.store.database import Store
 
 REASONING_MAX_TOKENS = 16_384  # of a draw, by default, where the model reasons: most reasoning ends within it
 MAX_CONCURRENCY = 32  # asks at once, of an engine that does not set its own
+GROUP_SCOPE = "\x1f"  # what stands before it in a group's name tells equal names apart, and changes no draw
 
 
 class Arrival(NamedTuple):
@@ -42,6 +46,7 @@ class Engine(ABC):
     identity: str
     max_concurrency: int = MAX_CONCURRENCY  # asks answered at once without slowing; constant during a run
     is_worst_case_known: bool = True  # no reply can cost more than `worst_case`, or one has shown what it can cost
+    is_batched: bool = False  # asks of all questions are collected and answered together, hours later
     default_max_tokens: int | None = None  # for a draw of a recipe that names no limit; None: the sampler's own default
     members: frozenset[str] = frozenset()  # names that asks may be addressed to, besides the solver
 
@@ -70,6 +75,16 @@ class Engine(ABC):
 
     async def close(self) -> None:  # noqa: B027
         """Free what the engine holds. A closed engine is not used again."""
+
+    def remember(self, store: Store) -> None:  # noqa: B027
+        """Keep in the store what outlives this process: a batch that was submitted. Called before `answer`.
+
+        An engine whose work ends with the process does nothing.
+        """
+
+    def waits_for(self) -> str:
+        """Return what a batched engine is waiting for, for people; "" for nothing. Asked once a second."""
+        return ""
 
     def may_bill(self, ask: Ask) -> bool:
         """Return whether an ask that was cut off may be billed all the same; True if the engine does not know.
@@ -149,6 +164,12 @@ def tell_reasoning(completion: Completion, ask: Generate, tag: str = "", reasoni
         reasoning="\n\n".join(part for part in (reasoning, reply.reasoning) if part),
         raw=raw if "tokens" in ask.want else None,
     )
+
+
+def joins_group(asks: Sequence[Ask], position: int) -> bool:
+    """Return whether an ask belongs to the group of the one before it, with which it begins."""
+    ask, before = asks[position], asks[position - 1] if position else None
+    return explores(ask) and isinstance(before, Generate) and isinstance(ask, Generate) and before.group == ask.group
 
 
 def failed(error: EngineError, usage: Usage = Usage(requests=1), retry_after_s: float | None = None) -> Completion:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from samplewise.core.registry import build
 from samplewise.core.types import Ask, Capability, Generate, Sampling, Usage
 from samplewise.engines.base import Arrival, Engine
+from samplewise.store.database import Store
 
 
 class Team(Engine):
@@ -61,6 +62,17 @@ class Team(Engine):
 
     def worst_case(self, ask: Ask) -> Usage:
         return self.member(ask).worst_case(ask)
+
+    @property
+    def is_batched(self) -> bool:  # type: ignore[override]  # one member is enough: its asks are collected
+        return any(engine.is_batched for engine in self._engines.values())
+
+    def remember(self, store: Store) -> None:
+        for engine in self._engines.values():
+            engine.remember(store)
+
+    def waits_for(self) -> str:
+        return "; ".join(filter(None, (engine.waits_for() for engine in self._engines.values())))
 
     def may_bill(self, ask: Ask) -> bool:
         return self.member(ask).may_bill(ask)

@@ -32,6 +32,7 @@ from samplewise.loop.context import RunContext
 from samplewise.loop.ledger import Ledger, Reservation, total
 from samplewise.loop.sharing import SharedBudget
 from samplewise.loop.threads import abandon, in_thread, unless_cancelled
+from samplewise.store.database import Store
 from samplewise.store.digests import digest_of
 
 T = TypeVar("T")
@@ -77,6 +78,8 @@ class Dispatcher:
         self.ledger = ledger
         self._context, self._question_id, self._shared = context, question_id, shared
         self._engine, self._store, self._cancel = context.engine, context.store, context.cancel
+        if isinstance(context.store, Store):
+            context.engine.remember(context.store)
         seconds = context.budget.seconds
         self._deadline = math.inf if seconds is None else time.monotonic() + seconds
         self._is_overdrawn = False

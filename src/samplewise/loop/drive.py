@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from samplewise.core.bill import CostSplit
 from samplewise.core.errors import SetupError, Unsupported, UsageError
@@ -24,6 +24,7 @@ from samplewise.loop.dispatch import Dispatcher, Flight, Leftover
 from samplewise.loop.keys import question_keys
 from samplewise.loop.ledger import Budget, Ledger, total
 from samplewise.loop.result import Result
+from samplewise.loop.rounds import check_batch
 from samplewise.loop.scoring import Scorer
 from samplewise.loop.sharing import SharedBudget
 from samplewise.loop.stopping import StopFold
@@ -64,11 +65,14 @@ def check_recipe(recipe: Recipe, engine: Engine, budget: Budget = Budget()) -> N
         raise Unsupported(f"{recipe.line} needs {', '.join(missing)}, which {engine.name} cannot do")
     _check_log_probs(recipe, engine)
     if unknown := sorted(recipe.engines - engine.members):
-        hint = f'give one: --engine "team({engine.name}, {unknown[0]}=...)"'
+        name = unknown[0] if unknown[0].isidentifier() else "NAME"  # a spec where a name belongs
+        hint = f'give one, and name it in the recipe: --engine "team({engine.name}, {name}=...)"'
         raise Unsupported(f"{recipe.line} asks an engine called {unknown[0]}; {hint}")
     for name, verifier in recipe.verifiers.items():
         if isinstance(verifier, Judge):
             check_judge(name, verifier, engine)
+    if engine.is_batched:
+        check_batch(recipe, engine, budget)
     if budget.usd is not None and math.isnan(engine.worst_case(Generate(())).usd):
         raise SetupError(
             f"{engine.name} has no known price; give price=(input, cached, output), in USD per million tokens, or "
@@ -127,26 +131,6 @@ def least_cost(question: Question, recipe: Recipe, engine: Engine, key: Key) -> 
     sampler = _Process(recipe.sampler, recipe.sampler.init(recipe.vary.variants(vary)), keys.draw)
     step = sampler.advance(())
     return total(engine.worst_case(ask) for ask in (step.asks[:1] if step.splittable else step.asks))
-
-
-class FirstAsks(NamedTuple):
-    """What is asked before anything is answered: of helpers, or else of the solver."""
-
-    helpers: tuple[Ask, ...]
-    draws: tuple[Ask, ...]
-
-
-def first_asks(question: Question, recipe: Recipe, key: Key) -> FirstAsks:
-    """Return what a run with this key asks first about a question, without asking it.
-
-    Where helpers are asked first, the draws stand for those that follow: as many, with the question as it is.
-    """
-    keys = question_keys(key, question.id)
-    start = recipe.vary.init(question)
-    state, to_helpers = recipe.vary.step(keys.vary, start, ())
-    variants = recipe.vary.variants(start if to_helpers.asks else state)
-    _, step = recipe.sampler.step(keys.draw, recipe.sampler.init(variants), ())
-    return FirstAsks(to_helpers.asks, step.asks)
 
 
 class _Process:

@@ -8,6 +8,8 @@ Inspect's letters among them (C, P, I, N). Other numbers are scores by name.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import math
 import zipfile
@@ -54,7 +56,8 @@ def read_log(path: Path) -> Recording:
             if (draw := _draw(sample, messages, graded)) is not None:
                 entries.append((int(sample.get("epoch", 1)), draw))
     except NotImplementedError:
-        raise BadInput(f"{path}: is packed in a way that Python cannot read; inspect log convert --to json") from None
+        advice = "pip install zipfile-zstd, or convert it: inspect log convert --to json"
+        raise BadInput(f"{path}: is packed with zstd, which Python cannot read by itself; {advice}") from None
     except (OSError, zipfile.BadZipFile, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise BadInput(f"{path}: cannot be read as a log of Inspect ({type(error).__name__}: {error})") from None
     if not any(draws.values()):
@@ -68,6 +71,8 @@ def _samples(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if path.suffix == ".json":
         log = json.loads(path.read_text(encoding="utf-8"))
         return dict(log["eval"]), log.get("samples") or []
+    with contextlib.suppress(ImportError):  # teaches zipfile to unpack zstd, which newer releases of Inspect pack with
+        importlib.import_module("zipfile_zstd")
     with zipfile.ZipFile(path) as file:
         names = dict.fromkeys(file.namelist())  # a sample that was logged again is the last of its name
         head = json.loads(file.read("header.json" if "header.json" in names else "_journal/start.json"))
@@ -130,13 +135,19 @@ def _draw(sample: Mapping[str, Any], messages: tuple[Message, ...], graded: str)
     draw = text_draw(
         messages,
         text,
-        prompt_tokens=usage.get("input_tokens"),
+        prompt_tokens=_prompt_tokens(usage),
         completion_tokens=usage.get("output_tokens"),
         grade=known.get(graded, math.nan),
         scores={name: value for name, value in known.items() if name != graded},
     )
     completion = draw.completion._replace(finish=FINISH.get(choice.get("stop_reason"), "stop"))  # type: ignore[arg-type]
     return draw._replace(completion=completion._replace(reasoning=reasoning) if reasoning else completion)
+
+
+def _prompt_tokens(usage: Mapping[str, Any]) -> int | None:
+    """Return the tokens of a prompt, None where they are not known. Inspect counts those of a cache apart."""
+    cached = (usage.get(f"input_tokens_cache_{what}") or 0 for what in ("read", "write"))
+    return None if usage.get("input_tokens") is None else int(usage["input_tokens"]) + sum(cached)
 
 
 def _value(value: Json) -> float:

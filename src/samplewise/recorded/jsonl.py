@@ -6,7 +6,9 @@
 * one draw per line, grouped by `id`, `task_id` or prompt, its text under `generation`, `completion`, `response` or
   `text`, with `score`, `correct` and `num_generated_tokens` beside it;
 * the samples that lm-evaluation-harness logs, one document per line: `{"doc_id": ..., "arguments": {"gen_args_0":
-  {"arg_0": prompt}}, "resps": [[...]], "target": ...}`; the prompt that the model was sent becomes one message;
+  {"arg_0": prompt}}, "resps": [[...]], "target": ...}`. The messages of a chat come back as they were, any other prompt
+  as one message. A document's one draw has the first of its metrics as its grade, if that lies in [0, 1]; in files of
+  our own each draw has its grade;
 * the output of a batch of requests: `{"custom_id": ..., "response": {"body": {"choices": [...]}}}`.
 
 A file with `task_id` or `custom_id` and without prompts needs `problems`, those of the task that it was drawn for.
@@ -14,6 +16,7 @@ A file with `task_id` or `custom_id` and without prompts needs `problems`, those
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -103,18 +106,30 @@ def _reference(value: Json) -> str | list[str] | None:
 
 
 def _messages(row: Mapping[str, Json]) -> tuple[Message, ...]:
-    if isinstance(row.get("messages"), list):
-        return tuple(Message(str(m["role"]), str(m["content"])) for m in row["messages"])
+    document: Json = row["doc"] if isinstance(row.get("doc"), dict) else {}
+    for listed in (row.get("messages"), document.get("messages") if "answers" in document else None):  # ours
+        if isinstance(listed, list):
+            return _chat(listed)
     asked = next((row[key] for key in ASKED if isinstance(row.get(key), str)), None) or _argued(row.get("arguments"))
+    if isinstance(asked, list):
+        return _chat(asked)
     return () if asked is None else (Message("user", asked),)
 
 
-def _argued(arguments: Json) -> str | None:
-    """Return the prompt among a harness's arguments: by name, or the first of a list."""
+def _chat(listed: list[Json]) -> tuple[Message, ...]:
+    return tuple(Message(str(message["role"]), str(message["content"])) for message in listed)
+
+
+def _argued(arguments: Json) -> str | list[Json] | None:
+    """Return the prompt among a harness's arguments: by name, or the first of a list. A chat is its messages."""
     if isinstance(arguments, dict):
         arguments = [list(values.values()) for values in arguments.values() if isinstance(values, dict)]
     first = arguments[0] if isinstance(arguments, list) and arguments else None
-    return first[0] if isinstance(first, list) and first and isinstance(first[0], str) else None
+    prompt = first[0] if isinstance(first, list) and first else None
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):  # a chat, as lm-eval wraps it
+        messages = json.loads(prompt[0])
+        return messages if isinstance(messages, list) else None
+    return prompt if isinstance(prompt, str) else None
 
 
 def _draws(row: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
@@ -125,9 +140,9 @@ def _draws(row: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
             yield _draw(message.get("content") or choice.get("text") or "", row, None)
         return
     if isinstance(row.get("resps"), list):  # one list per request; a generating task has a single request
-        for texts in row["resps"]:
-            for text in texts:
-                yield _draw(text, {}, None)
+        logged = [text for texts in row["resps"] for text in texts]
+        for text, grade in zip(logged, _logged_grades(row, len(logged)), strict=True):
+            yield _draw(text, {"correct": grade}, None)
         return
     for key in MANY:
         texts = row.get(key)
@@ -143,6 +158,17 @@ def _draws(row: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
             yield _draw(row[key], row, None)
             return
     raise ValueError(f"no draws; give a list {', '.join(MANY)}, or a text {', '.join(ONE)}")
+
+
+def _logged_grades(row: Mapping[str, Json], num: int) -> list[Json]:
+    """Return the grade of each draw of a harness's document, None where it is not known."""
+    ours = row["doc"].get("grades") if isinstance(row.get("doc"), dict) else None
+    if isinstance(ours, list) and len(ours) == num:
+        return ours
+    metrics = row.get("metrics")
+    value = row.get(metrics[0]) if isinstance(metrics, list) and metrics and num == 1 else None
+    is_grade = isinstance(value, int | float) and 0 <= value <= 1
+    return [value if is_grade else None] * num
 
 
 def _draw(text: Json, row: Mapping[str, Json], index: int | None) -> Mapping[str, Json]:

@@ -257,8 +257,9 @@ def _usage(record: Record, index: int) -> dict[str, Json]:
     if len(asks) != len(record.answers):
         return {}
     usage = asks[index]
-    tokens = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
-    return {"usage": {**tokens, "total_tokens": usage.tokens}}
+    tokens = {"input_tokens": usage.prompt_tokens - usage.cached_tokens, "output_tokens": usage.completion_tokens}
+    cached = {"input_tokens_cache_read": usage.cached_tokens} if usage.cached_tokens else {}
+    return {"usage": {**tokens, "total_tokens": usage.tokens, **cached}}
 
 
 def _selector_of(run: Run) -> str:

@@ -68,7 +68,7 @@ def _summary(sample: Mapping[str, Any]) -> dict[str, Json]:
 def lm_eval_rows(records: Iterator[Record], metric: str = "grade") -> Iterator[dict[str, Json]]:
     """Yield a row for each question, as lm-evaluation-harness logs it: all draws under `resps`, one request each.
 
-    `metric` is the mean grade of the draws, left out where none is known. The document holds the question's id, its
+    `metric` is the mean grade of the draws, None where none is known. The document holds the question's id, its
     messages, and the grade of each draw.
     """
     for number, record in enumerate(records):
@@ -92,7 +92,7 @@ def lm_eval_rows(records: Iterator[Record], metric: str = "grade") -> Iterator[d
             "prompt_hash": _digest(prompt),
             "target_hash": _digest(target),
         }
-        yield {**row, metric: math.fsum(known) / len(known)} if known else row
+        yield {**row, metric: math.fsum(known) / len(known) if known else None}
 
 
 def _digest(value: Json) -> str:

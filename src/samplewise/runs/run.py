@@ -30,7 +30,7 @@ from collections.abc import Sequence, Set
 from typing import Literal, NamedTuple, Protocol, get_args
 
 from samplewise.core.errors import SamplewiseError, StoreError, UsageError
-from samplewise.core.events import Arrived, Ended, Event, OnEvent, Retried, Started, Stopped, ignore
+from samplewise.core.events import Arrived, Ended, Event, OnEvent, Recorded, Retried, Started, Stopped, Waiting, ignore
 from samplewise.core.spec import wire
 from samplewise.core.types import Generate, Json, Problem, Score, Selection, Usage
 from samplewise.engines.base import Engine
@@ -51,6 +51,7 @@ from samplewise.verify.named import identity_of
 CONCURRENCY = 64  # questions in progress at once; their asks share one engine batch
 Spread = Literal["even", "gain"]  # how a run's budget is spread over its questions
 LIMITS = ("requests", "prompt_tokens", "completion_tokens", "tokens", "usd")  # as in `Budget.amounts`
+LOOK_EVERY_S = 1.0  # between two looks at what a batched engine waits for
 GRACE_S = 0.5  # that a question's grades may still take once the run is cancelled
 LASTING = frozenset({"ContextOverflow"})  # failures of an ask that no later start can mend
 PACKAGES = ("samplewise", "numpy", "scipy", "torch", "transformers")  # whose versions a manifest states
@@ -91,10 +92,10 @@ class EngineFacts(NamedTuple):
     max_concurrency: int
     default_max_tokens: int | None
     versions: dict[str, str]  # of Python and the packages that are loaded
-    machine: str
+    system: str  # that it runs on
 
 
-def facts_of(engine: Engine) -> EngineFacts:
+def engine_facts(engine: Engine) -> EngineFacts:
     """Return what a run says of its engine, which must be open and in this process."""
     members = {name: engine.member(Generate((), engine=name)).identity for name in ("", *sorted(engine.members))}
     loaded = {name: importlib.metadata.version(name) for name in PACKAGES if name in sys.modules}
@@ -225,7 +226,7 @@ def manifest(
         "budget": budget._asdict(),
         "spread": spread,
         "versions": engine.versions,
-        "machine": engine.machine,
+        "machine": engine.system,
     }
 
 
@@ -269,7 +270,11 @@ async def run_task(
     if isinstance(engine, Engine):
         await engine.open()
         check_run(task, recipe, engine, budget)
-        facts = facts_of(engine)
+        if engine.is_batched and spread == "gain":
+            raise UsageError(
+                "spread=gain decides where each draw goes by those before it, which a batch cannot: leave out"
+            )
+        facts = engine_facts(engine)
     else:
         facts = await engine.open(task, recipe, seed, budget)
     store.claim()
@@ -327,10 +332,15 @@ async def run_task(
         store.save(identity, record, selector, solved.selection, solved.grade)
         if not num and question in failed_before:
             store.note(identity, "failed", [question, 0])
+        on_event(Recorded(question, solved.grade, record.spent, len(record.answers)))
 
     num_at_once = min(concurrency * (1 if workers is None else workers.num), len(own))
     if workers is not None:
         workers.begin(store, len(own - done), cancel)
+    telling = None
+    if isinstance(engine, Engine) and engine.is_batched:
+        num_at_once = len(own)  # a batch is of all questions
+        telling = asyncio.ensure_future(_tell_waits(engine, on_event))
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(num_at_once if shared is None else len(problems)):
@@ -344,6 +354,9 @@ async def run_task(
                 f"{trial.cut.tokens:,} tokens"
             ) from None
         raise error from None
+    finally:
+        if telling is not None:
+            telling.cancel()
     for solved in empty:
         if solved.record is not None and log.is_about_the_question(solved.record.problem.question.id):
             keep(solved, solved.record)
@@ -357,6 +370,16 @@ async def run_task(
         on_event(Ended(identity, len(own)))
     summary = _summarize(store, identity, task, selector, own, paid=paid, cancelled=not finished, log=log)
     return summary._replace(shard=part, num_in_task=len(problems))
+
+
+async def _tell_waits(engine: Engine, on_event: OnEvent) -> None:
+    """Say what a batched engine waits for, whenever that changes."""
+    last = ""
+    while True:
+        if (text := engine.waits_for()) != last:
+            last = text
+            on_event(Waiting(text))
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 class EventLog:

@@ -23,7 +23,8 @@ def usc(engine: str = "", *, size: int = SIZE) -> Selector:
     Cost: one request of the question, all responses and about 80 tokens, counted with the verifiers' tokens.
     """
     check_count("size", size, 2)
-    arguments = [*([engine] if engine else []), *([f"size={size}"] if size != SIZE else [])]
+    name = engine if engine.isidentifier() else repr(engine)
+    arguments = [*([name] if engine else []), *([f"size={size}"] if size != SIZE else [])]
     verifier = f"consistent({', '.join(arguments)})" if arguments else "consistent"
 
     def leading(pool: Pool, answers: Sequence[str | None]) -> list[int]:

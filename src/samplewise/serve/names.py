@@ -87,6 +87,19 @@ def stages_of(text: str) -> Stages:
     return parse_stages(text)
 
 
+def names_in(value: Json) -> Iterator[str]:
+    """Yield every bare name and text in a recipe's stages, among them those of the engines that it asks."""
+    if isinstance(value, Spec):
+        if not value.args and not value.kwargs:
+            yield value.name
+        value = (*value.args, *(each for _, each in value.kwargs))
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from names_in(each)
+
+
 def parse_presets(lines: Collection[str]) -> dict[str, str]:
     """Return presets by name, from lines such as `fast=repeat(8) | vote`. Raises UsageError."""
     presets: dict[str, str] = {}

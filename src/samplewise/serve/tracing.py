@@ -126,7 +126,7 @@ class TracedEngine(FrontEngine):
                 self._request.end_ask(span, None)
 
 
-def start_tracing() -> Callable[[], None]:
+def start_tracing(option: str = "--otel") -> Callable[[], None]:
     """Send spans by OTLP over HTTP from now on, as the variables OTEL_... say; return what sends the last of them.
 
     Where the process has a tracer already, that one stays. Raises MissingExtra.
@@ -138,7 +138,7 @@ def start_tracing() -> Callable[[], None]:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        raise MissingExtra("--otel", "otel") from None
+        raise MissingExtra(option, "otel") from None
     if isinstance(trace.get_tracer_provider(), TracerProvider):
         return lambda: None
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "samplewise"}

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from samplewise.core.errors import UsageError
 from samplewise.core.registry import build, factory
 from samplewise.core.spec import Spec, parse_spec
 from samplewise.core.types import Json
@@ -100,6 +101,8 @@ def make_upstream(text: str, name: str | None = None) -> Upstream:
     """
     spec = parse_spec(text)
     engine: Engine = build("engine", spec)
+    if engine.is_batched:
+        raise UsageError("a server answers at once, and a batch takes up to a day: give the engine without batch=True")
     takes_fields = "extra" in inspect.signature(factory("engine", spec.name)).parameters
     variants = EngineVariants(spec) if takes_fields else None
     is_chat = isinstance(engine, HasEndpoint) and (engine.findings() or {}).get("api") == "chat"
@@ -121,6 +124,6 @@ def _own_fields(spec: Spec) -> dict[str, Json]:
 def model_name(spec: Spec) -> str:
     """Return the model's name in an engine's spec, or the engine's where it names none: http:qwen is qwen."""
     named = next((value for value in spec.args if isinstance(value, str) and value), None)
-    if named is None:
+    if named is None or "://" in named:  # a server's URL names no model
         return spec.name
     return Path(named).name or spec.name if Path(named).exists() else named

@@ -290,6 +290,8 @@ def _unusual(db: sqlite3.Connection, runs: dict[str, Run]) -> Iterator[Finding]:
         if run.ended is None
     ]
     yield _finding("runs that have not ended, with the questions that are done", partial)
-    events = db.execute("SELECT DISTINCT run FROM events WHERE run NOT IN (SELECT id FROM runs)")
+    events = db.execute(  # batches are noted under the engine that they were submitted to
+        "SELECT DISTINCT run FROM events WHERE kind != 'batch' AND run NOT IN (SELECT id FROM runs)"
+    )
     with contextlib.suppress(sqlite3.Error):
         yield _finding("runs of which there are events alone", [str(run) for (run,) in events])

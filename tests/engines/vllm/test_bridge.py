@@ -305,11 +305,79 @@ def test_a_row_that_has_left_touches_nobody_elses(bridge: WorkerBridge, model: M
     assert bridge.take(["b"])["b"].tokens == taken[1:]
 
 
-@pytest.mark.parametrize(("explore", "why"), [("esamp(warm_start=True)", "warm_start"), ("consensus", "local")])
+@pytest.mark.parametrize(("explore", "why"), [("esamp(warm_start=True)", "warm_start"), ("consensus", "wait")])
 def test_policies_that_need_more_than_vllm_gives_are_refused(bridge: WorkerBridge, explore: str, why: str) -> None:
     row = bridge.join(group(explore, 1)[0])
     assert why in row.error
     assert not bridge.take(["g0"])["g0"].explored
+
+
+CONSENSUS = "consensus(start='x')"
+TRACES = (3, 1, 2)  # tokens that each draw reasoned with
+
+
+def meet(bridge: WorkerBridge, num_before: Sequence[int], members: int = 3) -> list[Row]:
+    """Let the draws of a group go on together after so many tokens."""
+    return [
+        bridge.join(
+            draw._replace(explore=CONSENSUS, members=members, group_size=members, num_before=num_before[draw.draw])
+        )
+        for draw in group(CONSENSUS, 3)
+    ]
+
+
+def reasoned(bridge: WorkerBridge, model: Model, late: int = 0) -> None:
+    """Let each draw of a group come to its cue; the worker hears of it `late` tokens later."""
+    for draw in group("", 3):
+        run(bridge, model, bridge.join(draw._replace(group="")), TRACES[draw.draw] + late, draw.draw)
+
+
+def test_draws_that_met_take_one_token_from_their_mixture(bridge: WorkerBridge, model: Model) -> None:
+    reasoned(bridge, model)
+    rows = meet(bridge, TRACES)
+    log_weights = np.zeros(3)
+    for t in range(4):
+        taken = step(bridge, model, rows, [(i, TRACES[i] + t) for i in range(3)])
+        assert len(set(taken)) == 1
+        lines = np.array([model.logp(i, TRACES[i] + t) for i in range(3)])
+        mixed = log_softmax(2 * np.logaddexp.reduce(lines + (log_weights - np.logaddexp.reduce(log_weights))[:, None]))
+        uniform = Key(50).generator().random(TRACES[0] + t + 1)[-1]
+        assert taken[0] == draw_token(mixed, uniform)
+        for row in rows:
+            logged = bridge._columns.log[row.slot, :, row.draw.num_before + t]
+            assert logged[2] == pytest.approx(mixed[taken[0]], abs=1e-5)
+        log_weights += lines[:, taken[0]]
+    records = bridge.take(["g0", "g1", "g2"])
+    explored = records["g2"].explored
+    assert explored is not None
+    assert (explored["problem"], explored["samples"]) == ("", 3)
+    assert (explored["numbers"]["seen"], explored["numbers"]["guided"]) == (12.0, 12.0)
+    assert [len(records[f"g{i}"].tokens) for i in range(3)] == [trace + 4 for trace in TRACES]
+
+
+def test_a_group_that_is_not_whole_is_ended_and_goes_on_as_if_it_had_been(model: Model) -> None:
+    """Some begin late, one is put off in the middle, and a front end that is late lets draws pass their cue."""
+    whole, broken = (WorkerBridge(torch.device("cpu"), model, lambda: model.head) for _ in range(2))
+    reasoned(whole, model)
+    for t in range(4):
+        step(whole, model, meet(whole, TRACES), [(i, TRACES[i] + t) for i in range(3)])
+    reasoned(broken, model, late=2)
+    rows = meet(broken, TRACES)
+    assert step(broken, model, rows[:2], [(i, TRACES[i]) for i in range(2)]) == [END, END]
+    assert step(broken, model, [None, rows[2]], [(5, 0), (2, TRACES[2])]) == [-1, END]
+    assert broken.held(["g0", "g1", "g2", "nobody"]) == ["g0", "g1", "g2"]
+    rows = meet(broken, TRACES)
+    for t in range(2):
+        step(broken, model, rows, [(i, TRACES[i] + t) for i in range(3)])
+    assert broken.held(["g0", "g1", "g2"]) == []
+    assert step(broken, model, rows[1:], [(i, TRACES[i] + 2) for i in (1, 2)]) == [END, END]
+    later = [trace + 2 for trace in TRACES]
+    rows = meet(broken, later)
+    for t in range(2):
+        step(broken, model, rows, [(i, later[i] + t) for i in range(3)])
+    wanted, found = (bridge.take(["g0", "g1", "g2"]) for bridge in (whole, broken))
+    assert found == wanted
+    assert found["g2"].explored is not None
 
 
 # --- what is read of vLLM's runners -----------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_what_is_no_draw_is_told_from_what_is_none() -> None:
 
 def test_versions_that_are_tried_and_tested() -> None:
     assert all(version_refusal(version) == version_note(version) == "" for version in TESTED)
-    for version in ("0.29.0", "0.33.1", "0.33.0rc1"):
+    for version in ("0.29.1", "0.33.1", "0.33.0rc1"):
         assert version_refusal(version) == ""
         assert "was not tested" in version_note(version)
     for version in ("0.28.9", "0.34.0", "1.0.0", "0.9.1"):

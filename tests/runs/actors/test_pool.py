@@ -21,7 +21,7 @@ from samplewise.engines.base import Arrival, Engine
 from samplewise.engines.toy import Toy
 from samplewise.recipe import recipe
 from samplewise.runs.actors import RayWorkers, pool
-from samplewise.runs.actors.worker import Reader, Worker
+from samplewise.runs.actors.worker import QuestionWorker, StoreReader
 from samplewise.runs.run import run_task
 from samplewise.store.database import Store
 
@@ -118,7 +118,7 @@ class MadeUpRay:
     @property
     def living(self) -> list[Handle]:
         """Actors that draw."""
-        return [each for each in self.handles if isinstance(each.made, Worker) and not each.killed.is_set()]
+        return [each for each in self.handles if isinstance(each.made, QuestionWorker) and not each.killed.is_set()]
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> MadeUpRay:
             self.reader = reader.made
 
         def __call__(self, digests: Sequence[bytes]) -> Any:
-            assert isinstance(self.reader, Reader)
+            assert isinstance(self.reader, StoreReader)
             return self.reader.draws(digests)
 
     monkeypatch.setattr(pool, "ReaderLookUp", LookUp)
@@ -196,7 +196,7 @@ def test_questions_are_dealt_out_evenly_and_actors_without_any_given_back(ray: M
 
     most: list[int] = []
     run(tmp_path / "a.db", lambda: JournalledToy(Journal(tmp_path / "a.journal")), 3, num_questions=6)
-    assert [handle.most for handle in ray.handles if isinstance(handle.made, Worker)] == [2, 2, 2]
+    assert [handle.most for handle in ray.handles if isinstance(handle.made, QuestionWorker)] == [2, 2, 2]
     ray.handles.clear()
     run(tmp_path / "b.db", lambda: Toy(4), 8, num_questions=6, on_event=alive_at_end)
     assert max(most) == 6
@@ -208,7 +208,7 @@ def test_nothing_is_started_where_all_is_done(ray: MadeUpRay, tmp_path: Path) ->
     ray.handles.clear()
     summary = run(tmp_path / "s.db", lambda: Toy(4), 3)
     assert (summary.num_done, summary.paid.requests) == (NUM, 0)
-    assert sum(isinstance(handle.made, Worker) for handle in ray.handles) == 1
+    assert sum(isinstance(handle.made, QuestionWorker) for handle in ray.handles) == 1
 
 
 class Fatal(Toy):

@@ -18,7 +18,7 @@ from samplewise.engines.toy import Toy
 from samplewise.loop.ledger import Budget
 from samplewise.recipe import recipe
 from samplewise.runs.actors.pool import _Log
-from samplewise.runs.actors.worker import Draw, Raised, Report, ReportingDraws, Work, Worker
+from samplewise.runs.actors.worker import QuestionWorker, Raised, Report, ReportedDraw, ReportingDraws, Work
 from samplewise.runs.run import EngineFacts, EventLog, Solved, run_task
 from samplewise.store.database import Store
 
@@ -30,7 +30,7 @@ def work(engine: str = "toy(4)") -> Work:
     return Work(engine, TASK, LINE, 3, Budget(), "bubblewrap")
 
 
-async def solve(worker: Worker, index: int, stored: dict[bytes, Completion]) -> list[Report]:
+async def solve(worker: QuestionWorker, index: int, stored: dict[bytes, Completion]) -> list[Report]:
     def look_up(digests: object) -> dict[bytes, Completion]:
         return {digest: stored[digest] for digest in digests if digest in stored}  # type: ignore[attr-defined]
 
@@ -40,7 +40,7 @@ async def solve(worker: Worker, index: int, stored: dict[bytes, Completion]) -> 
 
 def test_a_worker_draws_what_a_run_draws_and_reports_each_draw_before_the_outcome() -> None:
     async def go() -> tuple[EngineFacts | Raised, list[Report]]:
-        worker = Worker(work())
+        worker = QuestionWorker(work())
         return (await worker.open(TASK))[1], await solve(worker, 2, {})
 
     facts, reports = asyncio.run(go())
@@ -49,7 +49,7 @@ def test_a_worker_draws_what_a_run_draws_and_reports_each_draw_before_the_outcom
         summary = asyncio.run(run_task(TASK, recipe(LINE), Toy(4), store, seed=3))
         record = list(store.records(summary.run))[2]
         assert facts.identity == store.runs()[0].engine
-        draws = [report for report in reports if isinstance(report, Draw)]
+        draws = [report for report in reports if isinstance(report, ReportedDraw)]
         assert len(store.draws([draw.digest for draw in draws])) == len(draws) == 6
     assert isinstance(solved := reports[-1], Solved)
     assert solved.record is not None
@@ -62,17 +62,17 @@ def test_what_was_reported_is_not_drawn_again() -> None:
     """By another worker, after the first has died: it goes on from any draw."""
 
     async def go(num: int) -> tuple[list[Report], list[Report]]:
-        first = Worker(work())
+        first = QuestionWorker(work())
         await first.open(None)
         all_reports = await solve(first, 1, {})
-        draws = [report for report in all_reports if isinstance(report, Draw)]
-        second = Worker(work())
+        draws = [report for report in all_reports if isinstance(report, ReportedDraw)]
+        second = QuestionWorker(work())
         await second.open(None)
         return all_reports, await solve(second, 1, {draw.digest: draw.completion for draw in draws[:num]})
 
     for num in range(7):
         whole, again = asyncio.run(go(num))
-        assert len([report for report in again if isinstance(report, Draw)]) == 6 - num
+        assert len([report for report in again if isinstance(report, ReportedDraw)]) == 6 - num
         before, after = whole[-1], again[-1]
         assert isinstance(before, Solved)
         assert isinstance(after, Solved)
@@ -87,7 +87,7 @@ def test_an_error_of_ours_comes_back_with_its_class_and_words() -> None:
         raised = pickle.loads(pickle.dumps(Raised(type(error), str(error)))).error()
         assert (type(raised), str(raised)) == (type(error), str(error))
     for engine, kind in (("toy(4", BadSpec), ("nobody", UnknownName)):
-        _, raised = asyncio.run(Worker(work(engine)).open(TASK))
+        _, raised = asyncio.run(QuestionWorker(work(engine)).open(TASK))
         assert isinstance(raised, Raised)
         assert issubclass(raised.kind, kind)
 

@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 from puzzles import PUZZLES, is_24
 
@@ -12,6 +14,7 @@ os.environ |= {"OPENAI_API_KEY": key, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLIN
 from datasets import Dataset  # noqa: E402
 from lm_eval import simple_evaluate  # noqa: E402
 from lm_eval.api.task import ConfigurableTask  # noqa: E402
+from lm_eval.loggers import EvaluationTracker  # noqa: E402
 
 
 def solved(document, results):
@@ -33,6 +36,8 @@ task = ConfigurableTask(
         "generation_kwargs": {"until": ["\n"], "max_gen_toks": 64, "temperature": 1.0, "do_sample": True},
     }
 )
+folder = tempfile.mkdtemp()
+tracker = EvaluationTracker(output_path=folder)
 results = simple_evaluate(
     model="local-chat-completions",
     model_args={
@@ -45,6 +50,11 @@ results = simple_evaluate(
     tasks=[task],
     apply_chat_template=True,
     bootstrap_iters=0,
+    evaluation_tracker=tracker,
 )
-figures = results["results"]["puzzles"]
-print(json.dumps({"solved": next(v for k, v in figures.items() if k.startswith("solved")), "n": len(rows)}))
+figures, samples = results["results"]["puzzles"], results.pop("samples")
+tracker.save_results_aggregated(results, samples)  # as its command line does with --log_samples
+tracker.save_results_samples("puzzles", samples["puzzles"])
+(path,) = Path(folder).rglob("samples_puzzles_*.jsonl")
+share = next(v for k, v in figures.items() if k.startswith("solved"))
+print(json.dumps({"solved": share, "n": len(rows), "samples": path.read_text(encoding="utf-8")}))

@@ -48,3 +48,20 @@ GROUPS = [
     ask for k, policy in enumerate(POLICIES) for ask in group(policy, f"g{k}", 700 + 10 * k, prompt=k % len(PROMPTS))
 ]
 ASKS = [*PLAIN, *POWER, *GROUPS]  # 59
+
+
+def meeting(explore: str, name: str, seed: int, size: int, prompt: int = 0, **changes: Any) -> list[Generate]:
+    """Return the asks of a group that reasons hot, so that its draws differ, and then answers together."""
+    ask = Generate(PROMPTS[prompt], max_tokens=60, want=WANT, sampling=Sampling(1.5, explore=explore), **changes)
+    return [ask._replace(seed=seed + i, group=name, group_size=size, draw=i) for i in range(size)]
+
+
+CONSENSUS = [
+    meeting("consensus(start=',', answer_tokens=12)", "whole", 5, 6),  # all of them answer
+    meeting("consensus(gamma=1.0, start='=', answer_tokens=20)", "full", 50, 4, 1),  # they run out of tokens
+    meeting("consensus(gamma=3.0, start='left', answer_tokens=20)", "some", 70, 5, 2),  # some never say `left`
+    meeting("consensus(start='nothing', answer_tokens=5)", "none", 80, 3),  # nobody does
+    # The plain draw has 60 tokens and more; one that is late answers alone.
+    meeting("consensus(start='6', answer_tokens=52)", "late", 90, 4),
+    meeting("consensus(gamma=1.0, start='7 ', answer_tokens=9)", "alone", 95, 1),
+]

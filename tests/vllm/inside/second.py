@@ -6,13 +6,14 @@ import asyncio
 import json
 from typing import Any
 
-from tests.vllm.inside.asks import GROUPS, PLAIN, POWER, SPEC
+from tests.vllm.inside.asks import CONSENSUS, GROUPS, PLAIN, POWER, SPEC
 
 from samplewise.core.registry import build
 
-# Every kind of draw: sampling, bounds, a forbidden first token, and groups of all policies cut to three draws.
+# Every kind of draw: sampling, bounds, a forbidden first token, groups of all policies cut to three draws, an answer.
 CHOSEN = [*PLAIN[:6], *POWER[:2], *POWER[6:7]]
 CHOSEN += [ask._replace(group_size=3, max_tokens=16) for start in range(0, 32, 8) for ask in GROUPS[start : start + 3]]
+CHOSEN += [ask._replace(group_size=3) for ask in CONSENSUS[0][:3]]
 
 
 async def main() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.vllm.inside.asks import ASKS, GROUPS, PLAIN, POLICIES, POWER, SPEC
+from tests.vllm.inside.asks import ASKS, CONSENSUS, GROUPS, PLAIN, POLICIES, POWER, SPEC
 
 from samplewise.core.registry import build
 
@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 
-def test_the_process_form_draws_the_same_and_ends(run: Run, expected: list[Any]) -> None:
+def test_the_process_form_draws_the_same_and_ends(run: Run, local: Any, expected: list[Any]) -> None:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
 
     async def go() -> None:
@@ -36,6 +36,8 @@ def test_the_process_form_draws_the_same_and_ends(run: Run, expected: list[Any])
             await anext(stream)
             await stream.aclose()
             await asyncio.gather(*engine._background)
+            answered = await answers(engine, CONSENSUS[0])
+            assert_same(answered, await answers(local, CONSENSUS[0]))
             groups = await answers(engine, GROUPS)
             reports = {c.explored["policy"]: c.explored for c in groups if c.explored}
             assert sorted(reports) == sorted(POLICIES)

@@ -2,10 +2,11 @@
 
 Groups, and the engine above them; a module imports only from groups to its left:
 
-    transport <- dialect <- billing, probe, memory <- exchange, jobs <- drafts <- engine
+    transport <- dialect <- billing, probe, memory, jobs <- batch <- exchange <- drafts <- engine
 
 `transport` sends JSON to one or more base URLs, `dialect` knows requests and replies, `billing` what a reply cost,
-`probe` what an endpoint supports, `memory` what replies have shown of the model. `exchange` turns asks into requests
+`probe` what an endpoint supports, `memory` what replies have shown of the model. `batch` collects requests into
+batches, where that is wanted, and finds them again. `exchange` turns asks into requests
 and replies into completions. `drafts` makes several requests of an ask that the protocol has no words for.
 """
 
@@ -47,6 +48,9 @@ def http(
     enable_thinking: bool | None = None,
     headers: Mapping[str, str] | None = None,
     identity: str | None = None,
+    batch: bool = False,
+    batch_factor: float | None = None,
+    batch_poll_s: float = 60.0,
 ) -> HttpEngine:
     """Return an engine for an OpenAI-compatible endpoint: http("qwen", base_url="http://127.0.0.1:8000/v1").
 
@@ -63,6 +67,10 @@ def http(
     run's own requests. `extra` are fields for every request, such as {"top_a": 0.1}. `reasoning_effort` is
     one of them, and `enable_thinking` goes to the chat template, as vLLM and SGLang have it. `identity` names the
     endpoint in the store, instead of its first URL.
+
+    With `batch` draws go by the batch API (files and batches, as OpenAI has them): those of a step of all questions are
+    one batch, done within 24 hours, at `batch_factor` of the price (default: as `core/prices.toml` knows it, else 1).
+    Its state is read every `batch_poll_s` at most. It needs a store, in which a killed run finds its batches again.
 
     Raises SetupError if no endpoint is given, BadInput if the price table cannot be read.
     """
@@ -84,8 +92,13 @@ def http(
     check_number("connect_timeout_s", connect_timeout_s, 0.0, above=True)
     check_number("idle_timeout_s", idle_timeout_s, 0.0, above=True)
     check_number("patience_s", patience_s, 0.0)
+    check_number("batch_poll_s", batch_poll_s, 0.0, above=True)
+    if batch_factor is not None:
+        check_number("batch_factor", batch_factor, 0.0)
     urls = _urls(base_url if base_url is not None else os.environ.get("OPENAI_BASE_URL", ""))
     key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
+    if batch and (stream or len(urls) > 1):
+        raise ValueError("batch=True takes one base_url, and no stream=True")
     table = prices if prices is not None else os.environ.get("SAMPLEWISE_PRICES")
     try:
         import aiohttp  # noqa: F401
@@ -114,6 +127,9 @@ def http(
         prices=read_prices(table) if table else {},
         price=parse_price(price, "price") if price is not None else None,
         identity=identity,
+        batch=batch,
+        batch_factor=batch_factor,
+        batch_poll_s=batch_poll_s,
     )
     return HttpEngine(model, clients, settings)
 

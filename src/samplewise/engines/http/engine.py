@@ -17,10 +17,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from samplewise.core.errors import AuthError, EngineError, EngineTimeout, EngineUnavailable, SetupError
-from samplewise.core.prices import FREE, ListedPrice, Price, listed_price
+from samplewise.core.prices import FREE, ListedPrice, Price, batch_discount, listed_price
 from samplewise.core.secrets import hide_fields
 from samplewise.core.types import Ask, Capability, Generate, Json, Sampling, Usage
 from samplewise.engines.base import MAX_CONCURRENCY, REASONING_MAX_TOKENS, Arrival, Engine, Hear
+from samplewise.engines.http.batch.collect import BatchCollector, NotThere, WantedOnly
+from samplewise.engines.http.batch.remote import RemoteBatches
 from samplewise.engines.http.dialect import logq, requests
 from samplewise.engines.http.dialect.failures import format_names, model_names
 from samplewise.engines.http.dialect.profile import Profile
@@ -31,12 +33,15 @@ from samplewise.engines.http.probe.cache import load_profile, save_profile
 from samplewise.engines.http.transport.client import Client, Reply, is_loopback
 from samplewise.engines.http.transport.pace import Pace, RequestGate
 from samplewise.engines.http.transport.replicas import Replica, Router
+from samplewise.store.database import Store
 
 try:
     import resource
 except ImportError:  # no POSIX system
     resource = None  # type: ignore[assignment]
 
+LIVE = frozenset({Capability.PREFIX, Capability.REJECT_BELOW, Capability.LIKELIHOOD})  # take requests with no draw
+UNLIMITED = 1 << 20  # asks that a batch has room for
 OTHER_FILES = 96  # descriptors that are left to the store, to sandboxes and to modules that are imported late
 PROMISE_S = 0.05  # how long reported free slots are kept from other callers
 
@@ -61,12 +66,16 @@ class HttpEngine(Engine):
         """Start afresh as an engine for this model."""
         settings = self._settings
         self.model = model
-        self.name = engine_name(model or "")
+        self.name = engine_name(model or "") + (" in batches" if settings.batch else "")
         extra = f"?{json.dumps(hide_fields(settings.extra), sort_keys=True)}" if settings.extra else ""
         self.identity = settings.identity or f"http:{model or '?'}:{settings.api}@{self.clients[0].shown}{extra}"
         self._saved_profile = profile
         self._reasons = profile.reasons is True  # as it was when the engine was opened: constant during a run
-        self._exchange = Exchange(model or "", profile, self._router, self._price_of(model), settings, self._clock)
+        self._batches = self._collector() if settings.batch else None
+        price = self._price_of(model)
+        if settings.batch:
+            price = price.in_batch(self._batch_factor())
+        self._exchange = Exchange(model or "", profile, self._router, price, settings, self._clock, self._batches)
         self._drafts = DraftExchange(self._exchange, self.name, settings.extra or {})
 
     def _price_of(self, model: str | None) -> Price:
@@ -79,6 +88,32 @@ class HttpEngine(Engine):
             return FREE
         self._listed = listed_price(self.clients[0].shown, model or "") if len(self.clients) == 1 else None
         return Price() if self._listed is None else self._listed.price
+
+    def _collector(self) -> BatchCollector:
+        settings = self._settings
+        remote = RemoteBatches(self.clients[0], settings.patience_s, self._clock)
+        return BatchCollector(self.identity, self.name, remote, settings.batch_poll_s, self._clock)
+
+    def _batch_factor(self) -> float:
+        """Return the factor of the price in a batch: as given, else as is known of the endpoint, else 1."""
+        if self._settings.batch_factor is not None:
+            return self._settings.batch_factor
+        discount = batch_discount(self.clients[0].shown)
+        return 1.0 if discount is None else discount.factor
+
+    @property
+    def is_batched(self) -> bool:  # type: ignore[override]  # as it was made
+        """Return whether draws go by the batch API."""
+        return self._batches is not None
+
+    def remember(self, store: Store) -> None:
+        """Note batches in this store, and find there what an earlier process submitted."""
+        if self._batches is not None:
+            self._batches.remember(store)
+
+    def waits_for(self) -> str:
+        """Return which batches are waited for, and how far they are."""
+        return "" if self._batches is None else self._batches.waits_for()
 
     @property
     def profile(self) -> Profile:
@@ -108,11 +143,22 @@ class HttpEngine(Engine):
             )
         if self._listed is not None:
             notes.append(self._listed.note(datetime.date.today()))
+        if self._batches is not None:
+            notes += self._batches.notes
+            notes += [self._price_note()] if exchange.price.output > 0 else []
         if math.isnan(exchange.price.output):
             notes.append("its price is unknown, so money is not counted: give price= or set SAMPLEWISE_PRICES")
         if exchange.num_lost:
             notes.append(f"{exchange.num_lost} requests may have been billed without an answer: charged in full")
         return tuple(notes)
+
+    def _price_note(self) -> str:
+        """Return what batches are priced at."""
+        factor, discount = self._batch_factor(), batch_discount(self.clients[0].shown)
+        if self._settings.batch_factor is None and discount is None:
+            return "no discount is known for its batches, so they count in full: give batch_factor="
+        known = "" if discount is None or discount.factor != factor else f", as {discount.source} said {discount.as_of}"
+        return f"batches count at {factor:g} of the price{known}"
 
     @property
     def can(self) -> frozenset[Capability]:
@@ -131,7 +177,8 @@ class HttpEngine(Engine):
             Capability.REJECT_BELOW: not logq.why_no_drafts(profile),  # top_k: dialect/logq.py
             Capability.LIKELIHOOD: ids_in and profile.likelihood is True,
         }
-        return frozenset(capability for capability, claimed in claims.items() if claimed)
+        claimed = frozenset(capability for capability, is_claimed in claims.items() if is_claimed)
+        return claimed - LIVE if self._batches is not None else claimed
 
     @property
     def default_max_tokens(self) -> int | None:  # type: ignore[override]  # known once it is probed
@@ -224,6 +271,8 @@ class HttpEngine(Engine):
         Questions that run side by side ask before any of them sends. Slots reported to one are therefore kept from the
         others until asks come, or for `PROMISE_S`.
         """
+        if self._batches is not None:
+            return UNLIMITED
         now = self._clock()
         if now - self._promised_at > PROMISE_S:
             self._num_promised = 0
@@ -239,7 +288,9 @@ class HttpEngine(Engine):
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         """Yield completions as they arrive. Raises SetupError if the endpoint cannot answer any ask."""
         max_size = self._exchange.max_n if self._shares_requests() else 1
-        call = AnswerCall(self._serve, group_asks(asks, max_size), len(asks), self._num_workers)
+        jobs = group_asks(asks, max_size) if self._batches is None else self._batches.jobs(asks, max_size)
+        num_workers = self._num_workers if self._batches is None else len(asks)  # all of them wait
+        call = AnswerCall(self._serve, jobs, len(asks), num_workers)
         num_left = len(asks)
         self._num_open, self._num_promised = self._num_open + num_left, max(0, self._num_promised - num_left)
         try:
@@ -255,7 +306,14 @@ class HttpEngine(Engine):
             self._save_profile()
 
     async def _serve(self, job: RequestJob, call: Recipient) -> None:
-        """Serve a job: drafts take several requests each."""
+        """Serve a job: drafts take several requests each. What an earlier batch does not have is asked anew."""
+        if self._batches is not None:
+            recipient = WantedOnly(call)
+            try:
+                await self._exchange.serve(job, recipient)
+            except NotThere:
+                recipient.add(job)
+            return
         await (self._drafts if is_draft(job.asks[0]) else self._exchange).serve(job, call)
 
     def _save_profile(self) -> None:
@@ -266,6 +324,8 @@ class HttpEngine(Engine):
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._batches is not None:
+            await self._batches.close()
         for client in self.clients:
             with contextlib.suppress(EngineError):
                 await client.close()

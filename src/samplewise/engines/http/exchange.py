@@ -21,6 +21,7 @@ from samplewise.core.text import find_stop
 from samplewise.core.types import Ask, Completion, Failure, Finish, Generate, Json, Likelihood, Message, Usage
 from samplewise.engines.base import Hear, failed, tell_reasoning
 from samplewise.engines.http import billing
+from samplewise.engines.http.batch.collect import BatchCollector
 from samplewise.engines.http.dialect import failures, logq, refusals, replies, requests
 from samplewise.engines.http.dialect.profile import LIMIT_NOTE, Api, Profile
 from samplewise.engines.http.jobs import Recipient, RequestJob, group_asks
@@ -57,6 +58,9 @@ class HttpSettings:
     prices: Mapping[str, Price] = field(default_factory=dict)
     price: Price | None = None
     identity: str | None = None
+    batch: bool = False  # requests go by the batch API
+    batch_factor: float | None = None  # of the price; None: as is known of the endpoint
+    batch_poll_s: float = 60.0
 
 
 @dataclass(slots=True)
@@ -76,7 +80,14 @@ class Exchange:
     """Serve jobs for one model. `profile` is what is known of the endpoint, and grows."""
 
     def __init__(
-        self, model: str, profile: Profile, router: Router, price: Price, settings: HttpSettings, clock: Clock
+        self,
+        model: str,
+        profile: Profile,
+        router: Router,
+        price: Price,
+        settings: HttpSettings,
+        clock: Clock,
+        batches: BatchCollector | None = None,
     ) -> None:
         self.profile, self.price = profile, price
         self.prompts, self.repeats, self.memory = billing.PromptLengths(), RepeatDetector(), TokenMemory()
@@ -85,11 +96,11 @@ class Exchange:
         self.longest = 0  # tokens of the longest draw that exceeded its max_tokens
         self.allowed = 0  # that it was allowed
         self.has_billed = False
-        self.cut: dict[int, Ask] = {}  # by id: on the wire, or cut off there
+        self.cut: dict[int, Ask] = {} if batches is None else batches.cut  # by id: on the wire, or cut off there
         self.listeners: dict[int, Hear] = {}  # by id of an ask: who hears its draw
         self._outage = failures.OutageWatch(settings.patience_s)
         self._name, self._model, self._router, self._clock = engine_name(model), model, router, clock
-        self._settings = settings
+        self._settings, self._batches = settings, batches
         self._ids: dict[tuple[Message, ...], tuple[int, ...]] = {}
         self._templates = requests.TemplateCache(settings.extra)
         self._tickets = itertools.count()
@@ -140,7 +151,7 @@ class Exchange:
         queued = QueuedRequest(next(self._tickets))
         max_tokens = None  # fewer than the ask's, where prompt and response do not fit together
         for _ in range(MAX_CHANGES):
-            if len(job.asks) > self._draws_per_request():
+            if len(job.asks) > self._draws_per_request() and not job.is_sent:
                 return self._add(job, call)
             before = self.profile
             is_plain = max_tokens is None and not job.by_ids and not job.fields
@@ -179,7 +190,7 @@ class Exchange:
             return reply
         first = RequestJob(job.positions[:1], job.asks[:1])
         request = await self._request(first, None, queued)
-        alone = await self._answer(request, job.asks[0].messages, queued)
+        alone = await self._answer(request, job.asks[0].messages, queued, first.asks)
         if alone.status >= 300:
             return reply
         note = f"refuses several draws per request ({reply.message}): one request for each draw"
@@ -212,6 +223,8 @@ class Exchange:
 
         Raises EngineError, and GaveUp.
         """
+        if self._batches is not None:
+            return await self._batches.send(request, asks)
         while True:
             reply = await self._send(self._router.choose(messages, self._clock()), request, queued, asks)
             if reply is not None:

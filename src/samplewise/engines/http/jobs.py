@@ -17,12 +17,14 @@ class RequestJob(NamedTuple):
     """Asks that one request answers, which differ in their seeds alone. `positions` are their indices in the call.
 
     With `by_ids` the prompt is sent as token ids, also where the ask has no prefix. `fields` are added to the request.
+    `is_sent`: in a batch, by an earlier process, so it must be answered as it is.
     """
 
     positions: tuple[int, ...]
     asks: tuple[Ask, ...]
     by_ids: bool = False
     fields: Mapping[str, Json] = {}
+    is_sent: bool = False
 
     def after(self, num: int) -> RequestJob:
         """Return the job without its first `num` asks."""

@@ -23,7 +23,7 @@ from samplewise.core.errors import BadRequest, EngineError
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Ints
 from samplewise.core.types import Generate, Json, explores
-from samplewise.engines.base import failed
+from samplewise.engines.base import GROUP_SCOPE, failed
 from samplewise.explore.base import Advice, EngineStep, Flags, Head
 from samplewise.explore.explorer import Explorer, GroupReport
 
@@ -86,6 +86,12 @@ def meeting_point(ask: Generate) -> str:
     return explore_settings(ask.sampling.explore).meets_at if ask.sampling.explore else ""
 
 
+def too_few(ask: Generate, num: int) -> str:
+    """Return why a group that meets cannot be drawn, of which `num` draws are asked for."""
+    few = f"and {num} of {ask.group_size} are asked for"
+    return f"explore={ask.sampling.explore} draws a group at once, {few}; leave out wave="
+
+
 class Exploring:
     """The groups of a batch, and host columns for its R rows."""
 
@@ -110,8 +116,8 @@ class Exploring:
 
     # ------------------------------------------------------------------------------------------------- joining, leaving
 
-    def refusal(self, asks: Iterable[Generate]) -> str:
-        """Return why asks that would join together cannot, or ""."""
+    def refusal(self, asks: Iterable[Generate], *, at_once: bool = True) -> str:
+        """Return why asks that would join together cannot, or "". `at_once`: a group that meets has to come whole."""
         begun: dict[str, set[int]] = {}
         meeting: dict[str, Generate] = {}
         for ask in asks:
@@ -127,12 +133,11 @@ class Exploring:
             begun[ask.group].add(ask.draw)
             if len(begun[ask.group]) > ask.group_size:
                 return f"group {ask.group!r} has {ask.group_size} samples, and more of them are asked for"
-            if meeting_point(ask):
+            if at_once and meeting_point(ask):
                 meeting[ask.group] = ask
         for name, ask in meeting.items():
             if len(begun[name]) < ask.group_size:
-                few = f"and {len(begun[name])} of {ask.group_size} are asked for"
-                return f"explore={ask.sampling.explore} draws a group at once, {few}; leave out wave="
+                return too_few(ask, len(begun[name]))
         return ""
 
     def listen(self, jobs: Iterable[PreparedAsk]) -> None:
@@ -142,7 +147,7 @@ class Exploring:
         if asks:
             self._taps.open()
 
-    def enter(self, first: int, asks: Sequence[Generate]) -> None:
+    def enter(self, first: int, asks: Sequence[Generate], *, at_once: bool = True) -> None:
         """Let rows from `first` on join. Raises BadRequest with what `refusal` returns, or SetupError."""
         end = first + len(asks)
         if end > len(self._numbers):
@@ -154,7 +159,7 @@ class Exploring:
         exploring = [(row, ask) for row, ask in enumerate(asks, first) if ask.sampling.explore]
         if not exploring:
             return
-        if why := self.refusal(ask for _, ask in exploring):
+        if why := self.refusal((ask for _, ask in exploring), at_once=at_once):
             raise BadRequest(why)
         begun: set[str] = set()
         for row, ask in exploring:
@@ -168,7 +173,8 @@ class Exploring:
         if self._explorer is None:
             self._explorer = Explorer(self._head(), max_groups=self._max_groups)
         settings = explore_settings(ask.sampling.explore)
-        number = self._explorer.open(ask.group, settings, Key(0).fold(ask.group).seed())
+        seed = Key(0).fold(ask.group.rpartition(GROUP_SCOPE)[2]).seed()
+        number = self._explorer.open(ask.group, settings, seed)
         group = self._groups.get(ask.group)
         warm = group is None and settings.reads_prompt
         if group is None:
@@ -273,6 +279,10 @@ class Exploring:
     def arrive(self, row: int, left: int) -> None:
         """Let a row that has come to its cue wait; with too few tokens left it goes on alone."""
         self._phase[row] = WAITING if left >= self._after[row] else ALONE
+
+    def let_meet(self, row: int) -> None:
+        """Let a row draw with the others of its group from here on."""
+        self._phase[row] = MET
 
     def meet(self, left: Ints) -> list[tuple[int, int]]:
         """Let groups go on of which no row is under way any more. `left` (R,) is how many tokens each row may draw yet.

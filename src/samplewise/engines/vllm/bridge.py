@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -64,7 +65,7 @@ class Row:
     """A request in the worker. `slot` is its row of the columns; -1 once it has left, though a runner that is a step
     ahead may still show it."""
 
-    __slots__ = ("draw", "error", "first", "rng", "sampling", "seen_s", "slot", "uniforms")
+    __slots__ = ("begins", "draw", "error", "first", "held", "rng", "sampling", "seen_s", "slot", "uniforms")
 
     def __init__(self, draw: GuidedDraw, slot: int) -> None:
         self.draw, self.slot = draw, slot
@@ -72,6 +73,8 @@ class Row:
         self.rng = Key(draw.seed).generator()
         self.uniforms: Floats = np.zeros(0)
         self.first: Tensor | None = None  # log-probs at the first position
+        self.begins = 0  # position at which it joined its group
+        self.held = False  # whether its group was not whole when it was last to be drawn
         self.error = ""
         self.seen_s = time.monotonic()
 
@@ -159,8 +162,9 @@ class WorkerBridge:
     # ------------------------------------------------------------------------------------------------ joining, leaving
 
     def join(self, draw: GuidedDraw) -> Row:
-        """Return the row of a draw: a new one, or after preemption the one it had."""
+        """Return the row of a draw: a new one, or the one it had, after preemption and where it goes on."""
         if (row := self._rows.get(draw.uid)) is not None:
+            self._go_on(row, draw)
             return row
         self._forget()
         if not self._free:
@@ -177,16 +181,30 @@ class WorkerBridge:
         if row.num_statistics:
             columns.exponents[slot, : len(draw.exponents)] = torch.tensor(draw.exponents, dtype=torch.float64)
         self._exploring.enter(slot, [Generate(())])  # plain, and so it stays where it cannot explore
-        try:
-            if draw.explore and (why := unfit(draw.explore)):
-                raise BadRequest(why)
-            if draw.explore:
-                self._exploring.enter(slot, [draw.as_ask()])
-        except Exception as error:  # it draws plainly until its request has ended, and says why
-            row.error = _line(error)
-        if draw.explore and not row.error:
-            self._paces.setdefault(draw.group, _Pace())
+        if draw.explore:
+            self._explore(row, draw)
         return row
+
+    def _explore(self, row: Row, draw: GuidedDraw) -> None:
+        """Let a row join its group. One that cannot draws plainly until its request has ended, and says why."""
+        try:
+            if why := unfit(draw.explore, met=draw.members > 0):
+                raise BadRequest(why)
+            self._exploring.enter(row.slot, [draw.as_ask()], at_once=False)
+        except Exception as error:
+            row.error = _line(error)
+            return
+        if draw.members:
+            self._exploring.let_meet(row.slot)
+        else:
+            self._paces.setdefault(draw.group, _Pace())
+
+    def _go_on(self, row: Row, draw: GuidedDraw) -> None:
+        """Continue a row with another request for the same draw."""
+        is_met, row.draw = row.draw.members > 0, draw
+        if draw.members and not is_met:
+            row.begins = draw.num_before
+            self._explore(row, draw)
 
     def _grow(self) -> None:
         old = len(self._columns)
@@ -228,7 +246,9 @@ class WorkerBridge:
         longest = int(columns.num_drawn[slots].max())
         log = columns.log[there, :, :longest].cpu().numpy()
         codes, end_at = columns.codes[there].tolist(), self._end_at[there].tolist()
-        closed = self._exploring.close(slots, columns.num_drawn)
+        in_group = columns.num_drawn.copy()
+        in_group[slots] -= [row.begins for row in rows]
+        closed = self._exploring.close(slots, in_group)
         taken = {}
         for index, row in enumerate(rows):
             num = int(columns.num_drawn[row.slot])
@@ -252,6 +272,10 @@ class WorkerBridge:
         self._release(rows)
         return taken
 
+    def held(self, uids: Iterable[str]) -> list[str]:
+        """Return which of these rows were ended because their group was not whole."""
+        return [uid for uid in uids if (row := self._rows.get(uid)) is not None and row.held]
+
     # ---------------------------------------------------------------------------------------------------------- drawing
 
     def draw(self, logits: Tensor, rows: Sequence[Row | None], is_drawn: Flags, num_tokens: Ints) -> Tensor:
@@ -261,6 +285,8 @@ class WorkerBridge:
         still being computed, so that nothing is drawn. `num_tokens` (N,) counts the tokens of each sequence so far.
         """
         lines = [line for line, row in enumerate(rows) if row is not None and row.slot >= 0 and is_drawn[line]]
+        if any(row.draw.members for line in lines if (row := rows[line]) is not None):
+            lines = self._hold(logits, rows, lines)
         if not lines:
             return logits
         guided = [row for row in (rows[line] for line in lines) if row is not None]
@@ -277,6 +303,21 @@ class WorkerBridge:
             logits.index_fill_(0, lineup.lines, -math.inf)
             logits[lineup.lines, chosen] = 0.0
         return logits
+
+    def _hold(self, logits: Tensor, rows: Sequence[Row | None], lines: list[int]) -> list[int]:
+        """End the rows whose group is not whole in this step, without a token of theirs. Return the other lines."""
+        present = Counter(row.draw.group for line in lines if (row := rows[line]) is not None and row.draw.members)
+        drawn = []
+        for line in lines:
+            row = rows[line]
+            assert row is not None
+            row.held = 0 < row.draw.members != present[row.draw.group]
+            if row.held:
+                logits[line] = -math.inf
+                logits[line, row.draw.end] = 0.0
+            else:
+                drawn.append(line)
+        return drawn
 
     def _lined_up(self, rows: list[Row], lines: list[int], logits: Tensor) -> _Lineup:
         if self._lineup is not None and self._lineup[0] == rows and self._lineup[1] == lines:
@@ -389,13 +430,15 @@ class WorkerBridge:
         return torch.where(ends >= 0, ends, lines.argmax(-1))
 
 
-def unfit(explore: str) -> str:
-    """Return why a policy cannot run inside vLLM, "" if it can. Raises SamplewiseError for one that does not exist."""
+def unfit(explore: str, *, met: bool = False) -> str:
+    """Return why a policy cannot run inside vLLM, "" if it can. Raises SamplewiseError for one that does not exist.
+
+    `met`: the draws of a group are where they wait for one another, which is the client's part (meeting.py)."""
     settings = explore_settings(explore)
     if settings.reads_prompt:
         return f"explore={explore} reads the states of the prompt, which vLLM does not give: leave out warm_start"
-    if settings.meets_at:
-        return f"explore={explore} lets draws wait for one another, which vLLM cannot: use the engine local"
+    if settings.meets_at and not met:
+        return f"explore={explore} lets draws wait for one another, which a request of its own cannot"
     return ""
 
 

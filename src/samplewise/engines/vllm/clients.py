@@ -24,11 +24,19 @@ class EngineClient(Protocol):
         """Call a method of the worker by name, and return what the first worker returns."""
         ...
 
+    async def hold(self, seconds: float) -> None:
+        """See to it that what is asked for at once from here on begins in one step.
+
+        Where it takes time until requests come in, no step begins for so many seconds."""
+        ...
+
     async def close(self) -> None: ...
 
 
 class ProcessClient:
     """`AsyncLLM`: the engine core is a process of its own. Made inside a running event loop."""
+
+    _resuming: asyncio.Task[None] | None = None
 
     def __init__(self, options: dict[str, Any]) -> None:
         from vllm import AsyncEngineArgs
@@ -46,8 +54,28 @@ class ProcessClient:
     async def call(self, method: str, *args: Any) -> Any:
         return (await self._engine.collective_rpc(method, args=args))[0]
 
+    async def hold(self, seconds: float) -> None:
+        if self._resuming is not None:
+            await self._resuming
+        await self._engine.pause_generation(mode="keep", clear_cache=False)
+        self._resuming = asyncio.create_task(self._resume(seconds))
+
+    async def _resume(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._engine.resume_generation()
+
     async def close(self) -> None:
         self._engine.shutdown()
+
+
+class ServedClient(ProcessClient):
+    """The `AsyncLLM` of vLLM's server, which closes it itself."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    async def close(self) -> None:
+        """The server's own requests go on."""
 
 
 class _Request(NamedTuple):
@@ -92,6 +120,9 @@ class ThreadClient:
             return self._engine.collective_rpc(method, args=args)[0]
 
         return await self._on_thread(rpc)
+
+    async def hold(self, seconds: float) -> None:
+        """Do nothing: requests are added between steps, all that there are."""
 
     async def _on_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)

@@ -19,8 +19,9 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import string
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import vllm
@@ -39,9 +40,9 @@ from samplewise.core.types import (
     Likelihood,
     Sampling,
     Usage,
-    explores,
 )
-from samplewise.engines.base import REASONING_MAX_TOKENS, Arrival, Engine, failed
+from samplewise.engines.base import GROUP_SCOPE, REASONING_MAX_TOKENS, Arrival, Engine, failed, joins_group
+from samplewise.engines.local.exploring import too_few
 from samplewise.engines.local.language import Language, checked_language
 from samplewise.engines.local.prepared import (
     PreparedAsk,
@@ -53,11 +54,12 @@ from samplewise.engines.local.prepared import (
     response,
     token_ids,
 )
-from samplewise.models.loading import load_checkpoint_text
+from samplewise.models.loading import CheckpointText, load_checkpoint_text
 
 from .bridge import unfit
 from .clients import EngineClient, ProcessClient, ThreadClient
-from .guided import DESCRIBE, DROP, TAKE, RowRecord, encode_draw, guided_draw
+from .guided import DESCRIBE, DROP, HELD, TAKE, GuidedDraw, RowRecord, encode_draw, guided_draw
+from .meeting import MAX_TRIES, Meeting, Room, meeting_groups
 from .versions import TESTED, version_note, version_refusal
 
 WORKER = "samplewise.engines.vllm.worker.BridgedWorker"
@@ -85,10 +87,10 @@ NEUTRAL = frozenset(
 
 
 class _Requested(NamedTuple):
-    """An ask as vLLM gets it. `uid` is "" for a plain draw."""
+    """An ask as vLLM gets it."""
 
     params: Any
-    uid: str = ""
+    draw: GuidedDraw | None = None  # None: vLLM's own sampler draws
 
 
 class Vllm(Engine):
@@ -102,20 +104,23 @@ class Vllm(Engine):
         in_process: bool = False,
         seeded: bool = True,
         template: Mapping[str, Json] | None = None,
+        text: CheckpointText | None = None,
     ) -> None:
-        self.text = load_checkpoint_text(source)
+        """`text` is the checkpoint's, where it has been loaded already."""
+        self.text = load_checkpoint_text(source) if text is None else text
         self.name = f"vllm({self.text.name})"
         self._seeded, self._in_process, self._template = seeded, in_process, dict(template or {})
         self._user_options = dict(options)
-        self._lacks = _why_plain(options)  # why no draw can be guided, "" if they can
-        self._options = _engine_options(self.text.source, options, not self._lacks)
+        self._lacks = why_plain(options)  # why no draw can be guided, "" if they can
+        self._options = engine_options(self.text.source, options, not self._lacks)
         self._set_identity(str(self._options["dtype"]), current_platform.device_type)
         self._language = checked_language(Language(self.text.tokenizer, self.text.vocab_size, template))
         self._client: EngineClient | None = None
         self._facts: dict[str, Any] = {}
         self._taking: dict[str, asyncio.Future[RowRecord | None]] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self._num_requests = 0
+        self._num_requests = self._num_meetings = 0
+        self._room = Room(self.max_concurrency)
 
     def _set_identity(self, dtype: str, device: str) -> None:
         chosen = {name: value for name, value in self._user_options.items() if name not in NEUTRAL}
@@ -130,7 +135,7 @@ class Vllm(Engine):
         if self._client is not None:
             return
         try:
-            self._client = (ThreadClient if self._in_process else ProcessClient)(self._options)
+            self._client = self._start()
         except Exception as error:  # vLLM and what it loads raise anything
             raise SetupError(f"vLLM cannot run {self.text.name}: {_line(error)}") from error
         if not self._lacks:
@@ -138,8 +143,12 @@ class Vllm(Engine):
             self._lacks = self._facts["lacks"]
             self._set_identity(self._facts["dtype"], self._facts["device"].partition(":")[0])
             self.max_concurrency = self._facts["max_num_seqs"]
+            self._room = Room(self.max_concurrency)
         if self._language.reasons:
             self.default_max_tokens = min(REASONING_MAX_TOKENS, self._max_context or REASONING_MAX_TOKENS)
+
+    def _start(self) -> EngineClient:
+        return (ThreadClient if self._in_process else ProcessClient)(self._options)
 
     @property
     def _max_context(self) -> int | None:
@@ -183,11 +192,14 @@ class Vllm(Engine):
             "vLLM": vllm.__version__,
             "tested": "; ".join(f"{version}: {how}" for version, how in TESTED.items()),
             "runs": f"{runner}, {facts['dtype']} on {facts['device']}" if facts else runner,
-            "engine core": "in a thread of this process" if self._in_process else "in a process of its own",
+            "engine core": self._where(),
             "guided draws": self._lacks or "yes: log q, log Z, certainty, rejection bounds, forbidden first tokens",
             "exploring": self._why_not_explore() or "yes",
             "states after the first block": facts.get("no_shallow", self._lacks) or "yes",
         }
+
+    def _where(self) -> str:
+        return "in a thread of this process" if self._in_process else "in a process of its own"
 
     @property
     def digest(self) -> str:
@@ -209,49 +221,61 @@ class Vllm(Engine):
 
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
-        tasks: set[asyncio.Task[None]] = set()
+        running: dict[int, asyncio.Task[None]] = {}  # by position
         most, started = 2 * self.max_concurrency, 0
+        groups = meeting_groups(asks)
+        refused = {name: why for name, group in groups.items() if (why := self._no_meeting(group))}
+        meetings = {}
+        for name, group in groups.items():
+            self._num_meetings += 1
+            meetings[name] = Meeting(group[0], f"{self._num_meetings}{GROUP_SCOPE}{name}", self._room, self._hold)
 
         async def one(position: int) -> None:
-            completion = await self._answer(asks[position])
+            ask = asks[position]
+            name = ask.group if isinstance(ask, Generate) else ""
+            if name in refused:
+                completion = failed(BadRequest(refused[name]))
+            else:
+                completion = await self._answer(ask, meetings.get(name) if name else None)
+            del running[position]  # before the arrival, at which the loop below looks for a free place
             arrivals.put_nowait(Arrival(position, completion))
 
         try:
             for _ in range(len(asks)):
-                while started < len(asks) and (len(tasks) < most or _joins(asks, started)):
-                    task = asyncio.create_task(one(started))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
+                while started < len(asks) and (len(running) < most or joins_group(asks, started)):
+                    running[started] = asyncio.create_task(one(started))
                     started += 1
                 yield await arrivals.get()
         finally:
-            left = list(tasks)
+            left = list(running.values())
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
-    async def _answer(self, ask: Ask) -> Completion:
+    async def _answer(self, ask: Ask, meeting: Meeting | None) -> Completion:
         """Answer an ask. What fails is a completion."""
-        client = self._client
-        if client is None:
+        if self._client is None:
             return failed(EngineUnavailable(f"{self.name} is not open"))
         job = prepare(ask, None, self._language, self._max_context)
         if isinstance(job, Completion):
             return job
         self._num_requests += 1
-        request_id = f"{OURS}-{id(self)}-{self._num_requests}"
+        request_id = f"{OURS}-{os.getpid()}-{id(self)}-{self._num_requests}"
         try:
             requested = self._requested(job, request_id)
             try:
-                output = await client.generate(list(job.ids), requested.params, request_id)
-                if output is None:
-                    raise EngineUnavailable("vLLM gave a request up")
-                record = await self._take(requested.uid) if requested.uid else None
+                if meeting is not None and requested.draw is not None:
+                    tokens = await self._draw_with_group(job, requested.draw, meeting)
+                    record = await self._take(request_id)
+                    return self._guided(job, tokens, record, meeting)
+                output = await self._send(job.ids, requested.params, request_id)
+                if requested.draw is None:
+                    return self._plain(job, output)
+                return self._guided(job, _tokens(output), await self._take(request_id))
             except BaseException:
-                if requested.uid:
-                    self._later(self._drop(requested.uid))
+                if requested.draw is not None:
+                    self._later(self._drop(request_id))
                 raise
-            return self._completion(job, requested, output, record)
         except EngineError as error:
             return failed(error)
         except ValueError as error:  # vLLM refuses the request
@@ -261,29 +285,126 @@ class Vllm(Engine):
             kind_ = EngineUnavailable if "Dead" in type(error).__name__ else EngineError
             return failed(kind_(f"vLLM failed: {type(error).__name__}: {_line(error)}"))
 
+    async def _send(self, ids: Sequence[int], params: Any, request_id: str, *, has_seat: bool = False) -> Any:
+        """Return the output of a request."""
+        assert self._client is not None
+        if not has_seat:
+            await self._room.enter()
+        try:
+            output = await self._client.generate(list(ids), params, request_id)
+        finally:
+            self._room.leave()
+        if output is None:
+            raise EngineUnavailable("vLLM gave a request up")
+        if (reason := output.outputs[0].finish_reason) not in ("stop", "length"):
+            raise EngineUnavailable(f"vLLM ended a request with {reason!r}")
+        return output
+
     def _requested(self, job: PreparedAsk, request_id: str) -> _Requested:
         """Return the parameters of a request. Raises BadRequest for an ask that this engine cannot answer."""
         ask = job.ask
         if isinstance(ask, Likelihood):
             return _Requested(SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False))
-        common: dict[str, Any] = {
-            "max_tokens": ask.max_tokens,
-            "stop": list(ask.stop) or None,
-            "stop_token_ids": list(self.text.stops),
-            "detokenize": bool(ask.stop),
-            "output_kind": RequestOutputKind.FINAL_ONLY,
-        }
         if not _is_guided(ask):
             temperature, top_k, top_p, min_p, _ = ask.sampling
             seed = {"seed": ask.seed} if self._seeded and temperature > 0 else {}
             sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-            return _Requested(SamplingParams(**common, **sampling, **seed, logprobs=0))
+            return _Requested(self._params(ask.max_tokens, ask.stop, **sampling, **seed, logprobs=0))
         if why := self._refusal(ask):
             raise BadRequest(why)
         first = tuple(token for text in ask.score_first for token in self._language.tokens_of(text))
         end = self.text.stops[0] if self.text.stops else -1
         draw = guided_draw(ask, request_id, len(job.ids), end, first)
-        return _Requested(SamplingParams(**common, temperature=1.0, extra_args=encode_draw(draw)), request_id)
+        return _Requested(self._guided_params(draw, ask.max_tokens, ask.stop), draw)
+
+    def _guided_params(self, draw: GuidedDraw, max_tokens: int, stop: Sequence[str]) -> Any:
+        return self._params(max_tokens, stop, temperature=1.0, extra_args=encode_draw(draw))
+
+    def _params(self, max_tokens: int, stop: Sequence[str], **sampling: Any) -> Any:
+        return SamplingParams(
+            max_tokens=max_tokens,
+            stop=list(stop) or None,
+            stop_token_ids=list(self.text.stops),
+            detokenize=bool(stop),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **sampling,
+        )
+
+    # --------------------------------------------------------------------------------------------------------- meeting
+
+    def _no_meeting(self, group: Sequence[Generate]) -> str:
+        """Return why the draws of a group cannot wait for one another, "" if they can."""
+        ask = group[0]
+        if len(group) < ask.group_size:
+            return too_few(ask, len(group))
+        if len(group) > self.max_concurrency:
+            most = f"max_num_seqs={self.max_concurrency} of them fit"
+            return f"{len(group)} draws answer together, and {most}; raise it"
+        return ""
+
+    async def _hold(self, seconds: float) -> None:
+        if self._client is not None:
+            await self._client.hold(seconds)
+
+    async def _draw_with_group(self, job: PreparedAsk, draw: GuidedDraw, meeting: Meeting) -> list[int]:
+        """Return the tokens of a draw that waits for the others of its group where it comes to their cue."""
+        assert isinstance(job.ask, Generate)
+        tokens: list[int] = []
+        num_sent = 0
+
+        async def go_on(draw: GuidedDraw, upto: int, stop: Sequence[str] = ()) -> bool:
+            """Draw on, to `upto` tokens at most. Return whether the draw has ended."""
+            nonlocal num_sent
+            num_sent += 1
+            params = self._guided_params(draw, upto - len(tokens), stop)
+            name = f"{draw.uid}-{num_sent}"
+            tokens.extend(_tokens(await self._send((*job.ids, *tokens), params, name, has_seat=draw.members > 0)))
+            return tokens[-1] in self.text.stops
+
+        apart = draw._replace(explore="", group="", draw=0, group_size=0)
+        latest = job.ask.max_tokens - meeting.tokens_after  # with more tokens it could not answer with the others
+        is_there, is_over = False, False
+        try:
+            while not is_there and not is_over and len(tokens) < latest:
+                is_over = await go_on(apart, latest, (meeting.cue,))
+                is_there = not is_over and self._language.ends_in(tokens, meeting.cue)
+        except BaseException:
+            meeting.leave()
+            raise
+        if not is_there:
+            meeting.leave()
+            if not is_over:
+                await go_on(apart, job.ask.max_tokens)
+            return tokens
+        try:
+            await self._answer_together(draw, tokens, meeting, go_on)
+        finally:
+            meeting.leave()
+        return tokens
+
+    async def _answer_together(
+        self, draw: GuidedDraw, tokens: list[int], meeting: Meeting, go_on: Callable[..., Coroutine[Any, Any, bool]]
+    ) -> None:
+        """Draw the answer with the others of the group, from where all of them have come to their cue."""
+        assert self._client is not None
+        upto, is_again = len(tokens) + meeting.tokens_after, False
+        while True:
+            members = await meeting.wait(again=is_again)
+            if not members:
+                name = draw.group.rpartition(GROUP_SCOPE)[2]
+                raise BadRequest(
+                    f"vLLM did not draw the answer of group {name!r} in step, though it was sent "
+                    f"{MAX_TRIES} times: raise max_num_batched_tokens, leave prefix caching on, or draw fewer at once"
+                )
+            num_before = len(tokens)
+            met = draw._replace(group=meeting.name, members=members, group_size=members, num_before=num_before)
+            is_over = await go_on(met, upto)
+            if not is_over or not await self._client.call(HELD, [draw.uid]):
+                return
+            tokens.pop()  # the end token that it was ended by
+            is_again = len(tokens) == num_before
+
+    # -------------------------------------------------------------------------------------------------------- what came
 
     def _refusal(self, ask: Generate) -> str:
         """Return why a guided ask cannot be answered, "" if it can."""
@@ -298,31 +419,33 @@ class Vllm(Engine):
             return f"{self.name} cannot explore: {why}"
         if ask.stop:
             return "vLLM notices stop strings some tokens late, so draws that explore take none: leave out stop"
-        if why := unfit(ask.sampling.explore):
+        if settings.meets_at and not self.text.stops:
+            return f"explore={ask.sampling.explore} cannot wait here: its model has no end token"
+        if why := unfit(ask.sampling.explore, met=True):
             return why
         if settings.reads_shallow and (why := self._facts["no_shallow"]):
             return f"explore={ask.sampling.explore} reads the states after the first block: {why}"
         return ""
 
-    def _completion(self, job: PreparedAsk, requested: _Requested, output: Any, record: RowRecord | None) -> Completion:
+    def _plain(self, job: PreparedAsk, output: Any) -> Completion:
+        """Return the completion of a draw by vLLM's own sampler, or of a likelihood."""
         if isinstance(job.ask, Likelihood):
             return self._likelihood(job, job.ask, output)
-        drawn = output.outputs[0]
-        tokens = [int(token) for token in drawn.token_ids]
-        if drawn.finish_reason not in ("stop", "length"):
-            raise EngineUnavailable(f"vLLM ended a request with {drawn.finish_reason!r}")
-        if not requested.uid:
-            logp = [line[token].logprob for line, token in zip(drawn.logprobs, tokens, strict=True)]
-            return self._response(job, RowDraw(tokens, logp, logp, []))
+        tokens = _tokens(output)
+        logp = [line[token].logprob for line, token in zip(output.outputs[0].logprobs, tokens, strict=True)]
+        return self._response(job, RowDraw(tokens, logp, logp, []))
+
+    def _guided(
+        self, job: PreparedAsk, tokens: list[int], record: RowRecord | None, meeting: Meeting | None = None
+    ) -> Completion:
+        """Return the completion of a guided draw that vLLM returned as `tokens`."""
+        ask, num = job.ask, len(tokens)
+        assert isinstance(ask, Generate)
         if record is None:
             raise EngineError("the worker does not know the draw: the bridge was not reached")
+        explored = record.explored if meeting is None else meeting.report(num, record.explored)
         if record.error:
-            explored = record.explored
             return failed(BadRequest(record.error))._replace(explored=explored)
-        return self._guided(job, job.ask, tokens, record)
-
-    def _guided(self, job: PreparedAsk, ask: Generate, tokens: list[int], record: RowRecord) -> Completion:
-        num = len(tokens)
         named = [text for text in ask.score_first for _ in self._language.tokens_of(text)]
         first = tuple(zip(named, record.score_first, strict=False))
         statistics = [tuple(row) for row in record.statistics]
@@ -338,10 +461,10 @@ class Vllm(Engine):
             kept = drawn.upto(num - 1) if end == "doomed" else drawn
             return response(job, kept, Shown(kept.tokens), "rejected", self._language)
         completion = self._response(job, drawn)
-        if record.explored is not None:
-            if problem := record.explored["problem"]:
-                completion = failed(EngineError(problem))
-            completion = completion._replace(explored=record.explored)
+        if explored is not None:
+            if problem := explored["problem"]:
+                completion = failed(EngineError(str(problem)))
+            completion = completion._replace(explored=explored)
         return completion
 
     def _response(self, job: PreparedAsk, drawn: RowDraw) -> Completion:
@@ -402,10 +525,8 @@ class Vllm(Engine):
             await client.close()
 
 
-def _joins(asks: Sequence[Ask], position: int) -> bool:
-    """Return whether an ask belongs to the group of the one before it, with which it begins."""
-    ask, before = asks[position], asks[position - 1] if position else None
-    return explores(ask) and isinstance(before, Generate) and isinstance(ask, Generate) and before.group == ask.group
+def _tokens(output: Any) -> list[int]:
+    return [int(token) for token in output.outputs[0].token_ids]
 
 
 def _is_guided(ask: Generate) -> bool:
@@ -422,7 +543,7 @@ def _is_other(sampling: Sampling) -> bool:
     return (num_filters > 1 and sampling.top_p < 1) or 0 < sampling.temperature < COLDEST
 
 
-def _why_plain(options: Mapping[str, Json]) -> str:
+def why_plain(options: Mapping[str, Json]) -> str:
     """Return why no draw can be guided with these options of vLLM, "" if they can."""
     if options.get("speculative_config"):
         return "vLLM takes no logits processors with speculative decoding: leave out speculative_config"
@@ -434,7 +555,7 @@ def _why_plain(options: Mapping[str, Json]) -> str:
     return version_refusal(vllm.__version__)
 
 
-def _engine_options(source: str, options: Mapping[str, Json], is_bridged: bool) -> dict[str, Any]:
+def engine_options(source: str, options: Mapping[str, Json], is_bridged: bool) -> dict[str, Any]:
     """Return vLLM's engine arguments. Raises SetupError for one that it does not know, or that hides log-probs."""
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     if unknown := sorted(options.keys() - known):

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from samplewise.core.types import Generate, Json, RejectionBound, Sampling
 
 EXTRA_ARG = "samplewise"
-TAKE, DROP, DESCRIBE = "samplewise_take", "samplewise_drop", "samplewise_describe"  # methods of the worker
+# Methods of the worker.
+TAKE, DROP, HELD, DESCRIBE = "samplewise_take", "samplewise_drop", "samplewise_held", "samplewise_describe"
 
 
 class GuidedDraw(NamedTuple):
@@ -37,6 +38,8 @@ class GuidedDraw(NamedTuple):
     group: str = ""
     draw: int = 0
     group_size: int = 0
+    members: int = 0  # of its group that draw together from here on (meeting.py); 0: it waits for nobody
+    num_before: int = 0  # tokens of this draw that came with the request, of an earlier one
 
     def as_ask(self) -> Generate:
         """Return the draw as an ask without messages: what exploration looks at."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 OLDEST, BEFORE = (0, 29), (0, 34)  # guided draws are tried from and up to here, without the second
 TESTED: Mapping[str, str] = {  # what tests/vllm ran with these versions
-    "0.32.0": "model runner V1 on a CPU, in float32",
+    "0.32.0": "model runners V1 and V2 on a CPU, in float32",
+    "0.29.0": "model runner V1 on a CPU, in float32",
 }
 
 

@@ -61,6 +61,10 @@ class BridgedWorker(PlatformWorker):  # type: ignore[misc]
             return {}
         return {uid: record._asdict() for uid, record in self.samplewise_bridge.take(uids).items()}
 
+    def samplewise_held(self, uids: list[str]) -> list[str]:
+        """Return which of these requests were ended because their group was not whole."""
+        return [] if self.samplewise_bridge is None else self.samplewise_bridge.held(uids)
+
     def samplewise_drop(self, uids: list[str]) -> None:
         """Forget requests that were given up."""
         if self.samplewise_bridge is not None:

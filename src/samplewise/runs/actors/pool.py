@@ -22,11 +22,12 @@ from typing import Any, Self
 
 from samplewise.core.errors import EngineUnavailable, MissingExtra, SetupError, UsageError
 from samplewise.core.events import Arrived, Drawn, Event
+from samplewise.core.spec import Spec
 from samplewise.core.types import Completion, Problem, Usage
 from samplewise.engines.base import Engine
 from samplewise.loop.ledger import Budget
 from samplewise.recipe import Recipe
-from samplewise.runs.actors.worker import Draw, Raised, Reader, Work, Worker
+from samplewise.runs.actors.worker import QuestionWorker, Raised, ReportedDraw, StoreReader, Work
 from samplewise.runs.run import CONCURRENCY, EngineFacts, EventLog, Solved
 from samplewise.store.database import Store
 from samplewise.tasks.base import Task
@@ -99,8 +100,8 @@ class ReaderLookUp:
 
         # Ray warns of a `get` in the thread of an event loop, where it cannot know that little is waited for
         with ThreadPoolExecutor(1) as thread:
-            found: dict[bytes, Completion] = thread.submit(ray.get, self._reader.draws.remote(list(digests))).result()
-        return found
+            draws: dict[bytes, Completion] = thread.submit(ray.get, self._reader.draws.remote(list(digests))).result()
+        return draws
 
 
 class _Actor:
@@ -162,7 +163,7 @@ class RayWorkers:
 
     def __init__(
         self,
-        engine: str | Callable[[], Engine],
+        engine: str | Spec | Callable[[], Engine],
         num: int,
         *,
         gpus: float = 0.0,
@@ -232,7 +233,7 @@ class RayWorkers:
             ray.get_runtime_context().get_node_id(), soft=False
         )
         self._reader = (
-            ray.remote(Reader)
+            ray.remote(StoreReader)
             .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
             .remote(os.path.abspath(store.path))  # noqa: PTH100 - of a name that SQLite takes
         )
@@ -243,22 +244,22 @@ class RayWorkers:
 
     async def solve(self, index: int, problem: Problem, budget: Budget, log: EventLog) -> Solved:
         """Return what comes of a question, handed out until an actor has finished it."""
-        question, told, is_first = problem.question.id, _Log(log), True
+        question, history, is_first = problem.question.id, _Log(log), True
         while True:
             actor = await self._free_actor(question)
             if actor is None:
-                return Solved(told.paid)
+                return Solved(history.paid)
             look_up = None if is_first and not self._may_hold else self._look_up
             is_first = False
             try:
-                solved = await self._solve_on(actor, index, problem, budget, told, look_up)
+                solved = await self._solve_on(actor, index, problem, budget, history, look_up)
             except self._ray.exceptions.RayTaskError:  # a bug of ours: with its traceback
                 raise
             except self._ray.exceptions.RayError as error:
                 self._bury(actor, error)
-                told.begin_again(question)
-                if told.num_deaths >= MAX_DEATHS_OF_A_QUESTION:
-                    why = f"question {question}: {told.num_deaths} actors in a row died while they drew it"
+                history.begin_again(question)
+                if history.num_deaths >= MAX_DEATHS_OF_A_QUESTION:
+                    why = f"question {question}: {history.num_deaths} actors in a row died while they drew it"
                     raise EngineUnavailable(f"{why} ({_first_line(error)})") from None
                 continue
             finally:
@@ -266,7 +267,7 @@ class RayWorkers:
                 await self._notify()
             self._num_left -= 1
             self._give_back()
-            return solved._replace(paid=told.paid.plus(solved.paid))
+            return solved._replace(paid=history.paid.plus(solved.paid))
 
     async def close(self) -> None:
         """Give all actors back. Ray is shut down where it was started here."""
@@ -277,11 +278,11 @@ class RayWorkers:
             return
         asked = [asyncio.ensure_future(_of(actor.handle.notes.remote())) for actor in self._actors if actor.is_open]
         if asked:
-            heard, late = await asyncio.wait(asked, timeout=NOTES_S)
+            ready, late = await asyncio.wait(asked, timeout=NOTES_S)
             for task in late:
                 task.cancel()
-            told = [note for task in heard if task.exception() is None for note in task.result()]
-            self.notes = tuple(dict.fromkeys((*self.notes, *told)))
+            notes = [note for task in ready if task.exception() is None for note in task.result()]
+            self.notes = tuple(dict.fromkeys((*self.notes, *notes)))
         for actor in self._actors:
             self._ray.kill(actor.handle)
         if self._reader is not None:
@@ -299,7 +300,7 @@ class RayWorkers:
 
     def _start(self) -> _Actor:
         options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_restarts": 0}
-        kind = self._ray.remote(Worker).options(**options, max_concurrency=self._concurrency + 8)
+        kind = self._ray.remote(QuestionWorker).options(**options, max_concurrency=self._concurrency + 8)
         actor = _Actor(kind.remote(self._work))
         self._actors.append(actor)
         return actor
@@ -414,7 +415,7 @@ class RayWorkers:
         index: int,
         problem: Problem,
         budget: Budget,
-        told: _Log,
+        history: _Log,
         look_up: ReaderLookUp | None,
     ) -> Solved:
         """Have an actor draw a question, and keep what it reports. Raises RayError where it dies."""
@@ -425,11 +426,11 @@ class RayWorkers:
                     return report
                 if isinstance(report, Raised):
                     raise report.error()
-                if isinstance(report, Draw):
+                if isinstance(report, ReportedDraw):
                     actor.has_drawn, self._num_idle_deaths = True, 0
                     self._store.put_draw(*report)
                 else:
-                    told(report)
+                    history(report)
         raise EngineUnavailable(f"an actor said nothing of question {problem.question.id}")
 
 

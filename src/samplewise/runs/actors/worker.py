@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from samplewise.core import registry
-from samplewise.core.errors import SamplewiseError
+from samplewise.core.errors import SamplewiseError, UsageError
 from samplewise.core.events import Event
+from samplewise.core.spec import Spec
 from samplewise.core.types import Ask, Completion, Problem
 from samplewise.engines.base import Engine
 from samplewise.loop.context import RunContext, Trial
@@ -18,13 +19,13 @@ from samplewise.loop.keys import run_key
 from samplewise.loop.ledger import Budget
 from samplewise.loop.threads import abandon
 from samplewise.recipe import recipe as parse_recipe
-from samplewise.runs.run import EngineFacts, Solved, check_limit, check_run, facts_of, grade_result
+from samplewise.runs.run import EngineFacts, Solved, check_limit, check_run, engine_facts, grade_result
 from samplewise.store.database import Store
 from samplewise.tasks.base import Task
 from samplewise.verify.sandbox import Isolation, use
 
 
-class Draw(NamedTuple):
+class ReportedDraw(NamedTuple):
     """A completion that arrived, as `Store.put_draw` takes it."""
 
     digest: bytes
@@ -46,7 +47,7 @@ class Raised(NamedTuple):
         return error
 
 
-Report = Draw | Event | Solved | Raised
+Report = ReportedDraw | Event | Solved | Raised
 
 
 class LookUp(Protocol):
@@ -58,7 +59,7 @@ class LookUp(Protocol):
 class Work(NamedTuple):
     """What all questions of a run have in common. `task` need not have all of its problems."""
 
-    engine: str | Callable[[], Engine]  # its spec, or what makes one
+    engine: str | Spec | Callable[[], Engine]  # its spec, or what makes one
     task: Task
     recipe: str
     seed: int
@@ -76,7 +77,7 @@ class ReportingDraws:
     def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
         """Report a completion."""
         self._reported[digest] = completion
-        self._report(Draw(digest, identity, ask, completion))
+        self._report(ReportedDraw(digest, identity, ask, completion))
 
     def draws(self, digests: Sequence[bytes]) -> dict[bytes, Completion]:
         """Return the completions that were reported, or are in the run's store, by digest."""
@@ -85,7 +86,7 @@ class ReportingDraws:
         return there | self._look_up(others) if others and self._look_up is not None else there
 
 
-class Reader:
+class StoreReader:
     """Looks draws up in a store, for those who cannot open it. Writes nothing."""
 
     def __init__(self, path: str) -> None:
@@ -96,7 +97,7 @@ class Reader:
         return self._store.draws(digests)
 
 
-class Worker:
+class QuestionWorker:
     """An engine that draws whole questions, many at once."""
 
     def __init__(self, work: Work) -> None:
@@ -114,16 +115,21 @@ class Worker:
         try:
             use(work.isolation)
             self._recipe, self._key = parse_recipe(work.recipe), run_key(work.seed)
-            made = registry.build("engine", work.engine) if isinstance(work.engine, str) else work.engine()
-            self._engine = made
-            await made.open()
-            self._recipe = self._recipe.with_max_tokens(made.default_max_tokens)
+            spec = work.engine
+            engine = registry.build("engine", spec) if isinstance(spec, str | Spec) else spec()
+            self._engine = engine
+            if engine.is_batched:  # what was submitted would be forgotten with the actor
+                raise UsageError(
+                    f"{engine.name} answers in batches of all questions, which actors cannot: use no --ray"
+                )
+            await engine.open()
+            self._recipe = self._recipe.with_max_tokens(engine.default_max_tokens)
             if task is not None:
-                check_run(task, self._recipe, made, work.budget)
-                check_limit(task, self._recipe, made, work.budget, seed=work.seed)
+                check_run(task, self._recipe, engine, work.budget)
+                check_limit(task, self._recipe, engine, work.budget, seed=work.seed)
         except SamplewiseError as error:
             return os.getpid(), Raised(type(error), str(error))
-        return os.getpid(), facts_of(made)
+        return os.getpid(), engine_facts(engine)
 
     async def cancel(self) -> None:
         """Give up what is in flight: every question in progress ends at once."""

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in (
         *("model", "vocab", "scale", "seed", "context", "latency_ms", "token_ms", "max_n", "retry_after_s"),
         *("reasoning_tokens", "cut_reasoning", "num_cut", "answer", "greedy_noise", "overrun", "refusal", "bomb_mb"),
+        *("batch_s", "num_expiring", "expires_after"),
     ):
         value = getattr(defaults, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")

@@ -16,6 +16,7 @@ from types import TracebackType
 from samplewise.core.keys import Key
 from samplewise.core.types import Json, Sampling
 from samplewise.testing.endpoint import attacks, protocol
+from samplewise.testing.endpoint.batches import BatchCall, BatchDesk, batch_call
 from samplewise.testing.endpoint.model import ServedDraw, ServedModel
 from samplewise.testing.endpoint.settings import FAULTS, EndpointSettings, EndpointTally
 
@@ -38,6 +39,7 @@ class Endpoint:
         self.tally = EndpointTally()
         self.model = ServedModel(settings.vocab, seed=settings.seed, scale=settings.scale)
         self.url = ""
+        self.desk = BatchDesk(settings, self._answer_line)
         self._port = port
         self._key = Key(settings.seed).fold("endpoint")
         self._fault_rng = self._key.fold("faults").generator()
@@ -141,6 +143,12 @@ class Endpoint:
         if settings.greedy_noise and request.sampling.temperature == 0:
             return self._key.fold("greedy", self.tally.draws)
         return Key((request.seed + index) % (1 << 64))
+
+    def _answer_line(self, url: str, body: Json) -> tuple[int, Json]:
+        """Return the reply to a line of a batch. Raises RequestRefused."""
+        self.tally.requests += 1
+        request = protocol.parse_request(body, PATHS.get(url) == "chat", self.settings, self.model)
+        return 200, self.draw_reply(request, "")[0]
 
     def models(self) -> Json:
         """Return the list of models."""
@@ -273,7 +281,8 @@ class _Connection(asyncio.Protocol):
             self._refuse(refused)
 
     def _route(self, head: bytes, body: bytes) -> None:
-        path = head.partition(b" ")[2].partition(b" ")[0].decode("latin-1").partition("?")[0]
+        method, target = head.decode("latin-1").split(" ")[:2]
+        path, _, query = target.partition("?")
         key = self._settings.api_key
         if (
             key is not None
@@ -285,6 +294,8 @@ class _Connection(asyncio.Protocol):
         route = PATHS.get(path)
         if route in ("chat", "completions") and route not in self._settings.lacks:
             self._complete(body, route == "chat")
+        elif (call := batch_call(method, path, query)) is not None and "batches" not in self._settings.lacks:
+            self._batch(call, head, body)
         elif path == "/health":
             self._send(200, {})
         elif path == "/tally":
@@ -297,6 +308,25 @@ class _Connection(asyncio.Protocol):
             self._send(200, self._endpoint.detokenized(_json(body)))
         else:
             raise protocol.RequestRefused(404, "Not Found")
+
+    def _batch(self, call: BatchCall, head: bytes, body: bytes) -> None:
+        """Answer a call of the batch API, with the fault that is planned for it."""
+        num = self._tally.batch_calls[call.route]
+        self._tally.batch_calls[call.route] += 1
+        planned = self._settings.batch_faults.get(call.route, ())[num : num + 1]  # type: ignore[call-overload]
+        fault = planned[0] if planned else ""
+        if fault == "hang before":
+            return
+        if fault.isdigit():
+            return self._send(int(fault), {"error": {"message": f"a batch call's {fault}", "type": "server_error"}})
+        reply = self._endpoint.desk.serve(call, head, body, self._loop.time())
+        if fault == "lost":
+            return self.cut()
+        if fault == "hang":
+            return
+        if isinstance(reply, bytes):
+            return self._finish(_head(200, b"application/jsonl", len(reply)) + reply)
+        self._send(200, reply)
 
     def _complete(self, body: bytes, chat: bool) -> None:
         """Answer a request for completions, at once or after its latency."""

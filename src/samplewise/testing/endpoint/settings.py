@@ -30,9 +30,14 @@ Trait = Literal[
     "return_tokens_as_token_ids",
     "token_ids_in",  # no parameter: a prompt given as token ids
 ]
-Route = Literal["chat", "completions", "models", "tokenize", "detokenize"]
+Route = Literal["chat", "completions", "models", "tokenize", "detokenize", "batches"]
+BatchRoute = Literal["upload", "create", "list", "state", "cancel", "content"]
+BatchFault = Literal["", "500", "429", "404", "lost", "hang", "hang before"]
 TRAITS: tuple[Trait, ...] = get_args(Trait)
 ROUTES: tuple[Route, ...] = get_args(Route)
+BATCH_ROUTES: tuple[BatchRoute, ...] = get_args(BatchRoute)
+# "lost": done, and the connection closed; "hang": done, and never answered; "hang before": neither done nor answered
+BATCH_FAULTS: tuple[BatchFault, ...] = get_args(BatchFault)
 
 
 class Fault(NamedTuple):
@@ -145,6 +150,13 @@ class EndpointSettings:
     slow_s: float = 1.0
     plan: tuple[str, ...] = ()
     faults: Mapping[str, float] = field(default_factory=dict)
+    batch_s: float = 0.0  # from the creation of a batch to its end; lines are drawn evenly
+    batch_page: int = 100  # batches in a page of their list
+    batch_faults: Mapping[BatchRoute, tuple[BatchFault, ...]] = field(default_factory=dict)  # of the first calls
+    line_faults: tuple[str, ...] = ()  # statuses of the first lines of all batches, "" for none
+    num_refused: int = 0  # batches that fail before they begin, the first ones
+    num_expiring: int = 0  # batches that expire after `expires_after` lines, the first ones
+    expires_after: int = 0
 
     def __post_init__(self) -> None:
         for known, names in ((TRAITS, (*self.ignores, *self.refuses)), (ROUTES, self.lacks)):
@@ -154,6 +166,9 @@ class EndpointSettings:
         for fault in (*filter(None, self.plan), *self.faults):
             if fault not in FAULTS and fault not in ATTACKS:
                 raise ValueError(f"no such fault: {fault!r}; known: {', '.join((*FAULTS, *ATTACKS))}")
+        for faults in self.batch_faults.values():
+            if unknown := set(faults) - set(BATCH_FAULTS):
+                raise ValueError(f"no such fault of the batch API: {sorted(unknown)[0]!r}; known: {BATCH_FAULTS}")
         if any(probability < 0 for probability in self.faults.values()) or sum(self.faults.values()) > 1:
             message = f"probabilities of faults must be 0 or more and sum to at most 1, got {dict(self.faults)}"
             raise ValueError(message)
@@ -173,6 +188,7 @@ class EndpointTally:
     in_flight: int = 0
     most_in_flight: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    batch_calls: Counter[str] = field(default_factory=Counter)  # by route, refused and faulty ones too
 
     @property
     def tokens(self) -> int:
@@ -181,4 +197,5 @@ class EndpointTally:
 
     def as_json(self) -> dict[str, Json]:
         """Return the tally as a JSON object."""
-        return {**asdict(self), "tokens": self.tokens, "faults": dict(self.faults)}
+        counts = {"faults": dict(self.faults), "batch_calls": dict(self.batch_calls)}
+        return {**asdict(self), "tokens": self.tokens, **counts}

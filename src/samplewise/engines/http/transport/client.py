@@ -14,8 +14,8 @@ import json
 import re
 import time
 from base64 import b64encode
-from collections.abc import Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from samplewise.core.errors import BadRequest, EngineError, EngineTimeout, EngineUnavailable, SetupError
@@ -24,7 +24,13 @@ from samplewise.core.text import as_one_line
 from samplewise.core.types import Json
 from samplewise.engines.base import Hear
 from samplewise.engines.http.transport.body import ENCODINGS, BadEncoding, body_pieces
-from samplewise.engines.http.transport.stream import StreamLimits, StreamTooLong, read_stream
+from samplewise.engines.http.transport.stream import (
+    HearEvent,
+    StreamLimits,
+    StreamTooLong,
+    read_events,
+    read_stream,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -125,19 +131,25 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self.shown!r})"
 
-    def post(self, path: str, body: Json | bytes, max_bytes: int = MAX_BYTES) -> Coroutine[None, None, Reply]:
-        """Send a JSON body (bytes go out unchanged) and return the reply.
+    def post(
+        self, path: str, body: Json | bytes, max_bytes: int = MAX_BYTES, *, content_type: str = ""
+    ) -> Coroutine[None, None, Reply]:
+        """Send a JSON body (bytes go out unchanged, as JSON or as `content_type`) and return the reply.
 
         A reply that breaks off has no body. Raises EngineTimeout or EngineUnavailable if no reply came (`was_sent`
         says whether the request may have been billed), BadRequest if it has more than `max_bytes`, decompressed, and
         SetupError if no TLS connection can be made.
         """
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self._request("POST", path, data, max_bytes)
+        return self._request("POST", path, data, max_bytes, content_type=content_type)
 
     def get(self, path: str) -> Coroutine[None, None, Reply]:
         """Send a GET request; otherwise as `post`."""
         return self._request("GET", path, None, MAX_BYTES)
+
+    def download(self, path: str, max_bytes: int) -> Coroutine[None, None, Reply]:
+        """Return a file as the text of the reply, all of it; "" if it broke off. Otherwise as `get`."""
+        return self._request("GET", path, None, max_bytes, max_text=max_bytes)
 
     def stream(
         self,
@@ -157,7 +169,28 @@ class Client:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         limits = StreamLimits(max_bytes, max_pieces, self._timeout_s)
         careful = None if hear is None else _Careful(hear, self._secrets)
-        return self._request("POST", path, data, max_bytes, idle_timeout_s, limits, careful)
+
+        def read(pieces: AsyncIterator[bytes]) -> Coroutine[None, None, Json | None]:
+            return read_stream(pieces, limits, time.monotonic, careful)
+
+        return self._request("POST", path, data, max_bytes, idle_timeout_s, read)
+
+    def events(
+        self, path: str, body: Json, hear: HearEvent, idle_timeout_s: float, max_bytes: int = MAX_BYTES
+    ) -> Coroutine[None, None, Reply]:
+        """Send a body that asks for server-sent events, and tell of each as it comes; otherwise as `stream`.
+
+        The reply's body is None where the stream broke off. `max_bytes` holds for each event.
+        """
+        limits = StreamLimits(max_bytes, MAX_PIECES, self._timeout_s)
+
+        def hear_safely(event: Json) -> None:
+            hear(self._secrets.hide_in(event, is_error=False))
+
+        def read(pieces: AsyncIterator[bytes]) -> Coroutine[None, None, Json | None]:
+            return read_events(pieces, limits, time.monotonic, hear_safely)
+
+        return self._request("POST", path, json.dumps(body).encode(), max_bytes, idle_timeout_s, read)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -172,8 +205,9 @@ class Client:
         data: bytes | None,
         max_bytes: int,
         idle_timeout_s: float | None = None,
-        limits: StreamLimits | None = None,
-        hear: Hear | None = None,
+        read: _ReadStream | None = None,
+        max_text: int = MAX_TEXT,
+        content_type: str = "",
     ) -> Reply:
         import aiohttp
 
@@ -187,16 +221,21 @@ class Client:
         try:
             # a redirected POST would arrive as a GET
             async with self._session.request(
-                method, url, data=data, allow_redirects=False, timeout=timeout
+                method,
+                url,
+                data=data,
+                allow_redirects=False,
+                timeout=timeout,
+                headers={"Content-Type": content_type} if content_type else None,
             ) as response:
                 body, text = None, ""
                 try:
-                    if limits is not None and response.content_type == "text/event-stream":
-                        body = await read_stream(body_pieces(response), limits, time.monotonic, hear)
+                    if read is not None and response.content_type == "text/event-stream":
+                        body = await read(body_pieces(response))
                     else:
                         raw = await _read(response, max_bytes)
                         text = raw.decode(errors="replace")
-                        body, text = _json(text), text[:MAX_TEXT]
+                        body, text = _json(text), text[:max_text]
                 except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError) as error:
                     if isinstance(error, TimeoutError):
                         raise
@@ -271,7 +310,14 @@ class Client:
         parts = urlsplit(self.shown)
         server = f"{parts.scheme}://{parts.netloc}"
         text = f"{server}{path[1:]}" if path.startswith("//") else f"{server}{parts.path}/{path}"
-        return self._urls.setdefault(path, yarl.URL(f"{text}?{self._query}" if self._query else text))
+        mark = "&" if "?" in path else "?"
+        return self._urls.setdefault(path, yarl.URL(f"{text}{mark}{self._query}" if self._query else text))
+
+
+class _ReadStream(Protocol):
+    """Reads a streamed reply. Returns None if it broke off."""
+
+    def __call__(self, pieces: AsyncIterator[bytes], /) -> Coroutine[None, None, Json | None]: ...
 
 
 class _Careful:

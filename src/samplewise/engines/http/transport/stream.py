@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from samplewise.core.types import Json
 from samplewise.engines.base import Hear
@@ -175,16 +175,50 @@ async def read_stream(
     return assembler.body()
 
 
+class HearEvent(Protocol):
+    """Hears the events of a stream as they come."""
+
+    def __call__(self, event: Json, /) -> None: ...
+
+
+async def read_events(pieces: AsyncIterator[bytes], limits: StreamLimits, clock: Clock, hear: HearEvent) -> Json | None:
+    """Tell of the events of a stream as they come. Return {} at its end mark, None if it broke off before.
+
+    Of the limits `max_bytes` holds for each event and `max_pieces` for all. Raises TimeoutError and StreamTooLong as
+    `read_stream` does.
+    """
+    line, num_events, progress_at = _Lines(), 0, clock()
+    async for piece in pieces:
+        for whole in line.add(piece):
+            if not whole.startswith(b"data:"):
+                continue
+            if (data := whole[5:].strip()) == b"[DONE]":
+                return {}
+            num_events, progress_at = num_events + 1, clock()
+            try:
+                event = json.loads(data)
+            except (ValueError, RecursionError):
+                return None
+            hear(event)
+        if line.num_bytes > limits.max_bytes or num_events > limits.max_pieces:
+            raise StreamTooLong
+        if clock() - progress_at > limits.quiet_s:
+            raise TimeoutError
+    return None
+
+
 class _Lines:
     """Cut pieces into lines, in time proportional to their length however long a line is."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
+        self.num_bytes = 0  # of the line that has not ended
 
     def add(self, piece: bytes) -> list[bytes]:
         """Return the lines that this piece ends."""
         first, *others = piece.split(b"\n")
         self._parts.append(first)
+        self.num_bytes = len(others[-1]) if others else self.num_bytes + len(first)
         if not others:
             return []
         whole = b"".join(self._parts)

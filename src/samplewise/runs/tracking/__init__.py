@@ -1,0 +1,1 @@
+"""A run, followed by an experiment tracker: Weights & Biases, MLflow, or whatever takes OpenTelemetry spans."""
