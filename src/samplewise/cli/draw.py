@@ -339,8 +339,8 @@ def _run_all(
     trackers: Sequence[str] = (),
 ) -> list[Any]:
     from samplewise.cli.forecast import confirm_cost
-    from samplewise.cli.progress import Bar, engine_to_load, loading
-    from samplewise.runs.run import check_limit, run_task
+    from samplewise.cli.progress import engine_to_load, loading
+    from samplewise.runs.run import check_limit
 
     with loading("the parts of the recipe"):
         recipes = [parse_recipe(line) for line in lines]
@@ -360,21 +360,11 @@ def _run_all(
                 check_limit(problems, each, opened, budget, seed=seed, spread=spread)  # type: ignore[arg-type]
             confirm_cost(problems, recipes, opened, store, seed, budget, shard, limit_usd)
             for each in recipes:
-                with Bar(each.line) as bar:
-                    done.append(
-                        await run_task(
-                            problems,
-                            each,
-                            opened,
-                            store,
-                            seed=seed,
-                            budget=budget,
-                            spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
-                            shard=shard,
-                            on_event=_to_all(bar, *followers),
-                            cancel=cancel,
-                        )
+                done.append(
+                    await _run_one(
+                        problems, each, opened, store, seed, budget, spread, shard, followers=followers, cancel=cancel
                     )
+                )
                 if cancel.is_set():
                     raise Interrupted(f"interrupted; {describe_kept(store, done[-1])}")
         finally:
@@ -402,9 +392,8 @@ def _run_with_actors(
     gpus: float,
     trackers: Sequence[str],
 ) -> Any:
-    from samplewise.cli.progress import Bar, loading
+    from samplewise.cli.progress import loading
     from samplewise.runs.actors import RayWorkers
-    from samplewise.runs.run import run_task
 
     with loading("the parts of the recipe"):
         recipe = parse_recipe(line)
@@ -416,19 +405,9 @@ def _run_with_actors(
         try:
             async with workers:
                 end_on_signal(cancel, f"{store.path} keeps all draws that arrived; the same command goes on from there")
-                with Bar(recipe.line) as bar:
-                    summary = await run_task(
-                        task,
-                        recipe,
-                        workers,
-                        store,
-                        seed=seed,
-                        budget=budget,
-                        spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
-                        shard=shard,
-                        on_event=_to_all(bar, *followers),
-                        cancel=cancel,
-                    )
+                summary = await _run_one(
+                    task, recipe, workers, store, seed, budget, spread, shard, followers=followers, cancel=cancel
+                )
         finally:
             for note in workers.notes:
                 say(f"{engine}: {note}")
@@ -441,14 +420,41 @@ def _run_with_actors(
     return asyncio.run(go())
 
 
-def _to_all(*listeners: OnEvent) -> OnEvent:
-    """Return what hands an event on to all of these."""
+async def _run_one(
+    task: Task,
+    recipe: Any,
+    engine: Any,
+    store: Any,
+    seed: int,
+    budget: Budget,
+    spread: str,
+    shard: Shard | None,
+    *,
+    followers: Sequence[OnEvent],
+    cancel: asyncio.Event,
+) -> Any:
+    """Run a recipe on a task with an engine, or with workers in its place, beside a bar."""
+    from samplewise.cli.progress import Bar
+    from samplewise.runs.run import run_task
 
-    def on_event(event: Event, /) -> None:
-        for listener in listeners:
-            listener(event)
+    with Bar(recipe.line) as bar:
 
-    return on_event
+        def on_event(event: Event, /) -> None:
+            for listener in (bar, *followers):
+                listener(event)
+
+        return await run_task(
+            task,
+            recipe,
+            engine,
+            store,
+            seed=seed,
+            budget=budget,
+            spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
+            shard=shard,
+            on_event=on_event,
+            cancel=cancel,
+        )
 
 
 def _follow(name: str, store: Any) -> RunFollower:

@@ -133,7 +133,7 @@ class Workers(Protocol):
         """Note how many questions will be drawn, and the store that holds the draws that are not to be paid again."""
         ...
 
-    async def solve(self, index: int, problem: Problem, budget: Budget, log: EventLog) -> Solved:
+    async def solve(self, index: int, problem: Problem, budget: Budget, log: RunLog) -> Solved:
         """Return what comes of a question. Draws are put into the store, and events logged, as they arrive.
 
         Raises EngineUnavailable where those die who draw it, and whatever they raise.
@@ -287,7 +287,7 @@ async def run_task(
     problems = task.problems
     own = {p.question.id for p in problems if part is None or part.holds(p.question.id)}
     on_event(Started(identity, len(own), len(own & done)))
-    log = EventLog(store, identity, on_event)
+    log = RunLog(store, identity, on_event)
     key, selector = run_key(seed), str(recipe.stages.selector)
     paid, trial = Usage(), Trial()
     empty: list[Solved] = []  # questions of which every draw was refused
@@ -382,7 +382,7 @@ async def _tell_waits(engine: Engine, on_event: OnEvent) -> None:
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-class EventLog:
+class RunLog:
     """An `OnEvent` that keeps a run's notes in the store and passes every event on."""
 
     def __init__(self, store: Store, run: str, on_event: OnEvent) -> None:
@@ -444,7 +444,7 @@ def _summarize(
     *,
     paid: Usage,
     cancelled: bool,
-    log: EventLog,
+    log: RunLog,
 ) -> Summary:
     chosen = {row.question: row.grade for row in store.selections(identity) if row.selector == selector}
     spent, num_draws, num_empty = Usage(), 0, 0

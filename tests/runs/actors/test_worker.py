@@ -19,7 +19,7 @@ from samplewise.loop.ledger import Budget
 from samplewise.recipe import recipe
 from samplewise.runs.actors.pool import _Log
 from samplewise.runs.actors.worker import QuestionWorker, Raised, Report, ReportedDraw, ReportingDraws, Work
-from samplewise.runs.run import EngineFacts, EventLog, Solved, run_task
+from samplewise.runs.run import EngineFacts, RunLog, Solved, run_task
 from samplewise.store.database import Store
 
 LINE = "repeat(6, max_tokens=4) | best(logp)"
@@ -112,7 +112,7 @@ def test_a_draw_is_looked_up_once_and_never_where_it_was_reported() -> None:
 def test_a_question_that_is_begun_again_is_counted_once() -> None:
     heard: list[Event] = []
     with Store(":memory:") as store:
-        log = EventLog(store, "run", heard.append)
+        log = RunLog(store, "run", heard.append)
         told = _Log(log)
         paid = Usage(1, 2, 3)
         told(Arrived("q", paid, "engine"))

@@ -28,7 +28,7 @@ from samplewise.engines.base import Engine
 from samplewise.loop.ledger import Budget
 from samplewise.recipe import Recipe
 from samplewise.runs.actors.worker import QuestionWorker, Raised, ReportedDraw, StoreReader, Work
-from samplewise.runs.run import CONCURRENCY, EngineFacts, EventLog, Solved
+from samplewise.runs.run import CONCURRENCY, EngineFacts, RunLog, Solved
 from samplewise.store.database import Store
 from samplewise.tasks.base import Task
 from samplewise.verify.sandbox import chosen
@@ -123,7 +123,7 @@ class _Actor:
 class _Log:
     """Logs the events of a question once, however often it is begun again, and adds up what was paid and is lost."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: RunLog) -> None:
         self.paid = Usage()  # by actors that died
         self.num_deaths = 0  # since anything new arrived
         self._log = log
@@ -242,7 +242,7 @@ class RayWorkers:
         if cancel is not None:
             self._spawn(self._pass_on(cancel))
 
-    async def solve(self, index: int, problem: Problem, budget: Budget, log: EventLog) -> Solved:
+    async def solve(self, index: int, problem: Problem, budget: Budget, log: RunLog) -> Solved:
         """Return what comes of a question, handed out until an actor has finished it."""
         question, history, is_first = problem.question.id, _Log(log), True
         while True:
@@ -310,8 +310,8 @@ class RayWorkers:
         reply = asyncio.ensure_future(_of(actor.handle.open.remote(task)))
         try:
             if not (await asyncio.wait([reply], timeout=PATIENCE_S))[0]:
-                place = f"{self._cpus} CPUs and {self._gpus:g} GPUs"
-                self._say(f"an actor has not started yet: Ray looks for a place with {place}, or the model loads")
+                needs = f"{self._cpus} CPUs and {self._gpus:g} GPUs"
+                self._say(f"an actor has not started yet: Ray looks for a place with {needs}, or the model loads")
             pid, facts = await reply
         except self._ray.exceptions.RayTaskError:
             raise
