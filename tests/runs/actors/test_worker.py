@@ -13,7 +13,7 @@ from bench.store import words
 from samplewise.cli import main
 from samplewise.core.errors import BadSpec, EngineUnavailable, MissingExtra, UnknownName, UsageError
 from samplewise.core.events import Arrived, Drawn, Event, Stopped
-from samplewise.core.types import Completion, Failure, Generate, Message, Usage
+from samplewise.core.types import Completion, Failure, Generate, Message, Stop, Usage
 from samplewise.engines.toy import Toy
 from samplewise.loop.ledger import Budget
 from samplewise.recipe import recipe
@@ -121,13 +121,19 @@ def test_a_question_that_is_begun_again_is_counted_once() -> None:
         told.begin_again("q")
         assert (told.paid, told.num_deaths, log.failed["q"]) == (Usage(2, 4, 6), 1, 0)
         told(Arrived("q", paid, "store"))  # was told as it was drawn
-        told.begin_again("q")
+        told(Stopped("q", Stop("finished"), paid, "a"))
+        told.begin_again("q")  # it died before the outcome came
+        told.finish()
+        assert not any(isinstance(event, Stopped) for event in heard)
         assert (told.paid, told.num_deaths) == (Usage(2, 4, 6), 2)
         told(Arrived("q", paid, "store"))
         told(Arrived("q", paid, "store"))  # which an earlier run has drawn
         told(Arrived("q", paid, "engine"))
         told(Drawn("q", 7))
         assert told.num_deaths == 0
+        told(Stopped("q", Stop("finished"), paid, "a"))
+        told.finish()
+    assert sum(isinstance(event, Stopped) for event in heard) == 1
     assert [event.source for event in heard if isinstance(event, Arrived)] == ["engine", "failure", "store", "engine"]
     assert [event.tokens for event in heard if isinstance(event, Drawn)] == [5, 12]
 

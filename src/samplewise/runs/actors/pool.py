@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from samplewise.core.errors import EngineUnavailable, MissingExtra, SetupError, UsageError
-from samplewise.core.events import Arrived, Drawn, Event
+from samplewise.core.events import Arrived, Drawn, Event, Stopped
 from samplewise.core.spec import Spec
 from samplewise.core.types import Completion, Problem, Usage
 from samplewise.engines.base import Engine
@@ -129,6 +129,7 @@ class _Log:
         self._log = log
         self._num_arrived = self._num_again = self._tokens_before = self._tokens = 0
         self._paid = Usage()  # by the actor that is at it
+        self._stopped: Stopped | None = None  # not logged before the outcome is here: the actor may die in between
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Arrived):
@@ -142,11 +143,19 @@ class _Log:
         elif isinstance(event, Drawn):
             self._tokens = self._tokens_before + event.tokens
             event = event._replace(tokens=self._tokens)
+        elif isinstance(event, Stopped):
+            self._stopped = event
+            return
         self._log(event)
+
+    def finish(self) -> None:
+        """Note that the outcome is here."""
+        if self._stopped is not None:
+            self._log(self._stopped)
 
     def begin_again(self, question: str) -> None:
         """Note that the actor died."""
-        self.paid, self._paid = self.paid.plus(self._paid), Usage()
+        self.paid, self._paid, self._stopped = self.paid.plus(self._paid), Usage(), None
         self._num_again, self._tokens_before = self._num_arrived, self._tokens
         self.num_deaths += 1
         self._log.forget(question)
@@ -265,6 +274,7 @@ class RayWorkers:
             finally:
                 actor.questions.discard(question)
                 await self._notify()
+            history.finish()
             self._num_left -= 1
             self._give_back()
             return solved._replace(paid=history.paid.plus(solved.paid))
