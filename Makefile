@@ -57,7 +57,7 @@ quick: $(VENV)/.dev  ## the tests that take no time
 	$(BIN)/pytest -m "not slow and not vllm and not real and not clients and not ray and not package"
 
 bench: $(VENV)/.dev  ## make bench NAME=engine: prints its figures, and one JSON object as the last line
-	@test -f bench/$(NAME).py -o -f bench/$(NAME)/__main__.py || { echo "no bench is called '$(NAME)'; there are: $$(cd bench && ls [a-z]*.py | grep -vE '^(about|stories|stop_(worlds|replay|tiny)|explore_(alone|toy|game24))\.py' | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
+	@test -f bench/$(NAME).py -o -f bench/$(NAME)/__main__.py || { echo "no bench is called '$(NAME)'; there are: $$(cd bench && ls [a-z]*.py | grep -vE '^(about|stories|scale_store|stop_(worlds|replay|tiny)|explore_(alone|toy|game24))\.py' | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
 	$(BIN)/python -m bench.$(NAME)
 
 train: $(VENV)/.dev  ## makes the bundled model again, from random weights (about an hour on two cores)

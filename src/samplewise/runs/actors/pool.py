@@ -269,7 +269,7 @@ class RayWorkers:
                 history.begin_again(question)
                 if history.num_deaths >= MAX_DEATHS_OF_A_QUESTION:
                     why = f"question {question}: {history.num_deaths} actors in a row died while they drew it"
-                    raise EngineUnavailable(f"{why} ({_first_line(error)})") from None
+                    raise EngineUnavailable(f"{why} ({_why(error)})") from None
                 continue
             finally:
                 actor.questions.discard(question)
@@ -364,12 +364,12 @@ class RayWorkers:
             return
         self._actors.remove(actor)
         self._ray.kill(actor.handle)  # it may only have been out of reach
-        self._say(f"an actor died, and its {actor.num} questions are handed out again ({_first_line(error)})")
+        self._say(f"an actor died, and its {actor.num} questions are handed out again ({_why(error)})")
         self._num_idle_deaths = 0 if actor.has_drawn else self._num_idle_deaths + 1
         if self._num_idle_deaths >= MAX_DEATHS:
             at = f", the last at question {min(actor.questions)}" if actor.num == 1 else ""
             self._fatal = EngineUnavailable(
-                f"{self._num_idle_deaths} actors in a row died before they drew anything{at}: {_first_line(error)}"
+                f"{self._num_idle_deaths} actors in a row died before they drew anything{at}: {_why(error)}"
             )
         self._fill()
 
@@ -449,7 +449,7 @@ async def _of(reply: Any) -> Any:
     return await reply
 
 
-def _first_line(error: Exception) -> str:
-    """Return an error of Ray's in one line."""
+def _why(error: Exception) -> str:
+    """Return why an actor died, in one line: the first sentence of the last line of Ray's error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
+    return (lines[-1] if lines else type(error).__name__).partition(". ")[0][:300]
