@@ -43,8 +43,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.dev  ## docs/reference.md, made from the registry
+docs: $(VENV)/.dev  ## docs/reference.md, made from the registry, and docs/tutorial.md, made by running the notebook
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/notebook.py
 
 site: .venv-site/.made  ## the pages of docs/ as a site, in site/; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --quiet --strict

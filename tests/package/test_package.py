@@ -32,6 +32,7 @@ EXTRAS = sorted(set(PROJECT["optional-dependencies"]))
 DATA = {".css", ".html", ".jinja", ".js", ".json", ".md", ".safetensors", ".toml", ".typed"}
 MAX_WHEEL_MB = 9.0
 TIMEOUT_S = 120
+ALL_OUTPUT = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 
 pytestmark = [
     pytest.mark.package,
@@ -50,11 +51,9 @@ def call(*command: str | Path, cwd: Path, code: int = 0, extra: Mapping[str, str
         [*map(str, command)],
         cwd=cwd,
         env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
         timeout=TIMEOUT_S,
+        text=True,
+        **ALL_OUTPUT,
     )
     assert done.returncode == code, f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout

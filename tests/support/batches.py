@@ -99,21 +99,18 @@ def die_at(fatal: Fatal) -> None:
         if not left[0]:
             os._exit(9)
 
-    if asyncio.iscoroutinefunction(method):
+    async def returned_later(*args: Any) -> Any:
+        result = await method(*args)
+        count()
+        return result
 
-        async def wrapped(*args: Any) -> Any:
-            result = await method(*args)
+    def returned(*args: Any) -> Any:
+        result = method(*args)
+        if fatal.method != "note" or args[2] == "batch":
             count()
-            return result
-    else:
+        return result
 
-        def wrapped(*args: Any) -> Any:
-            result = method(*args)
-            if fatal.method != "note" or args[2] == "batch":
-                count()
-            return result
-
-    setattr(fatal.owner, fatal.method, wrapped)
+    setattr(fatal.owner, fatal.method, returned_later if asyncio.iscoroutinefunction(method) else returned)
 
 
 def hurry() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 import typer
@@ -28,4 +29,8 @@ def serve_vllm(
         scheme = "https" if launch.args.ssl_certfile else "http"
         shown = f"[{host}]" if ":" in host else host
         say(f"vLLM will serve {launch.model}; as an engine: --engine \"vllm('{scheme}://{shown}:{port}')\"")
-    launch.run()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # vLLM ends its processes before it ends
+    try:
+        launch.run()
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

@@ -90,7 +90,7 @@ class Stopped(NamedTuple):
     at_most: Usage = Usage()
 
 
-class Graded(NamedTuple):
+class Recorded(NamedTuple):
     """A question's record is in the store: the grade of its answer, nan if unknown, what it cost, its candidates."""
 
     question: str
@@ -113,7 +113,9 @@ class Ended(NamedTuple):
     num_questions: int
 
 
-Event = Started | Dispatched | Arrived | Drawn | Waiting | Retried | StopChecked | Stopped | Graded | BrokenOff | Ended
+Event = (
+    Started | Dispatched | Arrived | Drawn | Waiting | Retried | StopChecked | Stopped | Recorded | BrokenOff | Ended
+)
 
 
 class OnEvent(Protocol):

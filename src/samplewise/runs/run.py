@@ -27,7 +27,7 @@ from collections.abc import Sequence, Set
 from typing import Literal, NamedTuple, get_args
 
 from samplewise.core.errors import SamplewiseError, StoreError, UsageError
-from samplewise.core.events import Arrived, Ended, Event, Graded, OnEvent, Retried, Started, Stopped, Waiting, ignore
+from samplewise.core.events import Arrived, Ended, Event, OnEvent, Recorded, Retried, Started, Stopped, Waiting, ignore
 from samplewise.core.spec import wire
 from samplewise.core.types import Generate, Json, Problem, Usage
 from samplewise.engines.base import Engine
@@ -259,7 +259,7 @@ async def run_task(
         store.save(identity, record, selector, result.selection, grade)
         if not num and question in failed_before:
             store.note(identity, "failed", [question, 0])
-        on_event(Graded(question, grade, record.spent, len(record.answers)))
+        on_event(Recorded(question, grade, record.spent, len(record.answers)))
 
     if engine.is_batched:  # a batch is of all questions
         concurrency = len(own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import pytest
 from samplewise.core.errors import SetupError
 from samplewise.core.registry import build
 from samplewise.core.types import (
+    Ask,
     Capability,
     Generate,
     Likelihood,
@@ -23,7 +24,8 @@ from samplewise.core.types import (
     Score,
     Usage,
 )
-from samplewise.engines.base import GROUP_SCOPE
+from samplewise.engines.base import GROUP_SCOPE, Arrival
+from samplewise.engines.http.transport.stream import StreamLimits, StreamTooLong, read_events
 from samplewise.engines.toy import Toy
 from samplewise.engines.vllm import vllm, wire
 from samplewise.engines.vllm.remote import MAX_ASKS, _jobs
@@ -241,6 +243,60 @@ def test_a_lost_draw_is_charged_at_its_worst_case_and_said() -> None:
             await engine.close()
 
     run(go())
+
+
+class Raising(MarkedToy):
+    """An engine that breaks after its first draw, whose text repeats a credential."""
+
+    async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
+        yield Arrival(0, self.one(asks[0])._replace(text="it is a secret key"))
+        raise RuntimeError("a made-up fault")
+
+
+def test_an_engine_that_breaks_is_told_of_and_no_credential_comes_back() -> None:
+    async def go() -> None:
+        async with Served(Raising(), key="a secret key") as served:
+            engine = served.client(api_key="a secret key")
+            await engine.open()
+            first, second = await answers(engine, ASKS[:2])
+            assert first.text == "it is ***"
+            assert second.failure is not None
+            assert "RuntimeError: a made-up fault" in second.failure.message
+            assert second.usage == engine.worst_case(ASKS[1])
+            await engine.close()
+
+    run(go())
+
+
+@pytest.mark.parametrize(
+    ("pieces", "ends"),
+    [
+        ((b"data: {}\n\nda", b'ta: {"a": 1}\r\n: still\n', b"data: [DONE]\n"), {}),
+        ((b"data: {}\n\n", b'data: {"a": 1}\n'), None),
+        ((b"data: {}\n", b'data: {"a": 1}\n', b"data: {half\n", b"data: [DONE]\n"), None),
+        ((b"data: {}\n", b'data: {"a": 1}\n', b"data: ", b"x" * 40, b"x" * 40), StreamTooLong),
+        ((b"data: {}\n", b'data: {"a": 1}\n', *[b": still\n"] * 20), TimeoutError),
+    ],
+)
+def test_events_are_heard_as_they_come_and_a_stream_has_limits(pieces: tuple[bytes, ...], ends: Any) -> None:
+    """Every piece takes a second. Nothing but comments for ten, or a line of more than 64 bytes, is not read on."""
+    events: list[Any] = []
+    seconds = iter(range(100))
+
+    async def stream() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    async def go() -> Any:
+        limits = StreamLimits(64, 9, 10.0)
+        return await read_events(stream(), limits, lambda: float(next(seconds)), events.append)
+
+    if isinstance(ends, type):
+        with pytest.raises(ends):
+            run(go())
+    else:
+        assert run(go()) == ends
+    assert events == [{}, {"a": 1}]
 
 
 def test_the_worst_case_is_a_bound_and_then_exact() -> None:

@@ -34,9 +34,13 @@ class Launch(NamedTuple):
     model: str  # as it was named
 
     def run(self) -> None:
-        """Serve until the process is told to stop."""
-        self.command.validate(self.args)
-        self.command.cmd(self.args)
+        """Serve until the process is told to stop. Raises SetupError in one line; the server's log says more."""
+        try:
+            self.command.validate(self.args)
+            self.command.cmd(self.args)
+        except Exception as error:  # vLLM and what it loads raise anything
+            line = next(iter(str(error).strip().splitlines()), "")
+            raise SetupError(f"vLLM's server has ended: {type(error).__name__}: {line}") from error
 
 
 def prepare_launch(arguments: Sequence[str]) -> Launch:

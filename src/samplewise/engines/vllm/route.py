@@ -170,28 +170,28 @@ async def _events(engine: Engine, asked: wire.AnswerRequest, send: Send) -> None
 
 
 async def _lines(engine: Engine, asked: wire.AnswerRequest) -> AsyncGenerator[str]:
-    stream: Any = engine.answer([_scoped(ask, asked.session) for ask in asked.asks])
-    waiting: asyncio.Future[Arrival] = asyncio.ensure_future(anext(stream))
-    try:
-        while True:
-            await asyncio.wait({waiting}, timeout=KEEP_ALIVE_S)
-            if not waiting.done():
-                yield ": still drawing\n\n"
-                continue
-            try:
-                arrival = waiting.result()
-            except StopAsyncIteration:
-                break
-            except Exception as error:  # the client is told, and no one else's request may end
-                yield f"data: {json.dumps({'error': f'{type(error).__name__}: {error}'})}\n\n"
-                return
-            yield f"data: {wire.encode_arrival(arrival.position, _unscoped(arrival.completion, asked.session))}\n\n"
-            waiting = asyncio.ensure_future(anext(stream))
-        yield f"data: {wire.DONE}\n\n"
-    finally:
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        await stream.aclose()
+    answers: Any = engine.answer([_scoped(ask, asked.session) for ask in asked.asks])
+    async with contextlib.aclosing(answers) as stream:
+        waiting: asyncio.Future[Arrival] = asyncio.ensure_future(anext(stream))
+        try:
+            while True:
+                await asyncio.wait({waiting}, timeout=KEEP_ALIVE_S)
+                if not waiting.done():
+                    yield ": still drawing\n\n"
+                    continue
+                try:
+                    position, completion = waiting.result()
+                except StopAsyncIteration:
+                    break
+                except Exception as error:  # the client is told, and no one else's request may end
+                    yield f"data: {json.dumps({'error': f'{type(error).__name__}: {error}'})}\n\n"
+                    return
+                yield f"data: {wire.encode_arrival(position, _unscoped(completion, asked.session))}\n\n"
+                waiting = asyncio.ensure_future(anext(stream))
+            yield f"data: {wire.DONE}\n\n"
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
 
 
 def _scoped(ask: Ask, session: str) -> Ask:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from samplewise.core.events import Event, Graded, Started
+from samplewise.core.events import Event, Recorded, Started
 from samplewise.core.text import as_one_line
 from samplewise.core.types import Json
 from samplewise.measure import mean_interval
@@ -64,7 +64,7 @@ class RunFollower:
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, Started):
             self._begin(event.run)
-        elif isinstance(event, Graded):
+        elif isinstance(event, Recorded):
             self._add(event.grade, event.draws, event.spent.tokens, event.spent.usd)
             figures, num_done = self._figures(), len(self._grades)
             self._work.put(lambda: self._tracker.log(num_done, figures))

@@ -177,27 +177,17 @@ def decide_move(
     step with a failed request leaves the response as it is. The target stays invariant so long as failures do not
     depend on what would have been drawn, at most on the prefix: the reverse step sends the same prefix.
     """
-    result = _decide(kernel, current, proposal, completions, choices)
-    return result._replace(
-        requests=sum(completion.usage.requests for completion in completions),
-        unused=sum(max(0, c.usage.completion_tokens - len(c.tokens or ())) for c in completions),
-    )
-
-
-def _decide(
-    kernel: Kernel,
-    current: DrawnResponse,
-    proposal: MoveProposal,
-    completions: Sequence[Completion],
-    choices: RandomChoices,
-) -> MoveResult:
+    counts = {
+        "requests": sum(completion.usage.requests for completion in completions),
+        "unused": sum(max(0, c.usage.completion_tokens - len(c.tokens or ())) for c in completions),
+    }
     if not current.tokens:
-        return MoveResult(current, "behind", -1, None, 0)
+        return MoveResult(current, "behind", -1, None, 0, **counts)
     tokens = sum(completion.usage.completion_tokens for completion in completions)
     length = len(current.tokens)
     saved = sum((length if position < 0 else position) - proposal.cut for position in proposal.positions)
     if not completions:
-        return MoveResult(current, "same", -1, None, 0, saved)
+        return MoveResult(current, "same", -1, None, 0, saved, **counts)
     proposed: list[DrawnResponse | None] = []  # (K,) None: rejected early
     log_weights: list[float] = []  # (K,)
     arrivals = iter(completions)
@@ -209,7 +199,7 @@ def _decide(
         completion = next(arrivals)
         continuation = continuation_of(completion, kernel.temperatures)
         if continuation is None:
-            return MoveResult(current, "failed", position, None, tokens, saved)
+            return MoveResult(current, "failed", position, None, tokens, saved, **counts)
         if completion.finish == "rejected":
             proposed.append(None)
             log_weights.append(-math.inf)
@@ -222,11 +212,11 @@ def _decide(
         ratio = max(log_weights)
         outcome: Outcome = "aborted" if all(response is None for response in proposed) else "rejected"
         known_ratio = ratio if ratio > -math.inf else None
-        return MoveResult(current, outcome, proposal.positions[0], known_ratio, tokens, saved)
+        return MoveResult(current, outcome, proposal.positions[0], known_ratio, tokens, saved, **counts)
     accepted = proposed[chosen]
     assert accepted is not None, "a proposal that was rejected early cannot be chosen"
     outcome = "same" if proposal.positions[chosen] < 0 else "accepted"
-    return MoveResult(accepted, outcome, proposal.positions[chosen], log_weights[chosen], tokens, saved)
+    return MoveResult(accepted, outcome, proposal.positions[chosen], log_weights[chosen], tokens, saved, **counts)
 
 
 def log_ratio(
