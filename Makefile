@@ -7,13 +7,13 @@ PIP := -m pip install --quiet --disable-pip-version-check
 LOCKED := $(BIN)/python $(PIP) --constraint constraints.txt
 INSTALL := $(LOCKED) hatchling editables && $(LOCKED) --no-build-isolation --editable
 
-.PHONY: demo test test-real test-vllm test-vllm-v2 test-clients test-package test-newest check docs site quick bench train train-reward lock sandbox clean
+.PHONY: demo test test-real test-vllm test-vllm-v2 test-clients test-ray test-package test-newest check docs site quick bench train train-reward lock sandbox clean
 
 demo: $(VENV)/.local  ## 100 held-out puzzles, twelve methods at equal tokens: a table, demo/report.html, one JSON line
 	$(BIN)/samplewise demo
 
 test: sandbox check  ## ruff, mypy --strict and every test that needs no GPU
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not vllm and not real and not clients and not package"  # two workers, one thread each
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not vllm and not real and not clients and not ray and not package"  # two workers, one thread each
 
 test-real: $(VENV)/.dev  ## the tests on a real model of 135M parameters, fetched where that can be done; else they are skipped
 	$(BIN)/python tests/real/fetch.py
@@ -29,6 +29,9 @@ test-vllm-v2: .venv-vllm/triton/.made  ## vLLM's second model runner, whose kern
 test-clients: $(VENV)/.dev .venv-clients/.made  ## other people's programs: clients of `samplewise serve`, readers of exports, Inspect
 	$(BIN)/pytest -n 0 -rs -m clients tests/serve tests/runs tests/integrations
 
+test-ray: .venv-ray/.made  ## runs with Ray's actors, killed at random, in an environment of its own
+	.venv-ray/bin/python -m pytest -n 0 -m ray tests/runs/actors
+
 test-package: $(VENV)/.dev .venv-package/.made  ## the wheel and the sdist: built, checked, installed in clean environments
 	$(BIN)/pytest -n 0 -m package tests/package
 
@@ -43,17 +46,18 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.dev  ## docs/reference.md, made from the registry
+docs: $(VENV)/.dev  ## docs/reference.md, made from the registry, and docs/tutorial.md, made by running the notebook
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/notebook.py
 
 site: .venv-site/.made  ## the pages of docs/ as a site, in site/; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --quiet --strict
 
 quick: $(VENV)/.dev  ## the tests that take no time
-	$(BIN)/pytest -m "not slow and not vllm and not real and not clients and not package"
+	$(BIN)/pytest -m "not slow and not vllm and not real and not clients and not ray and not package"
 
 bench: $(VENV)/.dev  ## make bench NAME=engine: prints its figures, and one JSON object as the last line
-	@test -f bench/$(NAME).py -o -f bench/$(NAME)/__main__.py || { echo "no bench is called '$(NAME)'; there are: $$(cd bench && ls [a-z]*.py | grep -vE '^(about|stories|stop_(worlds|replay|tiny)|explore_(alone|toy|game24))\.py' | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
+	@test -f bench/$(NAME).py -o -f bench/$(NAME)/__main__.py || { echo "no bench is called '$(NAME)'; there are: $$(cd bench && ls [a-z]*.py | grep -vE '^(about|stories|scale_store|stop_(worlds|replay|tiny)|explore_(alone|toy|game24))\.py' | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
 	$(BIN)/python -m bench.$(NAME)
 
 train: $(VENV)/.dev  ## makes the bundled model again, from random weights (about an hour on two cores)
@@ -98,6 +102,13 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	.venv-clients/bin/uv pip install --quiet --python .venv-clients/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
+.venv-ray/.made: tests/runs/actors/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python $(PIP) uv
+	.venv-ray/bin/uv pip install --quiet --python .venv-ray/bin/python --no-deps -r tests/runs/actors/requirements.txt
+	.venv-ray/bin/uv pip install --quiet --python .venv-ray/bin/python --no-deps --no-build-isolation --editable .
+	touch $@
+
 .venv-package/.made: tests/package/requirements.txt
 	$(PYTHON) -m venv .venv-package
 	.venv-package/bin/python $(PIP) --no-deps -r tests/package/requirements.txt
@@ -116,4 +127,4 @@ sandbox:  ## bubblewrap, which programs are graded in; without it their tests ar
 		echo "bubblewrap is not here and cannot be installed; the tests of the code sandbox are skipped"; }
 
 clean:
-	rm -rf $(VENV) $(NEWEST) .venv-real .venv-vllm .venv-clients .venv-package .venv-site site demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) .venv-real .venv-vllm .venv-clients .venv-ray .venv-package .venv-site site demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

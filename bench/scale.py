@@ -1,24 +1,28 @@
-"""Shards of one run, killed at random and merged, and a store of many draws.
+"""Shards of one run, killed at random and merged; actors that are killed; and stores of many draws.
 
 **Shards.** 2,000 questions x 8 draws of the toy engine are drawn by 1, 2 and 4 processes, each a shard with a store of
-its own; 20 of them in all are killed (SIGKILL) at points drawn evenly over the run, and started again at once. The
-stores are merged, and the merged store is compared with that of one process that was never killed. As in
+its own; most of 20 kills (SIGKILL) meet one of them, at points drawn evenly over the run, and it is started again at
+once. The stores are merged, and the merged store is compared with that of one process that was never killed. As in
 `bench/store.py`, a journal beside each store tells what was sent, handed over and kept.
 
-    lost          draws that a store had said it kept, and that were not there after a kill, or not the same
-    paid_twice    asks sent again, by any shard, although a store had said that it kept their draw
-    identical     draws, pools, scores, decisions and the grades of another selector are those of the undisturbed run
-    speedup       time of one process over that of m, on `--timed` questions without kills. Every request takes
-                  `LATENCY_S`, as behind a network, and a process has 8 of them in flight; what the processes compute
-                  shares this machine's cores
+**Actors.** The same questions are drawn by 2 of Ray's actors into one store, and the other kills meet actors; then
+`--tiny` questions of the bundled model. Left out where Ray, or torch, is not installed.
 
-**A store of many draws** (`--draws`): responses of `TEXT_BYTES` bytes, 8 a question, written by the store's own code.
+    lost          draws that a store had said it kept, and that were not there after a kill, or not the same
+    paid_twice    asks sent again, by any shard or actor, although a store had said that it kept their draw
+    identical     draws, pools, scores, decisions and the grades of another selector are those of the undisturbed run
+    speedup       time of one process, or actor, over that of m, on `--timed` questions without kills. Every request
+                  takes `LATENCY_S`, as behind a network, and a process has 8 of them in flight; what the processes
+                  compute shares this machine's cores. The time that Ray takes to start is not counted
+
+**A store of many draws** (`--draws`, several sizes): see `bench/scale_store.py`.
 
     put_per_s     draws a second, each committed as it arrives, into the empty store and into the full one
-    bytes         on disk for each draw, its record included
+    bytes         on disk for each draw, its record included; after a vacuum, packed, and in a Parquet file
     open_s        to open the store and list its runs
-    redecide_s    to choose again by vote on every question
-    merge_s       to merge it into a new store
+    seconds       to fill it, count it (stats), check it, choose again by vote on every question, export its draws,
+                  merge it into a new store, vacuum and pack it; with what each computed per draw, and its memory
+    parquet_equal rows, bytes of text, tokens, grades and choices of the exported table add up to those of the store
 
 **Compaction**: how much smaller recorded responses become, with their prompts and records, by zlib, row by row.
 """
@@ -27,10 +31,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import gzip
+import importlib.util
 import json
 import os
-import resource
 import signal
 import sqlite3
 import sys
@@ -38,49 +43,37 @@ import tempfile
 import time
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.about import about, rounded
-from bench.store import KEPT, Journal, JournalledStore, JournalledToy, journal_of, repeats, tables, words
+from bench.scale_store import NUM_DRAWS, OTHER, many_draws
+from bench.store import KEPT, Journal, JournalledStore, JournalledToy, journal_of, journalled, repeats, tables, words
+from samplewise.core import registry
+from samplewise.core.events import Arrived, Event
 from samplewise.core.files import data_folder
 from samplewise.core.keys import Key
-from samplewise.core.types import (
-    Ask,
-    Candidate,
-    Completion,
-    Generate,
-    Message,
-    Pool,
-    Problem,
-    Question,
-    Selection,
-    Stop,
-    Usage,
-)
-from samplewise.engines.base import Arrival
+from samplewise.core.types import Ask, Generate, Message
+from samplewise.engines.base import Arrival, Engine
 from samplewise.recipe import recipe
+from samplewise.runs.actors import RayWorkers
 from samplewise.runs.redecide import redecide
 from samplewise.runs.run import run_task
 from samplewise.store.database import Store
-from samplewise.store.digests import ask_json, digest_of
-from samplewise.store.merge import merge_stores
-from samplewise.store.records import Record, Run
+from samplewise.store.digests import ask_json
+from samplewise.store.merge import FACTS_OF_A_PROCESS, merge_stores
 
 SEED = 0
-NUM_QUESTIONS, NUM_DRAWS = 2_000, 8
+NUM_QUESTIONS = 2_000
 RECIPE = f"repeat({NUM_DRAWS}, max_tokens=6) | best(logp)"
-OTHER = "vote"  # what is decided again
 SHARDS = (1, 2, 4)
 LATENCY_S = 0.2  # of a request, where shards are timed
 CONCURRENCY = 8
-TEXT_BYTES = 300
-NUM_PUTS = 20_000
-BULK = 1_000  # questions a transaction, where the store is only filled
+NUM_ACTORS = 2
+TINY_KILLS = 2
 RECORDED = "recorded/math_qwen_rm_8x/math_cot_100_with_rm_scores.jsonl.gz"
 
 
@@ -93,28 +86,16 @@ class SlowToy(JournalledToy):
             yield Arrival(position, self.one(ask))
 
 
-class BulkStore(Store):
-    """A store that commits only where it is asked to: for filling it, where nothing was paid."""
-
-    @contextmanager
-    def bulk(self) -> Iterator[None]:
-        self._db.execute("BEGIN")
-        yield
-        self._db.execute("COMMIT")
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        if self._db.in_transaction:
-            yield
-        else:
-            with super()._writing():
-                yield
-
-
 # --- shards -----------------------------------------------------------------------------------------------------------
 
 
-def start(path: Path, num_questions: int, shard: tuple[int, int] | None, slow: bool = False) -> int:
+def start(
+    path: Path,
+    num_questions: int,
+    shard: tuple[int, int] | None,
+    slow: bool = False,
+    make: Callable[[Path], Engine] | None = None,
+) -> int:
     """Draw a shard in a child process. Return the process's id."""
     sys.stdout.flush()
     child = os.fork()
@@ -122,7 +103,7 @@ def start(path: Path, num_questions: int, shard: tuple[int, int] | None, slow: b
         return child
     try:
         journal = Journal(path.with_suffix(".journal"))
-        engine = (SlowToy if slow else JournalledToy)(journal)
+        engine = (make or (make_slow_toy if slow else make_toy))(path.with_suffix(".journal"))
         with Store(path) if slow else JournalledStore(path, journal) as store:
             task, line = words(num_questions), recipe(RECIPE)
             asyncio.run(run_task(task, line, engine, store, seed=SEED, shard=shard, concurrency=CONCURRENCY))
@@ -177,9 +158,15 @@ def draw_killed(
 
 
 def comparable(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Return what a store holds, less clock times and the notes of shards."""
+    """Return what a store holds, less clock times, the notes of shards and what a process says of itself."""
     held = tables(path)
-    return {**held, "events": [row for row in held["events"] if row[1] != "shard"]}
+    runs = [(*row[:5], *_of_the_run(row[5]), *row[6:]) for row in held["runs"]]
+    return {**held, "runs": runs, "events": [row for row in held["events"] if row[1] != "shard"]}
+
+
+def _of_the_run(manifest: str) -> list[tuple[str, Any]]:
+    """Return what a manifest says of the run itself."""
+    return [(name, value) for name, value in json.loads(manifest).items() if name not in FACTS_OF_A_PROCESS]
 
 
 def redecided(path: Path) -> tuple[list[float], float]:
@@ -190,12 +177,15 @@ def redecided(path: Path) -> tuple[list[float], float]:
         return grades, time.monotonic() - started
 
 
-def shards(num_questions: int, num_kills: int, num_timed: int, folder: Path) -> dict[str, Any]:
-    """Draw by shards, kill, merge, compare."""
-    whole = folder / "whole.db"
+def undisturbed(path: Path, num_questions: int, make: Callable[[Path], Engine] | None = None) -> None:
+    """Draw the whole task in one process that nobody kills."""
     started = time.monotonic()
-    os.waitpid(start(whole, num_questions, None), 0)
+    os.waitpid(start(path, num_questions, None, make=make), 0)
     print(f"undisturbed: {num_questions * NUM_DRAWS:,} draws in {time.monotonic() - started:.1f} s", flush=True)
+
+
+def shards(whole: Path, num_questions: int, num_kills: int, num_timed: int, folder: Path) -> dict[str, Any]:
+    """Draw by shards, kill, merge, compare with the undisturbed run."""
     expected = comparable(whole)
     drawn = {row[0]: row for row in expected["draws"]}
     if len(drawn) != num_questions * NUM_DRAWS:
@@ -239,91 +229,94 @@ def shards(num_questions: int, num_kills: int, num_timed: int, folder: Path) -> 
     }
 
 
-# --- a store of many draws --------------------------------------------------------------------------------------------
+# --- actors -----------------------------------------------------------------------------------------------------------
 
 
-def texts(rng: np.random.Generator) -> list[str]:
-    """Return responses of `TEXT_BYTES` bytes, of words of two to nine letters."""
-    letters = rng.integers(97, 123, 9 * 4_000).astype(np.uint8).tobytes().decode()
-    vocabulary = [letters[9 * i : 9 * i + 2 + i % 8] for i in range(4_000)]
-    picks = rng.integers(len(vocabulary), size=(997, TEXT_BYTES // 3))
-    return [" ".join(vocabulary[pick] for pick in row)[:TEXT_BYTES] for row in picks.tolist()]
+def has_ray() -> bool:
+    """Return whether Ray is installed; say it where it is not."""
+    if importlib.util.find_spec("ray") is not None:
+        return True
+    print("Ray is not installed, so runs with actors are left out: pip install 'samplewise[ray]'", flush=True)
+    return False
 
 
-def drawn_of(number: int, responses: Sequence[str]) -> Iterator[tuple[bytes, Generate, Completion]]:
-    """Yield the draws of question `number`."""
-    messages = (Message("user", f"question {number}: what is the sum of the digits of {number * 7_919}?"),)
-    for index in range(NUM_DRAWS):
-        ask = Generate(messages, max_tokens=512, seed=number * NUM_DRAWS + index)
-        text = responses[(number * 31 + index * 7) % len(responses)]
-        yield digest_of("served", ask), ask, Completion(text, "stop", Usage(1, 25, 75))
+def make_toy(journal: Path) -> Engine:
+    return JournalledToy(Journal(journal))
 
 
-def record_of(number: int, responses: Sequence[str]) -> Record:
-    """Return the record of question `number`."""
-    completions = [completion for _, _, completion in drawn_of(number, responses)]
-    question = Question(f"q{number}", (Message("user", f"question {number}"),))
-    candidates = tuple(Candidate(completion.text, num_tokens=75) for completion in completions)
-    answers = tuple(str((number + index * index) % 5) for index in range(NUM_DRAWS))
-    grades = tuple(float(answer == "0") for answer in answers)
-    spent = Usage(NUM_DRAWS, 25 * NUM_DRAWS, 75 * NUM_DRAWS)
-    return Record(Problem(question, "0"), number, Pool(candidates), answers, grades, spent, Stop("finished"))
+def make_slow_toy(journal: Path) -> Engine:
+    return SlowToy(Journal(journal))
 
 
-def put_rate(store: Store, first: int, num_questions: int, responses: Sequence[str]) -> float:
-    """Return draws a second, each committed as it arrives."""
-    rows = [row for number in range(first, first + num_questions) for row in drawn_of(number, responses)]
-    started = time.monotonic()
-    for digest, ask, completion in rows:
-        store.put_draw(digest, "served", ask, completion)
-    return len(rows) / (time.monotonic() - started)
+def make_tiny(journal: Path) -> Engine:
+    return journalled(registry.build("engine", "tiny"), Journal(journal))
 
 
-def many_draws(num_draws: int, folder: Path) -> dict[str, Any]:
-    """Fill a store and measure it."""
-    path, responses = folder / "many.db", texts(Key(SEED).fold("bench", "scale", "texts").generator())
-    num, few = num_draws // NUM_DRAWS, min(NUM_PUTS, num_draws // 4) // NUM_DRAWS
-    run = Run("many", f"repeat({NUM_DRAWS}) | vote", "digits", "served", SEED, {"task": {"problems": num}}, 1.0, None)
-    started = time.monotonic()
-    with BulkStore(path) as store:
-        store.start_run(run)
-        empty = put_rate(store, 0, few, responses)
-        for first in range(0, num, BULK):
-            with store.bulk():
-                for number in range(first, min(first + BULK, num)):
-                    if few <= number < num - few:
-                        for digest, ask, completion in drawn_of(number, responses):
-                            store.put_draw(digest, "served", ask, completion)
-                    store.save("many", record_of(number, responses), "first", Selection("0", 0), 0.0)
-            if first % (100 * BULK) == 0:
-                print(f"  {first * NUM_DRAWS:,} draws, {time.monotonic() - started:.0f} s", flush=True)
-        full = put_rate(store, num - few, few, responses)
-        store.end_run("many")
-    fill_s = time.monotonic() - started
-    started = time.monotonic()
-    with Store(path) as store:
-        runs = store.runs()
-        open_s = time.monotonic() - started
-        started = time.monotonic()
-        grades = redecide(store, runs[0], OTHER)
-        redecide_s = time.monotonic() - started
-    size = path.stat().st_size
-    started = time.monotonic()
-    merged = merge_stores([path], folder / "copy.db")
-    merge_s = time.monotonic() - started
-    if merged.rows["draws"] != num * NUM_DRAWS or len(grades) != num:
-        raise SystemExit(f"the store holds {merged.rows}, of {num * NUM_DRAWS:,} draws")
+def draw_with_actors(
+    path: Path,
+    num: int,
+    num_questions: int,
+    make: Callable[[Path], Engine],
+    marks: Sequence[int] = (),
+    drawn: Mapping[bytes, Any] = {},
+    rng: np.random.Generator | None = None,
+) -> tuple[int, int, float]:
+    """Draw with `num` actors. At each mark, a length of the journal, kill one of them.
+
+    Return how many draws were lost, how many actors were killed, and the seconds from the first draw to the last.
+    """
+    journal, due = path.with_suffix(".journal"), sorted(marks)
+    lost: set[bytes] = set()
+    killed: list[int] = []
+    moments: list[float] = []
+
+    async def kill(workers: RayWorkers) -> None:
+        for mark in due:
+            while not journal.exists() or journal.stat().st_size < mark:
+                await asyncio.sleep(0.002)
+            while not (pids := sorted(set(workers.pids()) - set(killed))):
+                await asyncio.sleep(0.01)
+            assert rng is not None
+            killed.append(pids[int(rng.integers(len(pids)))])
+            os.kill(killed[-1], signal.SIGKILL)
+            kept = {digest for what, digest in journal_of(path) if what == KEPT}
+            there = {row[0]: row for row in tables(path, "draws")["draws"]}
+            lost.update(digest for digest in kept if there.get(digest) != drawn[digest])
+            print(f"  killed an actor with {len(there):,} draws kept", flush=True)
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Arrived):
+            moments.append(time.monotonic())
+
+    async def draw(store: Store) -> None:
+        async with RayWorkers(functools.partial(make, journal), num, concurrency=CONCURRENCY) as workers:
+            killing = asyncio.create_task(kill(workers))
+            task, line = words(num_questions), recipe(RECIPE)
+            await run_task(task, line, workers, store, seed=SEED, concurrency=CONCURRENCY, on_event=on_event)
+            killing.cancel()
+
+    with JournalledStore(path, Journal(journal)) as store:
+        asyncio.run(draw(store))
+    return len(lost), len(killed), moments[-1] - moments[0]
+
+
+def actors(
+    name: str, make: Callable[[Path], Engine], whole: Path, num_questions: int, num_kills: int, folder: Path
+) -> dict[str, Any]:
+    """Draw with actors that are killed, and compare with the store of an undisturbed run without them."""
+    drawn = {row[0]: row for row in tables(whole, "draws")["draws"]}
+    rng = Key(SEED).fold("bench", "scale", name).generator()
+    marks = [int(whole.with_suffix(".journal").stat().st_size * at) for at in rng.random(num_kills) * 0.95]
+    print(f"{NUM_ACTORS} actors on the engine {name}, {num_kills} kills", flush=True)
+    path = folder / f"actors-{name}.db"
+    lost, kills, _ = draw_with_actors(path, NUM_ACTORS, num_questions, make, marks, drawn, rng)
+    grades = [redecided(each)[0] for each in (path, whole)]
     return {
-        "draws": num * NUM_DRAWS,
-        "fill_s": fill_s,
-        "put_per_s": {"empty": empty, "full": full},
-        "bytes": size / (num * NUM_DRAWS),
-        "file_bytes": size,
-        "open_s": open_s,
-        "redecide_s": redecide_s,
-        "redecide_draws_per_s": num * NUM_DRAWS / redecide_s,
-        "merge_s": merge_s,
-        "max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "kills": kills,
+        "lost": lost,
+        "paid_twice": repeats(journal_of(path))[KEPT],
+        "in_flight_repeated": sum(num for what, num in repeats(journal_of(path)).items() if what != KEPT),
+        "identical": comparable(path) == comparable(whole) and grades[0] == grades[1],
     }
 
 
@@ -352,26 +345,57 @@ def compaction() -> dict[str, float] | None:
     return {**plain, **small, "ratio": sum(plain.values()) / sum(small.values())}
 
 
+def drawn_by_many(num_questions: int, num_kills: int, num_timed: int, num_tiny: int, folder: Path) -> dict[str, Any]:
+    """Draw by shards and by actors."""
+    whole = folder / "whole.db"
+    undisturbed(whole, num_questions)
+    of_actors = round(num_kills * NUM_ACTORS / (sum(SHARDS) + NUM_ACTORS)) if has_ray() else 0
+    figures = shards(whole, num_questions, num_kills - of_actors, num_timed, folder)
+    by_engine: dict[str, dict[str, Any]] = {}
+    if of_actors:
+        by_engine["toy"] = actors("toy", make_toy, whole, num_questions, of_actors, folder)
+        if num_tiny and importlib.util.find_spec("torch") is None:
+            print("torch is not installed, so the engine tiny is left out: pip install 'samplewise[local]'", flush=True)
+        elif num_tiny:
+            undisturbed(folder / "tiny.db", num_tiny, make_tiny)
+            by_engine["tiny"] = actors("tiny", make_tiny, folder / "tiny.db", num_tiny, TINY_KILLS, folder)
+    for each in by_engine.values():
+        figures |= {name: figures[name] + each[name] for name in ("kills", "lost", "paid_twice")}
+        figures["identical"] &= each["identical"]
+    figures["actors"] = {"num": NUM_ACTORS, **by_engine}
+    if of_actors and num_timed:
+        seconds = {
+            num: draw_with_actors(folder / f"timed-{num}.db", num, num_timed, make_slow_toy)[2]
+            for num in (1, NUM_ACTORS)
+        }
+        figures["actors"] |= {"timed_s": seconds, "speedup": seconds[1] / seconds[NUM_ACTORS]}
+    print("{kills} kills: {lost} draws lost, {paid_twice} paid twice, identical: {identical}".format(**figures))
+    speed = [f"{num} shards {each:.2f}" for num, each in figures["speedup"].items()]
+    if "speedup" in figures["actors"]:
+        speed.append(f"{NUM_ACTORS} actors {figures['actors']['speedup']:.2f}")
+    print(f"speed-up: {', '.join(speed)}" if speed else "not timed", flush=True)
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
-    parser.add_argument("--questions", type=int, default=NUM_QUESTIONS)
+    parser.add_argument("--questions", type=int, default=NUM_QUESTIONS, help="0: measure stores alone")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--timed", type=int, default=400, help="questions that are timed; 0: none")
-    parser.add_argument("--draws", type=int, default=200_000, help="of the store of many draws; 0: none")
+    parser.add_argument("--tiny", type=int, default=100, help="questions of the engine tiny, with actors; 0: none")
+    parser.add_argument("--draws", type=int, nargs="*", default=[200_000], help="of each store of many draws")
     parser.add_argument("--folder", type=Path, help="where the stores are put; default: a temporary folder")
     options = parser.parse_args()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        figures = shards(options.questions, options.kills, options.timed, Path(folder))
-        print(
-            "{kills} kills: {lost} draws lost, {paid_twice} paid twice, identical: {identical}".format(**figures),
-            flush=True,
-        )
-        speed = ", ".join(f"{num} shards {each:.2f}" for num, each in figures["speedup"].items())
-        print(f"speed-up: {speed}" if speed else "not timed", flush=True)
-        if options.draws:
-            print(f"a store of {options.draws:,} draws", flush=True)
-            figures["store"] = many_draws(options.draws, Path(folder))
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        if options.questions:
+            figures = drawn_by_many(options.questions, options.kills, options.timed, options.tiny, folder)
+        for num in options.draws:
+            print(f"a store of {num:,} draws", flush=True)
+            with tempfile.TemporaryDirectory(dir=folder) as of_store:
+                figures.setdefault("stores", []).append(many_draws(num, Path(of_store)))
     figures["compaction"] = compaction()
     figures["sqlite"] = sqlite3.sqlite_version
     print(json.dumps({**about("scale", SEED, started), **rounded(figures)}))

@@ -143,10 +143,8 @@ def words(num_questions: int) -> Task:
     return Task("words", tuple(Problem(question, "abcd"[i % 4]) for i, question in enumerate(asked)), read, grade)
 
 
-def journalled_http(url: str, journal: Journal) -> Engine:
-    """The engine for the endpoint with faults. It is told whose log-probs come, which no probing amid faults finds."""
-    known = Profile(logprobs=True, raw_logprobs=True)
-    engine = http("toy", base_url=url, probe=known, n="never", identity="endpoint", max_concurrency=CONCURRENCY)
+def journalled(engine: Engine, journal: Journal) -> Engine:
+    """The engine, with a journal of what is given to it and of what it hands over."""
     plain = engine.answer
 
     async def answer(asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
@@ -161,6 +159,13 @@ def journalled_http(url: str, journal: Journal) -> Engine:
 
     engine.answer = answer  # type: ignore[method-assign]
     return engine
+
+
+def journalled_http(url: str, journal: Journal) -> Engine:
+    """The engine for the endpoint with faults. It is told whose log-probs come, which no probing amid faults finds."""
+    known = Profile(logprobs=True, raw_logprobs=True)
+    engine = http("toy", base_url=url, probe=known, n="never", identity="endpoint", max_concurrency=CONCURRENCY)
+    return journalled(engine, journal)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,7 @@ highest of them; of six rounds or more, these hold the median ratio between them
 - policies: groups of 8 through the engine, over plain draws through the same engine. `guided` is a plain draw whose
   log q is wanted, `bound` one at a low temperature with a rejection bound that it never reaches.
 
-On a machine with a GPU: `PYTHONPATH=src python -m bench.vllm --model MODEL --requests 128` in an environment with vLLM.
-There ratios are by the clock, CUDA graphs are on, and the local engine compares tokens in the same precision; in half
-precision some of them differ. That has never been run.
+For a machine with a GPU there is bench/vllm_gpu.py.
 """
 
 from __future__ import annotations
@@ -131,8 +129,7 @@ def inside(rounds: int, model: str, num_requests: int) -> dict[str, Any]:
     version = importlib.import_module("vllm").__version__
     engine_class = importlib.import_module("vllm.v1.engine.llm_engine").LLMEngine
     engine_args = importlib.import_module("vllm").EngineArgs
-    on_gpu = not importlib.import_module("vllm.platforms").current_platform.is_cpu()
-    options = f"max_model_len=256, enforce_eager={not on_gpu}, max_num_seqs={num_requests}"
+    options = f"max_model_len=256, enforce_eager=True, max_num_seqs={num_requests}"
     bridged = build("engine", f"vllm({model!r}, in_process=True, {options})")
     local = build("engine", f"local({model!r})")
     with asyncio.Runner() as runner:
@@ -172,14 +169,14 @@ def inside(rounds: int, model: str, num_requests: int) -> dict[str, Any]:
                     shares.setdefault(policy, []).append((rate, plain))
         runner.run(bridged.close())
         runner.run(local.close())
-    policies = {policy: ratio_of("ratio", sides, on_gpu) for policy, sides in shares.items()}
+    policies = {policy: ratio_of("ratio", sides, by_clock=False) for policy, sides in shares.items()}
     figures = {
         **about("vllm", SEED, started),
         "asks": len(asks),
         "same_tokens": same,
         "dlogp_max": largest(mine, theirs, "logp"),
         "dlogq_max": largest(mine, theirs, "logq"),
-        **ratio_of("idle_ratio", idle, on_gpu),
+        **ratio_of("idle_ratio", idle, by_clock=False),
         "idle_tokens_per_s": statistics.median(one.clock for one, _ in idle),
         "policies": {policy: values["ratio"] for policy, values in policies.items()},
         "policies_low": {policy: values["ratio_low"] for policy, values in policies.items()},

@@ -201,17 +201,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     text = ", ".join(f"{name}={value!r}" for name, value in options.items())
     inside = build("engine", f"vllm({arguments.model!r}, in_process=True, {text})")
-    device = "cpu" if arguments.cpu else "cuda"
-    local = build("engine", f"local({arguments.model!r}, device={device!r}, dtype={arguments.dtype!r})")
     with asyncio.Runner() as runner:
         runner.run(inside.open())
         tokens = {}
         if not arguments.async_scheduling:  # some of the asks explore
+            device = "cpu" if arguments.cpu else "cuda"
+            local = build("engine", f"local({arguments.model!r}, device={device!r}, dtype={arguments.dtype!r})")
             tokens = runner.run(against_local(inside, local, arguments.asks))
             print(f"the same tokens on {tokens['same_tokens']} of {tokens['asks']} asks")
-        runner.run(local.close())
-        del local
-        gc.collect()
+            runner.run(local.close())
+            del local  # its memory is for the second vLLM
+            gc.collect()
         if not arguments.cpu:
             torch.cuda.empty_cache()
         ours = inside._client._engine
@@ -246,7 +246,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "gpu": None if arguments.cpu else torch.cuda.get_device_name(),
         "model": arguments.model,
         "runs": inside.runtime()["runs"],
-        "version": inside.runtime()["vLLM"],
+        "vllm": inside.runtime()["vLLM"],
         **{name: getattr(arguments, name) for name in ("rounds", "groups", "group", "tokens", "async_scheduling")},
         "tokens_per_s": sorted(rate.clock for rate in rates[""])[arguments.rounds // 2],
     }

@@ -16,6 +16,7 @@ import ast
 import contextlib
 import inspect
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from samplewise.core.errors import BadSpec, UnknownName, UsageError
@@ -58,7 +59,7 @@ class Stages(NamedTuple):
         return None if self.stop is None else self.stop.args[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recipe:
     """The stages of a recipe and the parts that they name.
 
@@ -75,7 +76,7 @@ class Recipe:
     verifiers: dict[str, Verifier | Judge]
     ahead: int | Literal["idle"] = 0
 
-    @property
+    @cached_property
     def line(self) -> str:
         """The canonical line: parsing it gives an equal recipe."""
         return self.stages.line
@@ -110,12 +111,12 @@ class Recipe:
         _, step = self.sampler.step(Key(0), self.sampler.init(variants), ())
         return frozenset(ask.sampling for ask in step.asks if isinstance(ask, Generate))
 
-    @property
+    @cached_property
     def needs(self) -> frozenset[Capability]:
         """What the solver must be able to do. What a judge needs, the engine that it asks must be able to do."""
         return self.vary.needs | self.sampler.needs
 
-    @property
+    @cached_property
     def engines(self) -> frozenset[str]:
         """Names of the helpers and judges that it asks."""
         judges = (judge for judge in self.verifiers.values() if isinstance(judge, Judge))

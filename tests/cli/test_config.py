@@ -346,6 +346,28 @@ def test_a_completion_script_asks_the_program(shell: str, call: Call) -> None:
     )
 
 
+def test_completion_is_for_ones_own_shell_and_says_where_it_goes(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/usr/bin/fish")
+    assert call("completion").out == call("completion", "fish").out
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    assert call("completion").err == "samplewise: name a shell: samplewise completion bash, zsh, fish\n"
+    monkeypatch.setattr("samplewise.cli.start.is_shown", lambda: True)
+    line = "samplewise: zsh reads it from a file: samplewise completion zsh > ~/.zfunc/_samplewise\n"
+    assert call("completion", "zsh").err == line
+
+
+def test_init_says_what_the_embedded_model_needs(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = call("init", "example")
+    assert "pip install 'samplewise[local]'" in done.out
+    assert done.out.splitlines()[-1] == "next: cd example && samplewise run questions.jsonl"
+    assert "pip install" not in call("init", "other", "--engine", "toy").out
+
+
+def test_a_wrong_word_says_where_the_right_ones_are(call: Call) -> None:
+    assert call("run").err == "samplewise: Missing argument 'task'. See: samplewise run --help\n"
+
+
 def test_words_are_completed(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "samplewise.toml").write_text(FULL)
     monkeypatch.setenv("_SAMPLEWISE_COMPLETE", "complete_bash")

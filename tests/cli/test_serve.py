@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import signal
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.serve.running import running
 
+from samplewise.cli import serve
 from samplewise.cli.commands import run_command
+from samplewise.core.types import Completion, Generate
+from samplewise.store.database import Store
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -85,3 +91,35 @@ def test_it_serves_and_stops(tmp_path: Path) -> None:
     assert '"event":"request"' in text
     assert "stopping: no new requests" in text
     assert "Traceback" not in text
+
+
+def test_the_store_s_journal_is_put_into_its_file_now_and_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(serve, "CHECKPOINT_S", 0.01)
+
+    async def go() -> None:
+        with Store(tmp_path / "s.db") as store:
+            beside = asyncio.create_task(serve._checkpoint(store))
+            await asyncio.sleep(0)
+            for number in range(800):
+                store.put_draw(number.to_bytes(16, "big"), "toy", Generate(()), Completion("a", "stop"))
+            small = (tmp_path / "s.db").stat().st_size
+            async with asyncio.timeout(20):
+                while (tmp_path / "s.db").stat().st_size == small:
+                    await asyncio.sleep(0.01)
+            beside.cancel()
+
+    asyncio.run(go())
+
+
+def test_collections_are_made_rare_once_the_engines_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    for name in ("set_threshold", "collect", "freeze"):
+        monkeypatch.setattr(gc, name, lambda *given, name=name: done.append((name, *given)))
+
+    class Opened:
+        async def opened_all(self) -> None:
+            done.append("opened")
+
+    asyncio.run(serve._settle_memory(Opened()))  # type: ignore[arg-type]
+    assert done[0] == ("set_threshold", serve.GC_OBJECTS, *gc.get_threshold()[1:])
+    assert done[-3:] == ["opened", ("collect",), ("freeze",)]

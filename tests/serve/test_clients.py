@@ -55,11 +55,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(url, token, log)
 
 
-def run_client(name: str, served: Served) -> Any:
-    """Run a client's script, and return the JSON that it prints last."""
+def run_client(name: str, served: Served, *words: str | Path) -> Any:
+    """Run a client's script, by default with_NAME.py, and return the JSON that it prints last."""
     if not PYTHON.exists():
         pytest.skip("the clients are not installed in .venv-clients: make test-clients installs them")
-    command = [str(PYTHON), str(CLIENTS / f"with_{name}.py"), served.url, served.key, NO_MODEL]
+    command = [PYTHON, *(words or (CLIENTS / f"with_{name}.py", served.url, served.key, NO_MODEL))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     log = served.log.read_text(errors="replace")
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-4000:]}\n{log[-2000:]}"
@@ -118,6 +118,29 @@ def test_langchain(served: Served) -> None:
     assert is_24(seen["stream"]["text"], PUZZLES[0])
     assert all(is_24(text, PUZZLES[0]) for text in seen["async"])
     assert seen["wishes"]["output_tokens"] >= 4
+
+
+def run_page(page: str, served: Served, *names: str) -> Any:
+    """Run the Python of a page of docs/; return what these names hold then."""
+    return run_client("page", served, CLIENTS / "run_page.py", served.url, served.key, ROOT / "docs" / page, *names)
+
+
+def test_the_page_on_dspy(served: Served) -> None:
+    seen = run_page("dspy.md", served, "answer", "usage", "solution", "voted")
+    assert is_24(seen["answer"], PUZZLES[0])
+    assert is_24(seen["solution"], PUZZLES[1])
+    usage = seen["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 16 * 10, "of all 16 draws"
+    assert seen["voted"]
+
+
+def test_the_page_on_langchain(served: Served) -> None:
+    seen = run_page("langchain.md", served, "answer", "usage", "answers", "streamed", "voted")
+    assert is_24(seen["answer"], PUZZLES[0])
+    assert is_24(seen["streamed"], PUZZLES[0])
+    assert all(is_24(text, numbers) for text, numbers in zip(seen["answers"], PUZZLES, strict=True))
+    assert seen["usage"]["total_tokens"] == seen["usage"]["input_tokens"] + seen["usage"]["output_tokens"] > 16 * 10
+    assert 0 < seen["voted"]["usage_metadata"]["total_tokens"] <= 2000
 
 
 def test_inspect(served: Served) -> None:

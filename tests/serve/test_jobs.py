@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from samplewise.engines.toy import toy
 from samplewise.recipe import Recipe, Stages, from_stages
 from samplewise.serve import jobs, plans
 from samplewise.serve.drawn import DrawLog, WantingEngine
-from samplewise.serve.jobs import RunName, Unfinished, fingerprint
+from samplewise.serve.jobs import Job, RunName, Unfinished, fingerprint
 from samplewise.serve.keys import KeyRing, Policy, key_digest
 from samplewise.serve.limits import DailySpend, Gate, Ticket
 from samplewise.serve.wire import parse_call, read_timeout_s
@@ -559,3 +561,35 @@ def test_a_log_remembers_draws_and_hands_them_on(tmp_path: Path) -> None:
         assert alone.completion_of(other) is None
     alone.put_draw(b"3" * 16, "e", ASK, drawn._replace(logp_sum=math.nan, text="n"))
     assert alone.completion_of(Candidate("n", num_tokens=3)) is not None
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_leaves_nothing_to_the_garbage_collector() -> None:
+    """A collection while hundreds of requests run stops all of them, so none must be needed."""
+
+    async def go() -> None:
+        async with serving() as served:
+            started: list[weakref.ref[Job]] = []
+            start = served.service.jobs.start
+
+            async def noted(*given: Any, **options: Any) -> Job:
+                job = await start(*given, **options)
+                started.append(weakref.ref(job))
+                return job
+
+            served.service.jobs.start = noted  # type: ignore[method-assign]
+            gc.collect()
+            gc.disable()
+            try:
+                for body in ({}, {"model": "vote(2)@toy"}, {"stream": True}, {"n": 2, "logprobs": True}):
+                    got = await served.post(**body)  # type: ignore[arg-type]
+                    assert got.status == 200
+                await served.logged(4)
+                await asyncio.sleep(0.01)
+                assert [job() for job in started] == [None] * 4
+            finally:
+                gc.enable()
+
+    run(go())

@@ -257,6 +257,29 @@ def test_a_recipe_is_built_once_and_its_verifiers_once_for_all() -> None:
     assert one.recipe.verifiers["logp"] is hot.recipe.verifiers["logp"] is other.recipe.verifiers["logp"]
 
 
+def test_requests_that_differ_in_their_prompts_alone_have_one_plan() -> None:
+    planner = Planner({name: make_upstream("toy", name) for name in ("toy", "other")}, SETTINGS)
+
+    async def plan(asked: Call, is_free: bool = True) -> Plan:
+        return await planner.plan(asked, is_free)
+
+    async def go() -> None:
+        first = await plan(call("fast@toy"))
+        messages = [{"role": "user", "content": "else"}]
+        assert await plan(call("fast@toy", messages=messages, seed=7, stream=True)) is first
+        assert (await plan(call("fast@other"))).upstream.name == "other"
+        assert (await plan(call("fast@toy", max_tokens=9))).max_tokens == 9
+        assert (await plan(call("fast@toy", n=9))).size == 9
+        assert (await plan(call("fast@toy", temperature=0.5))).recipe.samplings != first.recipe.samplings
+        assert (await plan(call("fast@toy", samplewise={"recipe": "repeat(2) | vote"}))).size == 2
+        assert (await plan(call("fast@toy", headers={"X-ITS-Budget": "3"}))).size == 3
+        assert (await plan(call("fast@toy", samplewise={"read": "number"}))).read is not first.read
+        with pytest.raises(RequestError):
+            await plan(call("fast@toy", headers={"X-ITS-Budget": "3"}), is_free=False)
+
+    asyncio.run(go())
+
+
 def test_few_recipes_are_kept() -> None:
     planner = Planner({"toy": make_upstream("toy")}, SETTINGS)
 
@@ -267,7 +290,7 @@ def test_few_recipes_are_kept() -> None:
             await planner.plan(call(f"vary(ladder({num}.0)) | repeat(2)@toy"), True)
 
     asyncio.run(go())
-    assert len(planner._recipes) == plans.MAX_RECIPES
+    assert len(planner._recipes) == len(planner._plans) == plans.MAX_RECIPES
     assert len(planner._frames) == plans.MAX_FRAMES
 
 

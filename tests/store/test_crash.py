@@ -48,13 +48,14 @@ def test_a_store_that_commits_late_is_found_out() -> None:
 
 @pytest.mark.slow
 def test_killed_shards_merge_into_the_undisturbed_run() -> None:
-    """And a small store of many draws is filled, opened, decided again and merged."""
-    options = ["--questions", "24", "--kills", "5", "--timed", "0", "--draws", "800"]
+    """And a small store of many draws is filled, opened, checked, decided again, exported, merged and packed."""
+    options = ["--questions", "24", "--kills", "5", "--timed", "0", "--tiny", "0", "--draws", "800"]
     command = [sys.executable, "-m", "bench.scale", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=True, cwd=ROOT)
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["lost"], found["paid_twice"], found["identical"]) == (0, 0, True)
     assert 1 <= found["kills"] <= 5
     assert (found["questions"], found["draws"], found["shards"], found["speedup"]) == (24, 192, [1, 2, 4], {})
-    assert found["store"]["draws"] == 800
-    assert found["store"]["bytes"] > 600  # a response of 300 bytes, in its draw and in its record
+    (store,) = found["stores"]
+    assert (store["draws"], store["parquet_equal"]) == (800, True)
+    assert store["bytes"] > 600  # a response of 300 bytes, in its draw and in its record

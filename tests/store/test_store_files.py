@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from array import array
 from pathlib import Path
 
@@ -451,3 +452,31 @@ def test_commands_read_a_store_that_cannot_be_written(tmp_path: Path) -> None:
             pytest.skip(done.stderr.strip())
         assert (done.returncode, done.stderr) == (0, ""), command
     assert (out / "d.csv").read_text().count("\n") == 5
+
+
+def test_checkpoints_are_left_to_a_thread(tmp_path: Path) -> None:
+    """Of 1,600 pages in the journal none is put into the file by who draws; a thread puts all there meanwhile."""
+    path, others = tmp_path / "s.db", tmp_path / "others.db"
+    with Store(path) as store:
+        store.defer_checkpoints()
+        size = path.stat().st_size
+        for number in range(800):
+            store.put_draw(number.to_bytes(16, "big"), "toy", ASK, Completion(f"{number}", "stop"))
+        assert path.stat().st_size == size
+        thread = threading.Thread(target=store.checkpoint)
+        thread.start()
+        store.put_draw(b"1" * 16, "toy", ASK, Completion("meanwhile", "stop"))
+        thread.join(60)
+        shutil.copy(path, others)  # without its journal
+        with Store(others) as copied:
+            assert copied.num_draws() >= 800
+        assert store.num_draws() == 801
+    with Store(path) as again:
+        assert again.num_draws() == 801
+
+
+def test_a_checkpoint_that_cannot_be_made_ends_nothing(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        pass
+    (tmp_path / "s.db").write_bytes(b"no database" * 100)
+    store.checkpoint()

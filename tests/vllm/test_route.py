@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from tests.vllm.inside.asks import GROUPS, PLAIN, POLICIES, POWER, PROMPTS, WANT, group
+from tests.vllm.inside.asks import CONSENSUS, GROUPS, PLAIN, POLICIES, POWER, PROMPTS, WANT, group
 from tests.vllm.test_vllm import answers, in_process, metric
 
 from samplewise.cli import main
@@ -81,6 +81,18 @@ def test_groups_explore_over_the_wire(url: str) -> None:
     scores = in_process([Likelihood(ask.messages, c.tokens or ()) for ask, c in zip(GROUPS, mine, strict=True)])
     for one, other in zip(mine, scores, strict=True):
         np.testing.assert_allclose(one.logp, other.logp, atol=TOLERANCE)
+
+
+def test_groups_answer_together_over_the_wire(url: str) -> None:
+    """Draws that wait for one another, in vLLM behind its server: always the local engine's tokens."""
+    asks = [ask for group in CONSENSUS for ask in group]
+    mine, theirs = over_route(url, lambda engine: answers(engine, asks)), in_process(asks)
+    assert_same(mine, theirs)
+    members = [
+        {c.explored["policy"]: c.explored["numbers"]["members"] for c in drawn if c.explored}
+        for drawn in (mine, theirs)
+    ]
+    assert members[0] == members[1]
 
 
 def test_two_clients_may_have_groups_of_one_name(url: str) -> None:

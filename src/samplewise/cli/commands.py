@@ -53,7 +53,8 @@ def run_command() -> NoReturn:
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except COMPLAINT as error:
-        fail(error.format_message(), 2)  # type: ignore[attr-defined]
+        begun = getattr(error, "ctx", None)  # the command that was begun
+        fail(f"{error.format_message()}{f' See: {begun.command_path} --help' if begun else ''}", 2)  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted; what was paid for is kept, the same command goes on from there", 130)
     except BrokenPipeError:

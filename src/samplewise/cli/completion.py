@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from samplewise.cli.config import Config
 
 VARIABLE = "_SAMPLEWISE_COMPLETE"  # by which a shell's script asks the program for words
-SHELLS = ("bash", "zsh", "fish")
+FILES = {  # where each shell looks for its script
+    "bash": "~/.local/share/bash-completion/completions/samplewise",
+    "zsh": "~/.zfunc/_samplewise",
+    "fish": "~/.config/fish/completions/samplewise.fish",
+}
+SHELLS = tuple(FILES)
 
 
 def is_asked() -> bool:

@@ -12,7 +12,7 @@ import typer
 
 from samplewise.core import registry
 from samplewise.core.errors import StoreError, UsageError
-from samplewise.core.events import Arrived, Event, in_words
+from samplewise.core.events import Arrived, Event, OnEvent, in_words
 from samplewise.core.files import is_file
 from samplewise.core.spec import Spec, parse_spec
 from samplewise.core.types import Message
@@ -177,6 +177,11 @@ def run(
     log: Annotated[
         list[str] | None, typer.Option("--log", help="Follow the run by wandb, mlflow or otel, each an extra")
     ] = None,
+    ray: Annotated[
+        int | None,
+        typer.Option("--ray", min=1, help="Draw with so many of Ray's actors, each with an engine (extra ray)"),
+    ] = None,
+    ray_gpus: Annotated[float, typer.Option("--ray-gpus", min=0.0, help="GPUs of each actor")] = 0.0,
     sandbox: Sandbox = None,
     as_json: AsJson = False,
 ) -> None:
@@ -188,12 +193,27 @@ def run(
     engine = in_batches(engine) if batch else engine
 
     budget = Budget(budget_requests, None, None, budget_tokens, budget_usd, budget_seconds)
-    with Store(store) as kept:
-        limit = None if yes else confirm_above_usd
-        asked = open_task(task, read, system)
-        (summary,) = _run_all(
-            context, asked, engine, [recipe], kept, seed, budget, spread, part, limit, trackers=log or ()
+    limit = None if yes else confirm_above_usd
+    if ray is None and ray_gpus:
+        raise UsageError("--ray-gpus is of each actor: say how many with --ray")
+    if ray is not None and limit is not None:
+        raise UsageError(
+            "--confirm-above-usd needs the engine here, and --ray has it in actors: give --budget-usd or --yes"
         )
+    if ray is not None and batch:
+        raise UsageError(
+            "--batch asks for all questions at once, which the actors of --ray cannot: leave out one of them"
+        )
+    with Store(store) as kept:
+        asked = open_task(task, read, system)
+        if ray is None:
+            (summary,) = _run_all(
+                context, asked, engine, [recipe], kept, seed, budget, spread, part, limit, trackers=log or ()
+            )
+        else:
+            summary = _run_with_actors(
+                context, asked, engine, recipe, kept, seed, budget, spread, part, ray, ray_gpus, log or ()
+            )
         records = records_of(kept, summary.run, part)
         stops, note = stop_reasons(records), unanswered_in(records)
     accuracy = mean_interval(summary.accuracy if summary.num_draws else ())
@@ -319,8 +339,8 @@ def _run_all(
     trackers: Sequence[str] = (),
 ) -> list[Any]:
     from samplewise.cli.forecast import confirm_cost
-    from samplewise.cli.progress import Bar, engine_to_load, loading
-    from samplewise.runs.run import check_limit, run_task
+    from samplewise.cli.progress import engine_to_load, loading
+    from samplewise.runs.run import check_limit
 
     with loading("the parts of the recipe"):
         recipes = [parse_recipe(line) for line in lines]
@@ -340,27 +360,11 @@ def _run_all(
                 check_limit(problems, each, opened, budget, seed=seed, spread=spread)  # type: ignore[arg-type]
             confirm_cost(problems, recipes, opened, store, seed, budget, shard, limit_usd)
             for each in recipes:
-                with Bar(each.line) as bar:
-
-                    def on_event(event: Event, bar: Bar = bar) -> None:
-                        bar(event)
-                        for follower in followers:
-                            follower(event)
-
-                    done.append(
-                        await run_task(
-                            problems,
-                            each,
-                            opened,
-                            store,
-                            seed=seed,
-                            budget=budget,
-                            spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
-                            shard=shard,
-                            on_event=on_event,
-                            cancel=cancel,
-                        )
+                done.append(
+                    await _run_one(
+                        problems, each, opened, store, seed, budget, spread, shard, followers=followers, cancel=cancel
                     )
+                )
                 if cancel.is_set():
                     raise Interrupted(f"interrupted; {describe_kept(store, done[-1])}")
         finally:
@@ -372,6 +376,85 @@ def _run_all(
         return done
 
     return asyncio.run(go())
+
+
+def _run_with_actors(
+    context: typer.Context,
+    task: Task,
+    engine: str,
+    line: str,
+    store: Any,
+    seed: int,
+    budget: Budget,
+    spread: str,
+    shard: Shard | None,
+    num: int,
+    gpus: float,
+    trackers: Sequence[str],
+) -> Any:
+    from samplewise.cli.progress import loading
+    from samplewise.runs.actors import RayWorkers
+
+    with loading("the parts of the recipe"):
+        recipe = parse_recipe(line)
+    workers = RayWorkers(engine_for(context, engine, [recipe]), num, gpus=gpus, say=say)
+    followers = [_follow(name, store) for name in dict.fromkeys(trackers)]
+
+    async def go() -> Any:
+        cancel, summary = asyncio.Event(), None
+        try:
+            async with workers:
+                end_on_signal(cancel, f"{store.path} keeps all draws that arrived; the same command goes on from there")
+                summary = await _run_one(
+                    task, recipe, workers, store, seed, budget, spread, shard, followers=followers, cancel=cancel
+                )
+        finally:
+            for note in workers.notes:
+                say(f"{engine}: {note}")
+            for follower in followers:
+                follower.end(is_complete=summary is not None and not summary.cancelled)
+        if cancel.is_set():
+            raise Interrupted(f"interrupted; {describe_kept(store, summary)}")
+        return summary
+
+    return asyncio.run(go())
+
+
+async def _run_one(
+    task: Task,
+    recipe: Any,
+    engine: Any,
+    store: Any,
+    seed: int,
+    budget: Budget,
+    spread: str,
+    shard: Shard | None,
+    *,
+    followers: Sequence[OnEvent],
+    cancel: asyncio.Event,
+) -> Any:
+    """Run a recipe on a task with an engine, or with workers in its place, beside a bar."""
+    from samplewise.cli.progress import Bar
+    from samplewise.runs.run import run_task
+
+    with Bar(recipe.line) as bar:
+
+        def on_event(event: Event, /) -> None:
+            for listener in (bar, *followers):
+                listener(event)
+
+        return await run_task(
+            task,
+            recipe,
+            engine,
+            store,
+            seed=seed,
+            budget=budget,
+            spread=spread,  # type: ignore[arg-type]  # a wrong word is a UsageError
+            shard=shard,
+            on_event=on_event,
+            cancel=cancel,
+        )
 
 
 def _follow(name: str, store: Any) -> RunFollower:

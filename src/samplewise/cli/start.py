@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +17,7 @@ from . import completion as shell_completion
 from .app import app, out, say
 from .config import FILE
 
+IN_PROCESS = ("local", "tiny")  # engines that need the extra
 QUESTIONS = "questions.jsonl"
 # Of the kind that the embedded model knows: the number that a response ends on is its answer.
 PUZZLES = ((4, 6, 7, 8), (3, 5, 6, 10), (2, 4, 6, 11), (2, 4, 5, 10), (1, 6, 10, 12), (4, 4, 7, 7))
@@ -29,7 +33,7 @@ recipe = "fast"
 store = "samplewise.db"           # keeps every draw: the same command again costs nothing
 # confirm_above_usd = 1.0         # a run that may cost more asks first
 
-[engines]                         # names for --engine
+[engines]                         # names for --engine, and for helpers and judges in a recipe
 # mine = 'http("MODEL", base_url="http://127.0.0.1:8000/v1")'
 
 [presets]                         # names for --recipe; `samplewise serve` offers them too
@@ -66,17 +70,35 @@ def write_example(
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
     for path in files:
         say(f"wrote {path}")
+    if spec.name in IN_PROCESS and importlib.util.find_spec("torch") is None:
+        say(f"{spec.name} runs in this process, which takes an extra: pip install 'samplewise[local]'")
+        say('or give your endpoint: samplewise init FOLDER --engine \'http("MODEL", base_url="...")\'')
     inside = "" if folder == Path() else f"cd {folder} && "
     out.print(f"next: {inside}samplewise run {QUESTIONS}", highlight=False)
 
 
 @app.command("completion")
 def print_completion(
-    shell: Annotated[str, typer.Argument(help="bash, zsh or fish", autocompletion=lambda: [*shell_completion.SHELLS])],
+    shell: Annotated[
+        str | None,
+        typer.Argument(help="bash, zsh or fish; yours", autocompletion=lambda: [*shell_completion.SHELLS]),
+    ] = None,
 ) -> None:
     """Print the script that completes commands, options and names in a shell."""
     from samplewise.core.errors import UnknownName
 
+    if shell is None:
+        shell = Path(os.environ.get("SHELL", "")).name
+        if shell not in shell_completion.SHELLS:
+            raise UsageError(f"name a shell: samplewise completion {', '.join(shell_completion.SHELLS)}")
     if shell not in shell_completion.SHELLS:
         raise UnknownName("shell", shell, shell_completion.SHELLS)
+    if is_shown():
+        file = shell_completion.FILES[shell]
+        print(f"samplewise: {shell} reads it from a file: samplewise completion {shell} > {file}", file=sys.stderr)
     print(shell_completion.script_of(shell))
+
+
+def is_shown() -> bool:
+    """Return whether standard output is read by a person, and kept nowhere."""
+    return sys.stdout.isatty()

@@ -9,6 +9,7 @@ Built on `numpy.random.SeedSequence`, whose hash separates keys that differ anyw
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +27,7 @@ class Key(NamedTuple):
 
     def fold(self, *data: int | str) -> Key:
         """Return the key for `data` below this one. Strings are hashed to 64 bits, so ids can be folded as they are."""
-        return Key(self.entropy, self.path + tuple(_as_int(d) for d in data))
+        return Key(self.entropy, (*self.path, *map(_as_int, data)))
 
     def split(self, num: int) -> tuple[Key, ...]:
         """Return `num` independent keys."""
@@ -54,9 +55,14 @@ class Key(NamedTuple):
         return np.random.SeedSequence(self.entropy, spawn_key=(len(self.path), *words))
 
 
+@functools.lru_cache(maxsize=256)  # most are the words for the parts of a run
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
+
+
 def _as_int(datum: int | str) -> int:
     if isinstance(datum, str):
-        return int.from_bytes(hashlib.blake2b(datum.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
+        return _hashed(datum)
     if not 0 <= datum < 1 << 64:
         raise ValueError(f"a key folds strings and integers in [0, 2**64), got {datum!r}")
     return datum

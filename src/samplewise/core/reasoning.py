@@ -279,6 +279,8 @@ def _content(message: str) -> str:
 
 def _stripped_channels(text: str, opened: bool) -> SplitResponse | None:
     """Cut a response of gpt-oss whose special tokens were dropped: "analysis...assistantfinal..."."""
+    if "analysis" not in text and "assistantfinal" not in text:
+        return None
     leads, quotes = re.match(r"\s*analysis", text), _Quotes(text)
     for final in _STRIPPED_FINAL.finditer(text):
         follows = leads or opened or text[: final.start()][-1:] in tuple(".!?)]}'\"`")

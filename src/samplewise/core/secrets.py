@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 HIDDEN = "***"
+NUMBERS = frozenset((int, float, bool, type(None)))  # types of values that hold no credential
 MIN_SECRET = 8  # characters from which a credential is hidden in the texts of draws too: shorter ones are words
 MIN_SHORT = 4  # characters from which it is hidden in errors
 NAME = re.compile(
@@ -84,14 +85,15 @@ def hide_fields(value: Any) -> Any:
 
     Without credentials the value is returned as it is.
     """
-    if isinstance(value, Mapping):
-        return {
-            name: HIDDEN if isinstance(item, str) and item and names_secret(str(name)) else hide_fields(item)
-            for name, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [hide_fields(item) for item in value]
-    return LOOKS.sub(HIDDEN, value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return LOOKS.sub(HIDDEN, value)
+    if isinstance(value, dict | Mapping):  # a dict is one at a glance
+        return {name: item if type(item) in NUMBERS else _hide_field(name, item) for name, item in value.items()}
+    return [hide_fields(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _hide_field(name: Any, value: Any) -> Any:
+    return HIDDEN if isinstance(value, str) and value and names_secret(str(name)) else hide_fields(value)
 
 
 def secret_values(settings: Any) -> Iterator[str]:

@@ -100,6 +100,10 @@ class Engine(ABC):
         """Return why draws at this temperature and filter come without the model's log-probs, "" if they have them."""
         return "" if Capability.LOGP in self.can else "gives no log-probs"
 
+    def why_missing(self, capability: Capability) -> str:
+        """Return what the engine lacks for a capability and what a user can do about it, "" if nobody knows."""
+        return ""
+
     def free_slots(self) -> int:
         """Return how many more asks the engine could take now without slowing; 0 if it does not know."""
         return 0

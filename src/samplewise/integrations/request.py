@@ -36,6 +36,7 @@ FIELDS: Mapping[str, str] = {
     "frequency_penalty": "frequency_penalty",
     "presence_penalty": "presence_penalty",
     "logit_bias": "logit_bias",
+    "parallel_tool_calls": "parallel_tool_calls",
     "reasoning_effort": "reasoning_effort",
     "verbosity": "verbosity",
     "modalities": "modalities",
@@ -50,7 +51,6 @@ OWN = frozenset(
         "max_connections",
         "adaptive_connections",
         "system_message",
-        "parallel_tool_calls",  # sent with tools alone
         "internal_tools",
         "max_tool_output",
         "cache_prompt",
@@ -122,8 +122,6 @@ def request_body(
             body[FIELDS[name]] = value
         elif name not in OWN:
             raise UsageError(f"samplewise does not honor the setting {name}; leave it out")
-    if tools and "parallel_tool_calls" in settings:
-        body["parallel_tool_calls"] = settings["parallel_tool_calls"]
     if (schema := settings.get("response_schema")) is not None:
         format_ = {"name": schema["name"], "schema": schema["json_schema"]}
         format_ |= {name: schema[name] for name in ("description", "strict") if schema.get(name) is not None}

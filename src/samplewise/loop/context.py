@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from samplewise.core.events import OnEvent, ignore
-from samplewise.core.types import Usage
+from samplewise.core.types import Ask, Completion, Usage
 from samplewise.engines.base import Engine
 from samplewise.loop.ledger import Budget
-from samplewise.store.database import Store
+
+
+class Draws(Protocol):
+    """What keeps draws: a store, or whatever passes them on to one."""
+
+    def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
+        """Keep a completion."""
+        ...
+
+    def draws(self, digests: Sequence[bytes]) -> dict[bytes, Completion]:
+        """Return the completions that are kept, by digest."""
+        ...
 
 
 class Trial:
@@ -58,7 +70,7 @@ class RunContext:
     """
 
     engine: Engine
-    store: Store | None = None
+    store: Draws | None = None
     budget: Budget = Budget()
     on_event: OnEvent = ignore
     cancel: asyncio.Event | None = None

@@ -31,7 +31,8 @@ from samplewise.engines.base import Arrival, Engine, failed
 from samplewise.loop.context import RunContext
 from samplewise.loop.ledger import Ledger, Reservation, total
 from samplewise.loop.sharing import SharedBudget
-from samplewise.loop.threads import abandon, in_thread, unless_cancelled
+from samplewise.loop.threads import abandon, in_thread, unless_cancelled, when_set
+from samplewise.store.database import Store
 from samplewise.store.digests import digest_of
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class Dispatcher:
         self.ledger = ledger
         self._context, self._question_id, self._shared = context, question_id, shared
         self._engine, self._store, self._cancel = context.engine, context.store, context.cancel
-        if context.store is not None:
+        if isinstance(context.store, Store):
             context.engine.remember(context.store)
         seconds = context.budget.seconds
         self._deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -209,13 +210,26 @@ class Dispatcher:
         self.ledger.take(completion.usage)
         return completion
 
-    async def arrivals(self, asks: Sequence[Ask], reservations: Sequence[Reservation]) -> AsyncGenerator[Arrival]:
-        """Yield the completion of each ask once: from the store, else from the engine, retried while that may help."""
+    def arrivals(self, asks: Sequence[Ask], reservations: Sequence[Reservation]) -> AsyncGenerator[Arrival]:
+        """Return the completion of each ask as it comes: from the store, else from the engine, retried while that may
+        help."""
         requests = self._requests(asks, reservations)
         stored = self._stored(requests)
         waves = self._waves_to_redraw(requests, stored)
         unanswered = [request for request in requests if request.position not in stored]
         self._context.on_event(Dispatched(self._question_id, len(unanswered), len(asks) - len(unanswered)))
+        if not stored and not waves:
+            return self._answers(unanswered)
+        return self._stored_and_fresh(requests, stored, waves, unanswered)
+
+    async def _stored_and_fresh(
+        self,
+        requests: Sequence[_Request],
+        stored: dict[int, Completion],
+        waves: Sequence[Sequence[Ask]],
+        unanswered: Sequence[_Request],
+    ) -> AsyncGenerator[Arrival]:
+        """Yield what the store has, then what the engine gives; `waves` of groups are drawn again between the two."""
         for request in requests:
             if (completion := stored.get(request.position)) is not None:
                 self.ledger.settle(request.reservation, completion.usage, is_fresh=False)
@@ -263,18 +277,21 @@ class Dispatcher:
                     stored.pop(request.position, None)
         return redraw
 
-    async def _answers(self, requests: Sequence[_Request]) -> AsyncGenerator[Arrival]:
-        """Yield the engine's completions. Within a limit, one is awaited before many are sent if nobody knows yet
-        whether the engine keeps to its worst case."""
-        trial = self._context.trial
+    def _answers(self, requests: Sequence[_Request]) -> AsyncGenerator[Arrival]:
+        """Return the engine's completions as they come. Within a limit, one is awaited before many are sent if nobody
+        knows yet whether the engine keeps to its worst case."""
         if self.is_limited and requests and not self._engine.is_worst_case_known:
-            async with trial.first:
-                if not self._engine.is_worst_case_known and not explores(requests[0].ask):
-                    async with contextlib.aclosing(self._tries(requests[:1])) as arrivals:
-                        async for arrival in arrivals:
-                            yield arrival
-                    requests = requests[1:]
-            self._reserve_anew([(request.ask, request.reservation) for request in requests])
+            return self._answers_after_one(requests)
+        return self._tries(requests)
+
+    async def _answers_after_one(self, requests: Sequence[_Request]) -> AsyncGenerator[Arrival]:
+        async with self._context.trial.first:
+            if not self._engine.is_worst_case_known and not explores(requests[0].ask):
+                async with contextlib.aclosing(self._tries(requests[:1])) as arrivals:
+                    async for arrival in arrivals:
+                        yield arrival
+                requests = requests[1:]
+        self._reserve_anew([(request.ask, request.reservation) for request in requests])
         async with contextlib.aclosing(self._tries(requests)) as arrivals:
             async for arrival in arrivals:
                 yield arrival
@@ -413,7 +430,8 @@ class Dispatcher:
                     yield Arrival(position, completion)
         finally:
             await abandon(arrival)
-            await abandon(cancelled)
+            if cancelled is not None:
+                cancelled.cancel()
             self._context.trial.forget(excess)
             if isinstance(stream, AsyncGenerator):
                 with contextlib.suppress(Exception):
@@ -431,7 +449,7 @@ class Dispatcher:
 
     def _cancelled(self) -> asyncio.Future[Any] | None:
         """Return a future that is done once the user cancels."""
-        return None if self._cancel is None else asyncio.ensure_future(self._cancel.wait())
+        return None if self._cancel is None else when_set(self._cancel)
 
     def _charge_cut(self, cut: Sequence[tuple[int, Ask]], reservations: Sequence[Reservation]) -> None:
         """Charge what was cut off and may be billed."""

@@ -62,7 +62,8 @@ def check_recipe(recipe: Recipe, engine: Engine, budget: Budget = Budget()) -> N
     """Raise Unsupported unless the engine can do what the recipe needs, SetupError for a limit in money without a
     known price."""
     if missing := sorted(recipe.needs - engine.can):
-        raise Unsupported(f"{recipe.line} needs {', '.join(missing)}, which {engine.name} cannot do")
+        why = next((f": {why}" for capability in missing if (why := engine.why_missing(capability))), "")
+        raise Unsupported(f"{recipe.line} needs {', '.join(missing)}, which {engine.name} cannot do{why}")
     _check_log_probs(recipe, engine)
     if unknown := sorted(recipe.engines - engine.members):
         name = unknown[0] if unknown[0].isidentifier() else "NAME"  # a spec where a name belongs
@@ -246,7 +247,9 @@ class _Drive:
         while asks:
             num = 0
             if not self._dispatcher.is_over:
-                num = await self._dispatcher.grant(self._dispatcher.worst_cases(asks), whole=not step.splittable)
+                num = len(asks)
+                if self._dispatcher.is_limited:
+                    num = await self._dispatcher.grant(self._dispatcher.worst_cases(asks), whole=not step.splittable)
             if self._dispatcher.is_over or num == 0:
                 return self._out_of_budget(asks), following
             completions = await self._dispatcher.completions(asks[:num], step.splittable)

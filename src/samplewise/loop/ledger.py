@@ -15,6 +15,7 @@ from typing import NamedTuple
 from samplewise.core.types import Usage
 
 TOLERANCE = 1e-12  # of a limit in money
+UNLIMITED = (None,) * 5
 
 
 class Budget(NamedTuple):
@@ -35,7 +36,7 @@ class Budget(NamedTuple):
     @property
     def is_limited(self) -> bool:
         """Whether anything but time is limited."""
-        return any(cap is not None for cap in self.amounts)
+        return self.amounts != UNLIMITED
 
     def admits(self, usage: Usage) -> bool:
         """Return whether this usage is within every limit but seconds."""
@@ -44,6 +45,8 @@ class Budget(NamedTuple):
 
     def num_fitting(self, used: Usage, costs: Sequence[Usage]) -> int:
         """Return how many of the first costs fit on top of what is used."""
+        if not self.is_limited:
+            return len(costs)
         for num, cost in enumerate(costs):
             used = used.plus(cost)
             if not self.admits(used):
@@ -142,7 +145,7 @@ class Ledger:
     def take(self, usage: Usage) -> None:
         """Move a settled cost to `spent`: the sampler or a judge uses the completion now."""
         self.spent = self.spent.plus(usage)
-        self._unused = Usage._make(a - b for a, b in zip(self._unused, usage, strict=True))
+        self._unused = self._unused.minus(usage)
 
     def charge(self, costs: Iterable[Usage]) -> None:
         """Count computation that no request of an engine caused, such as a reward model's. Uses up the grant."""

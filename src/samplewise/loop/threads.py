@@ -77,6 +77,36 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     return await future
 
 
+class Cancel(asyncio.Event):
+    """An event that ends a run. Unlike another event's, its futures need no task each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._futures: set[asyncio.Future[Any]] = set()
+
+    def set(self) -> None:
+        super().set()
+        for future in self._futures:
+            if not future.done():
+                future.set_result(None)
+        self._futures.clear()
+
+    def future(self) -> asyncio.Future[Any]:
+        """Return a future that is done once the event is set. Cancel it when nobody waits for it any more."""
+        future = asyncio.get_running_loop().create_future()
+        if self.is_set():
+            future.set_result(None)
+        else:
+            self._futures.add(future)
+            future.add_done_callback(self._futures.discard)
+        return future
+
+
+def when_set(event: asyncio.Event) -> asyncio.Future[Any]:
+    """Return a future that is done once the event is set."""
+    return event.future() if isinstance(event, Cancel) else asyncio.ensure_future(event.wait())
+
+
 async def unless_cancelled(
     work: Coroutine[Any, Any, T], cancel: asyncio.Event | None, grace_s: float = 0.0
 ) -> T | None:
@@ -86,7 +116,7 @@ async def unless_cancelled(
     if cancel.is_set() and not grace_s:
         work.close()
         return None
-    task, cancelled = asyncio.ensure_future(work), asyncio.ensure_future(cancel.wait())
+    task, cancelled = asyncio.ensure_future(work), when_set(cancel)
     try:
         await asyncio.wait({task, cancelled}, return_when=asyncio.FIRST_COMPLETED)
         if grace_s and not task.done():
@@ -94,7 +124,7 @@ async def unless_cancelled(
         return task.result() if task.done() else None
     finally:
         await abandon(task)
-        await abandon(cancelled)
+        cancelled.cancel()
 
 
 async def abandon(task: asyncio.Future[Any] | None) -> None:

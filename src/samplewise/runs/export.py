@@ -21,7 +21,7 @@ from samplewise.core.types import Json
 from samplewise.recipe import recipe
 from samplewise.runs.harness import lm_eval_rows, write_eval
 from samplewise.store.database import Store
-from samplewise.store.records import Decision, Record, Run
+from samplewise.store.records import Record, Run
 
 Format = Literal["csv", "jsonl", "parquet", "inspect", "eval", "lm_eval"]
 Table = Literal["draws", "decisions"]
@@ -118,10 +118,7 @@ def format_of(path: Path, form: str | None) -> Format:
 
 def columns_of_draws(store: Store, run: Run) -> dict[str, type]:
     """Return the columns of the table of draws: `DRAWS`, then one for each verifier that has scored."""
-    names = {
-        name for record in store.records(run.id) for candidate in record.pool.candidates for name in candidate.scores
-    }
-    return {**DRAWS, **{f"{SCORE}{name}": float for name in sorted(names)}}
+    return {**DRAWS, **{f"{SCORE}{name}": float for name in sorted(store.scorers(run.id))}}
 
 
 def columns_of_decisions() -> dict[str, type]:
@@ -131,9 +128,10 @@ def columns_of_decisions() -> dict[str, type]:
 
 def draw_rows(store: Store, run: Run) -> Iterator[dict[str, Json]]:
     """Yield a row for each draw, by question and in the order of the asks. Unknown values are None."""
-    chosen = _chosen(store, run)
+    selector = _selector_of(run)
     for record in store.records(run.id):
         question = record.problem.question.id
+        chosen = {row.position for row in store.decisions(run.id, question) if row.selector == selector}
         for index, candidate in enumerate(record.pool.candidates):
             yield {
                 "run": run.id,
@@ -144,7 +142,7 @@ def draw_rows(store: Store, run: Run) -> Iterator[dict[str, Json]]:
                 "reasoning": candidate.reasoning or None,
                 "answer": record.answers[index],
                 "grade": _known(record.grades[index]),
-                "chosen": chosen.get(question) == index,
+                "chosen": index in chosen,
                 "finish": candidate.finish,
                 "tokens": candidate.num_tokens,
                 "logp": _known(candidate.logp_sum),
@@ -155,13 +153,10 @@ def draw_rows(store: Store, run: Run) -> Iterator[dict[str, Json]]:
 
 def decision_rows(store: Store, run: Run) -> Iterator[dict[str, Json]]:
     """Yield a row for each question and each selector that has chosen on its pool."""
-    decisions: dict[str, list[Decision]] = {}
-    for decision in store.selections(run.id):
-        decisions.setdefault(decision.question, []).append(decision)
     for record in store.records(run.id):
         question, reference = record.problem.question, record.problem.reference
         messages = [{"role": message.role, "content": message.content} for message in question.messages]
-        for decision in decisions.get(question.id, []):
+        for decision in store.decisions(run.id, question.id):
             yield {
                 "run": run.id,
                 "question": question.id,
@@ -181,7 +176,8 @@ def decision_rows(store: Store, run: Run) -> Iterator[dict[str, Json]]:
 
 def inspect_log(store: Store, run: Run) -> dict[str, Any]:
     """Return the run as an Inspect log (version 2): a sample for each draw, its epoch the draw's index from 1."""
-    chosen = _chosen(store, run)
+    selector = _selector_of(run)
+    chosen = {row.question: row.position for row in store.selections(run.id) if row.selector == selector}
     records = list(store.records(run.id))
     engine = run.engine_name
     started = datetime.fromtimestamp(run.started, UTC).isoformat(timespec="seconds")
@@ -266,10 +262,9 @@ def _usage(record: Record, index: int) -> dict[str, Json]:
     return {"usage": {**tokens, "total_tokens": usage.tokens, **cached}}
 
 
-def _chosen(store: Store, run: Run) -> dict[str, int | None]:
-    """Return which draw the run's own selector chose, by question."""
-    selector = str(recipe(run.recipe).stages.selector)
-    return {row.question: row.position for row in store.selections(run.id) if row.selector == selector}
+def _selector_of(run: Run) -> str:
+    """Return the run's own selector."""
+    return str(recipe(run.recipe).stages.selector)
 
 
 def _known(value: float) -> float | None:

@@ -10,6 +10,9 @@ unless the engine answered others after it had refused every draw of this one.
 
 With `shard=(i, m)` a call draws the questions of one shard alone (see `samplewise.runs.shards`). The run, its id and
 each question's part of the budget are those of the whole task.
+
+Whole questions may be drawn by workers in other processes (see `samplewise.runs.actors`). They have the engines; this
+process alone writes to the store.
 """
 
 from __future__ import annotations
@@ -25,12 +28,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence, Set
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from samplewise.core.errors import SamplewiseError, StoreError, UsageError
 from samplewise.core.events import Arrived, Ended, Event, OnEvent, Recorded, Retried, Started, Stopped, Waiting, ignore
 from samplewise.core.spec import wire
-from samplewise.core.types import Generate, Json, Problem, Usage
+from samplewise.core.types import Generate, Json, Problem, Score, Selection, Usage
 from samplewise.engines.base import Engine
 from samplewise.loop.context import RunContext, Trial
 from samplewise.loop.drive import check_questions, check_recipe, least_cost, run_question
@@ -78,10 +81,72 @@ class Summary(NamedTuple):
     num_in_task: int = 0
 
 
+class EngineFacts(NamedTuple):
+    """What the id and the manifest of a run say of its engine and of the process that has it.
+
+    `members` maps the names of a team's engines to their identities, the solver's under "".
+    """
+
+    name: str
+    identity: str
+    digest: str | None
+    members: dict[str, str]
+    max_concurrency: int
+    default_max_tokens: int | None
+    versions: dict[str, str]  # of Python and the packages that are loaded
+    system: str  # that it runs on
+
+
+def engine_facts(engine: Engine) -> EngineFacts:
+    """Return what a run says of its engine, which must be open and in this process."""
+    members = {name: engine.member(Generate((), engine=name)).identity for name in ("", *sorted(engine.members))}
+    loaded = {name: importlib.metadata.version(name) for name in PACKAGES if name in sys.modules}
+    return EngineFacts(
+        engine.name,
+        engine.identity,
+        engine.digest,
+        members,
+        engine.max_concurrency,
+        engine.default_max_tokens,
+        {"python": platform.python_version(), **loaded},
+        platform.platform(),
+    )
+
+
+class Solved(NamedTuple):
+    """What came of one question: what this call paid for it, and its record, None where it was cancelled."""
+
+    paid: Usage
+    record: Record | None = None
+    selection: Selection = Selection(None, None)
+    grade: float = math.nan
+
+
+class Workers(Protocol):
+    """Processes that draw whole questions, each with an engine of its own."""
+
+    num: int  # at most at once
+
+    async def open(self, task: Task, recipe: Recipe, seed: int, budget: Budget) -> EngineFacts:
+        """Have the engine opened and check everything that `run_task` checks of it. Raises as that does."""
+        ...
+
+    def begin(self, store: Store, num_questions: int, cancel: asyncio.Event | None) -> None:
+        """Note how many questions will be drawn, and the store that holds the draws that are not to be paid again."""
+        ...
+
+    async def solve(self, index: int, problem: Problem, budget: Budget, log: RunLog) -> Solved:
+        """Return what comes of a question. Draws are put into the store, and events logged, as they arrive.
+
+        Raises EngineUnavailable where those die who draw it, and whatever they raise.
+        """
+        ...
+
+
 def run_id(
     task: Task,
     recipe: Recipe,
-    engine: Engine,
+    engine: Engine | EngineFacts,
     seed: int,
     budget: Budget,
     spread: Spread = "even",
@@ -105,7 +170,13 @@ def reading_of(task: Task) -> list[str]:
 
 
 async def find_run_id(
-    store: Store, task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budget, spread: Spread = "even"
+    store: Store,
+    task: Task,
+    recipe: Recipe,
+    engine: Engine | EngineFacts,
+    seed: int,
+    budget: Budget,
+    spread: Spread = "even",
 ) -> str:
     """Return the id of this work in a store.
 
@@ -140,14 +211,9 @@ def _reads_alike(task: Task, records: Sequence[Record]) -> bool:
 
 
 def manifest(
-    task: Task, recipe: Recipe, engine: Engine, seed: int, budget: Budget, spread: Spread = "even"
+    task: Task, recipe: Recipe, engine: EngineFacts, seed: int, budget: Budget, spread: Spread = "even"
 ) -> dict[str, Json]:
-    """Describe a run: all that it takes to tell later what a figure was made with.
-
-    `engine.members` maps the names of a team's engines to their identities, the solver's under "".
-    """
-    loaded = {name: importlib.metadata.version(name) for name in PACKAGES if name in sys.modules}
-    members = {name: engine.member(Generate((), engine=name)).identity for name in ("", *sorted(engine.members))}
+    """Describe a run: all that it takes to tell later what a figure was made with."""
     return {
         "recipe": recipe.line,
         "reading": reading_of(task),
@@ -156,20 +222,20 @@ def manifest(
             "name": engine.name,
             "identity": engine.identity,
             "digest": engine.digest,
-            "members": members,
+            "members": engine.members,
         },
         "seed": seed,
         "budget": budget._asdict(),
         "spread": spread,
-        "versions": {"python": platform.python_version(), **loaded},
-        "machine": platform.platform(),
+        "versions": engine.versions,
+        "machine": engine.system,
     }
 
 
 async def run_task(
     task: Task,
     recipe: Recipe,
-    engine: Engine,
+    engine: Engine | Workers,
     store: Store,
     *,
     seed: int = 0,
@@ -194,40 +260,59 @@ async def run_task(
     With `shard=(i, m)`, only the questions of shard i of m are drawn, i from 0. The run has come to its end once the
     store holds every question of the task, by whatever shards, or merged from their stores.
 
+    Workers in the place of an engine draw whole questions elsewhere, `concurrency` at once in each of them.
+
     Raises, before anything is paid: UsageError where there is no budget to share, no rule that says what a draw is
-    worth, no such shard, or a shared budget with shards; Unsupported, whatever the engine's `open` raises, and
-    StoreConflict where another process draws into the store.
+    worth, no such shard, or a shared budget with shards or workers; Unsupported, whatever the engine's `open` raises,
+    and StoreConflict where another process draws into the store.
     """
     part = None if shard is None else Shard(*shard).checked()
-    _check_spread(spread, recipe, budget, part)
-    await engine.open()
-    recipe = recipe.with_max_tokens(engine.default_max_tokens)
-    check_recipe(recipe, engine, budget)
-    if engine.is_batched and spread == "gain":
-        raise UsageError("spread=gain decides where each draw goes by those before it, which a batch cannot: leave out")
-    check_questions(recipe, (problem.question for problem in task.problems))
+    workers = None if isinstance(engine, Engine) else engine
+    _check_spread(spread, recipe, budget, "shards" if part else "the actors of --ray" if workers else "")
+    if isinstance(engine, Engine):
+        await engine.open()
+        check_run(task, recipe, engine, budget)
+        if engine.is_batched and spread == "gain":
+            raise UsageError(
+                "spread=gain decides where each draw goes by those before it, which a batch cannot: leave out"
+            )
+        facts = engine_facts(engine)
+    else:
+        facts = await engine.open(task, recipe, seed, budget)
     store.claim()
-    identity = await find_run_id(store, task, recipe, engine, seed, budget, spread)
-    facts = manifest(task, recipe, engine, seed, budget, spread)
-    store.start_run(Run(identity, recipe.line, task.name, engine.identity, seed, facts, time.time(), None))
+    recipe = recipe.with_max_tokens(facts.default_max_tokens)
+    identity = await find_run_id(store, task, recipe, facts, seed, budget, spread)
+    about = manifest(task, recipe, facts, seed, budget, spread)
+    store.start_run(Run(identity, recipe.line, task.name, facts.identity, seed, about, time.time(), None))
     failed_before = _failed_questions(store, identity)
     done = store.questions(identity) - failed_before
     problems = task.problems
     own = {p.question.id for p in problems if part is None or part.holds(p.question.id)}
     on_event(Started(identity, len(own), len(own & done)))
-    log = _EventLog(store, identity, on_event)
+    log = RunLog(store, identity, on_event)
     key, selector = run_key(seed), str(recipe.stages.selector)
     attending: asyncio.Future[None] | None = None
-    if engine.is_batched:  # a batch is of all questions, which a user's cancel reaches once the batch is called off
-        concurrency, called_off = len(own), asyncio.Event()
+    if isinstance(engine, Engine) and engine.is_batched:  # a user's cancel reaches questions once it is called off
+        called_off = asyncio.Event()
         attending = asyncio.ensure_future(_attend(engine, on_event, cancel or asyncio.Event(), called_off))
         cancel = called_off
     paid, trial = Usage(), Trial()
-    empty: list[tuple[int, Problem, Result]] = []  # questions of which every draw was refused
+    empty: list[Solved] = []  # questions of which every draw was refused
     shared: SharedBudget | None = None
     if spread == "gain" and len(done) < len(problems):
-        shared = SharedBudget(budget, [p.question.id for p in problems], wave=engine.max_concurrency, cancel=cancel)
+        shared = SharedBudget(budget, [p.question.id for p in problems], wave=facts.max_concurrency, cancel=cancel)
     waiting = iter([(i, p) for i, p in enumerate(problems) if shared is not None or p.question.id in own - done])
+
+    async def draw_here(engine: Engine, index: int, problem: Problem, share: Budget) -> Solved:
+        context = RunContext(engine, budget=share, store=store, on_event=log, cancel=cancel, trial=trial)
+        try:
+            result = await run_question(problem.question, recipe, context, key, read=task.read, shared=shared)
+        finally:
+            if shared is not None:
+                shared.leave()
+        if result.stop.reason == "cancelled" or problem.question.id in done:
+            return Solved(result.paid)  # what was cancelled is taken up by the next start
+        return await grade_result(task, index, problem, result, cancel)
 
     async def work() -> None:
         nonlocal paid
@@ -235,42 +320,35 @@ async def run_task(
             if shared is None and cancel is not None and cancel.is_set():
                 return
             share = budget.share(len(problems), index) if shared is None else Budget(seconds=budget.seconds)
-            try:
-                result = await run_question(
-                    problem.question,
-                    recipe,
-                    RunContext(engine, budget=share, store=store, on_event=log, cancel=cancel, trial=trial),
-                    key,
-                    read=task.read,
-                    shared=shared,
-                )
-            finally:
-                if shared is not None:
-                    shared.leave()
-            paid = paid.plus(result.paid)
-            if result.stop.reason == "cancelled" or problem.question.id in done:
-                continue  # what was cancelled is taken up by the next start
-            if result.pool.candidates or not log.is_refused(problem.question.id):
-                await keep(index, problem, result)
+            if isinstance(engine, Engine):
+                solved = await draw_here(engine, index, problem, share)
             else:
-                empty.append((index, problem, result))
+                solved = await engine.solve(index, problem, share, log)
+            paid = paid.plus(solved.paid)
+            if solved.record is None:
+                continue
+            if solved.record.pool.candidates or not log.is_refused(problem.question.id):
+                keep(solved, solved.record)
+            else:
+                empty.append(solved)
 
-    async def keep(index: int, problem: Problem, result: Result) -> None:
-        graded = await unless_cancelled(grade_result(task, index, problem, result), cancel, GRACE_S)
-        if graded is None:
-            return
-        record, grade = graded
-        question = problem.question.id
+    def keep(solved: Solved, record: Record) -> None:
+        question = record.problem.question.id
         if num := log.failed[question]:  # noted first: a process that is killed in between must not forget it
             store.note(identity, "failed", [question, num])
-        store.save(identity, record, selector, result.selection, grade)
+        store.save(identity, record, selector, solved.selection, solved.grade)
         if not num and question in failed_before:
             store.note(identity, "failed", [question, 0])
-        on_event(Recorded(question, grade, record.spent, len(record.answers)))
+        on_event(Recorded(question, solved.grade, record.spent, len(record.answers)))
 
+    num_at_once = min(concurrency * (1 if workers is None else workers.num), len(own))
+    if workers is not None:
+        workers.begin(store, len(own - done), cancel)
+    if attending is not None:
+        num_at_once = len(own)  # a batch is of all questions
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(own)) if shared is None else len(problems)):
+            for _ in range(num_at_once if shared is None else len(problems)):
                 group.create_task(work())
     except BaseExceptionGroup as raised:  # one question's error is the run's, and a user need not read 64 of them
         ours = [error for error in raised.exceptions if isinstance(error, SamplewiseError)]
@@ -285,9 +363,9 @@ async def run_task(
         if attending is not None:
             attending.cancel()
             on_event(Waiting(""))
-    for index, problem, result in empty:
-        if log.is_about_the_question(problem.question.id):
-            await keep(index, problem, result)
+    for solved in empty:
+        if solved.record is not None and log.is_about_the_question(solved.record.problem.question.id):
+            keep(solved, solved.record)
     stored = store.questions(identity)
     finished = stored >= own
     if finished and part is not None and not _is_noted(store, identity, part):
@@ -319,7 +397,7 @@ async def _attend(engine: Engine, on_event: OnEvent, cancel: asyncio.Event, call
         called_off.set()
 
 
-class _EventLog:
+class RunLog:
     """An `OnEvent` that keeps a run's notes in the store and passes every event on."""
 
     def __init__(self, store: Store, run: str, on_event: OnEvent) -> None:
@@ -346,6 +424,11 @@ class _EventLog:
         elif isinstance(event, Stopped) and (event.stop.reason != "finished" or event.at_most.requests):
             self._store.note(self._run, "stopped", [event.question, event.stop, *event[5:]])
         self._on_event(event)
+
+    def forget(self, question: str) -> None:
+        """Forget which requests for a question failed: all of it is asked again."""
+        self.failed.pop(question, None)
+        self._refused_after.pop(question, None)
 
     def is_refused(self, question: str) -> bool:
         """Return whether a request for the question failed that the next start makes again."""
@@ -376,7 +459,7 @@ def _summarize(
     *,
     paid: Usage,
     cancelled: bool,
-    log: _EventLog,
+    log: RunLog,
 ) -> Summary:
     chosen = {row.question: row.grade for row in store.selections(identity) if row.selector == selector}
     spent, num_draws, num_empty = Usage(), 0, 0
@@ -393,12 +476,20 @@ def _summarize(
     return Summary(identity, len(own), len(accuracy), accuracy, spent, paid, cancelled, log.failure, *counts)
 
 
-def _check_spread(spread: Spread, recipe: Recipe, budget: Budget, shard: Shard | None) -> None:
+def check_run(task: Task, recipe: Recipe, engine: Engine, budget: Budget) -> None:
+    """Raise Unsupported, SetupError or UsageError unless an engine, which must be open, can do what a run needs."""
+    recipe = recipe.with_max_tokens(engine.default_max_tokens)
+    check_recipe(recipe, engine, budget)
+    check_questions(recipe, (problem.question for problem in task.problems))
+
+
+def _check_spread(spread: Spread, recipe: Recipe, budget: Budget, apart: str) -> None:
+    """Raise UsageError where a budget cannot be spread so; `apart` names those who would have to share it."""
     if spread not in get_args(Spread):
         raise UsageError(f"spread is even or gain, got {spread!r}")
-    if spread == "gain" and shard is not None:
+    if spread == "gain" and apart:
         raise UsageError(
-            "spread=gain shares one budget among all questions, which shards cannot: leave out one of them"
+            f"spread=gain shares one budget among all questions, which {apart} cannot: leave out one of them"
         )
     if spread == "gain" and (recipe.stop is None or recipe.stop.expected_gain is None):
         problem = "has no stop rule" if recipe.stop is None else f"stops by {recipe.stop.name}, which does not say it"
@@ -437,13 +528,22 @@ def _rounded_up(usd: float) -> float:
     return math.ceil(usd * scale) / scale
 
 
-async def grade_result(task: Task, index: int, problem: Problem, result: Result) -> tuple[Record, float]:
-    """Return a result as a record, and the grade of its answer. Each distinct answer is graded once.
+async def grade_result(
+    task: Task, index: int, problem: Problem, result: Result, cancel: asyncio.Event | None = None
+) -> Solved:
+    """Return a question's result with the grades of its answers. Each distinct answer is graded once.
 
-    Answers are graded side by side, in threads: a grader may start programs and wait for them.
+    Answers are graded side by side, in threads: a grader may start programs and wait for them. Cancelled, it has
+    `GRACE_S` seconds left.
     """
     answers = list(dict.fromkeys((*result.answers, result.answer)))
-    scores = await asyncio.gather(*(in_thread(task.grade, problem, answer) for answer in answers))
+
+    async def grade_all() -> list[Score]:
+        return await asyncio.gather(*(in_thread(task.grade, problem, answer) for answer in answers))
+
+    scores = await unless_cancelled(grade_all(), cancel, GRACE_S)
+    if scores is None:
+        return Solved(result.paid)
     grades = {answer: score.value for answer, score in zip(answers, scores, strict=True)}
     record = Record(
         problem=problem,
@@ -455,4 +555,4 @@ async def grade_result(task: Task, index: int, problem: Problem, result: Result)
         stop=result.stop,
         bill=result.bill,
     )
-    return record, grades[result.answer]
+    return Solved(result.paid, record, result.selection, grades[result.answer])

@@ -36,7 +36,7 @@ class Variant(NamedTuple):
 
     def sampled(self, sampling: Sampling) -> Sampling:
         """Return `sampling` with the arm's overrides."""
-        return sampling._replace(**self.sampling)
+        return sampling._replace(**self.sampling) if self.sampling else sampling
 
 
 def direct(question: Question) -> Variant:

@@ -5,6 +5,7 @@ Cost: `num_samples` requests, each at most `max_tokens` new tokens.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,8 +105,13 @@ class RepeatSettings:
     @property
     def wanted(self) -> tuple[Capability, ...]:
         """Return what each draw asks for besides its text."""
-        wants = {Capability.TOP: self.top, Capability.CERTAINTY: self.certainty, Capability.LOGQ: self.explores}
-        return tuple(capability for capability, wanted in wants.items() if wanted)
+        return _wanted(self.top, self.certainty, self.explores)
+
+
+@functools.cache
+def _wanted(top: bool, certainty: bool, explores: bool) -> tuple[Capability, ...]:
+    wants = {Capability.TOP: top, Capability.CERTAINTY: certainty, Capability.LOGQ: explores}
+    return tuple(capability for capability, wanted in wants.items() if wanted)
 
 
 class RepeatState(NamedTuple):

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
+from functools import partial
 
 from aiohttp import web
 
@@ -189,7 +190,7 @@ class Service:
             async with self.gate.enter(job.policy) as ticket:
                 job.admitted.set()
                 self.board.begin(job.policy.name, job.run.id, job.call.model, datetime.now(UTC))
-                job.on_arrival = lambda num: self.board.progress(job.policy.name, job.run.id, num)
+                job.on_arrival = partial(self.board.progress, job.policy.name, job.run.id)  # no cycle with the job
                 return await self.jobs.answer(job, ticket)
         except Busy as busy:
             raise RequestError(

@@ -81,6 +81,9 @@ class FrontEngine(Engine):
     def why_no_logp(self, sampling: Sampling) -> str:
         return self._behind.why_no_logp(sampling)
 
+    def why_missing(self, capability: Capability) -> str:
+        return self._behind.why_missing(capability)
+
     def free_slots(self) -> int:
         return self._behind.free_slots()
 

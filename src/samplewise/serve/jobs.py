@@ -26,7 +26,7 @@ from samplewise.loop.drive import run_question
 from samplewise.loop.keys import run_key
 from samplewise.loop.ledger import Budget
 from samplewise.loop.result import Result
-from samplewise.loop.threads import unless_cancelled
+from samplewise.loop.threads import Cancel, unless_cancelled
 from samplewise.serve.calls import drawn_choice
 from samplewise.serve.drawn import DrawLog, WantingEngine
 from samplewise.serve.keys import Policy
@@ -106,7 +106,7 @@ class Job:
         self.call, self.plan, self.run, self.policy = call, plan, run, policy
         self.asked, self.deadline = asked, deadline
         self.created = int(time.time())
-        self.cancel = asyncio.Event()
+        self.cancel = Cancel()
         self.admitted = asyncio.Event()  # a slot was free
         self.result: Result | None = None
         self.paid = Usage()  # so far

@@ -19,8 +19,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from samplewise.core.secrets import hide_fields
 from samplewise.core.types import Json
+from samplewise.serve.replies import PLAIN_TYPES
 
 MAX_TEXT = 500  # characters of a field
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def utc_now() -> datetime:
@@ -30,16 +32,16 @@ def utc_now() -> datetime:
 
 def log_line(event: str, now: datetime, **fields: Json) -> str:
     """Return one line. Unknown numbers are null, credentials are ***, long texts are cut."""
-    shown = {name: _field(value) for name, value in fields.items()}
+    shown = {name: value if type(value) in PLAIN_TYPES else _field(value) for name, value in fields.items()}
     time = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return json.dumps({"time": time, "event": event, **hide_fields(shown)}, separators=(",", ":"))
+    return _to_json({"time": time, "event": event, **hide_fields(shown)})
 
 
 def _field(value: Json) -> Json:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        return f"{value[:MAX_TEXT]}..."
+    if isinstance(value, str):
+        return f"{value[:MAX_TEXT]}..." if len(value) > MAX_TEXT else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(name): _field(item) for name, item in value.items()}
     return [_field(item) for item in value] if isinstance(value, list | tuple) else value

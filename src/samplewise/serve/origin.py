@@ -7,6 +7,7 @@ the answers. The first kind carries an `Origin`, the second a `Host` that is not
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
@@ -60,6 +61,7 @@ def _name_of(host: str) -> str:
     return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
 
 
+@functools.lru_cache(maxsize=64)
 def _is_loopback(host: str) -> bool:
     name = _name_of(host)
     try:

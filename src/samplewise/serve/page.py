@@ -102,7 +102,9 @@ class Board:
         if answer is not None:
             activity.spent += answer.tokens
             activity.saved += answer.saved
-            activity.answers.appendleft(answer._replace(votes=dict(Counter(answer.votes).most_common(MAX_VOTES + 1))))
+            if len(answer.votes) > 1:
+                answer = answer._replace(votes=dict(Counter(answer.votes).most_common(MAX_VOTES + 1)))
+            activity.answers.appendleft(answer)
 
 
 def render_page(

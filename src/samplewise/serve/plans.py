@@ -28,6 +28,7 @@ from samplewise.serve.upstreams import Upstream
 from samplewise.serve.wire import Call, DrawFields, RequestError
 from samplewise.verify.auto import read_auto
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 PLAIN = "plain"  # the recipe label of a model without a strategy
@@ -106,9 +107,22 @@ class Planner:
         self._upstreams, self._settings = upstreams, settings
         self._recipes: OrderedDict[str, Recipe] = OrderedDict()
         self._frames: OrderedDict[str, asyncio.Future[Recipe]] = OrderedDict()  # with `ANY_SAMPLER`
+        self._plans: OrderedDict[object, Plan] = OrderedDict()  # of requests that differ in their prompts alone
 
     async def plan(self, call: Call, is_free: bool) -> Plan:
         """Return what is run for a request. `is_free`: it may name a recipe of its own. Raises RequestError."""
+        if call.passed or call.relayed is not None or call.logprobs is not None:
+            return await self._new_plan(call, is_free)
+        wishes = call.wishes
+        key = (is_free, call.route, call.model, call.fields, call.n, wishes.recipe, wishes.draws, wishes.read)
+        if (known := self._plans.get(key)) is not None:
+            self._plans.move_to_end(key)
+            return known
+        plan = await self._new_plan(call, is_free)
+        _keep(self._plans, key, plan, MAX_RECIPES)
+        return plan
+
+    async def _new_plan(self, call: Call, is_free: bool) -> Plan:
         upstream, stages, label = self._stages(call, is_free)
         try:
             await upstream.engine.open()
@@ -235,11 +249,11 @@ class Planner:
             raise
 
 
-def _keep(recipes: OrderedDict[str, T], line: str, recipe: T, most: int) -> None:
-    """Keep a recipe, and forget the one that was used longest ago if there are too many."""
-    recipes[line] = recipe
-    if len(recipes) > most:
-        recipes.popitem(last=False)
+def _keep(kept: OrderedDict[K, T], key: K, value: T, most: int) -> None:
+    """Keep a value, and forget the one that was used longest ago if there are too many."""
+    kept[key] = value
+    if len(kept) > most:
+        kept.popitem(last=False)
 
 
 def plain_stages(n: int) -> Stages:

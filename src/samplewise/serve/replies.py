@@ -19,6 +19,7 @@ from samplewise.serve.wire import RequestError
 
 WORDS_PER_CHUNK = 8
 MAX_ANSWER = 500  # characters of the answer as it was read
+PLAIN_TYPES = frozenset((int, bool, type(None)))  # whose values JSON can hold, whatever they are
 WORDS = re.compile(rf"(?:\s*\S+){{1,{WORDS_PER_CHUNK}}}\s*|\s+")
 
 
@@ -197,19 +198,22 @@ def _cost(usage: Usage) -> dict[str, Json]:
 
 def plain_json(value: Json) -> Json:
     """Return a value that JSON and UTF-8 can hold: unknown numbers are None, halves of characters are replaced."""
-    if value is None or isinstance(value, bool | int):
-        return value
     if isinstance(value, str):
         return without_halves(value)
+    if value is None or isinstance(value, int):
+        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict | Mapping):  # a dict is one at a glance
-        return {without_halves(str(key)): plain_json(item) for key, item in value.items()}
+        items = {str(key): item if type(item) in PLAIN_TYPES else plain_json(item) for key, item in value.items()}
+        return items if all(map(str.isascii, items)) else {without_halves(key): item for key, item in items.items()}
     return [plain_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def without_halves(text: str) -> str:
     """Return the text, halves of characters (lone surrogates) replaced."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -219,6 +223,8 @@ def without_halves(text: str) -> str:
 
 def header_text(text: str, most: int = 1000) -> str:
     """Return a text as a header may hold it: printable ASCII, other characters as \\u escapes."""
+    if text.isascii() and text.isprintable():
+        return text[:most].strip()
     escaped = text.encode("ascii", "backslashreplace").decode()
     return "".join(c if " " <= c <= "~" else " " for c in escaped)[:most].strip()
 

@@ -35,6 +35,7 @@ EVENT_HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # a proxy that collects events would undo the heartbeats
 }
+_to_json = json.JSONEncoder(allow_nan=False).encode
 PROGRESS_S = 0.25  # between two looks at how a run gets on
 
 
@@ -65,7 +66,7 @@ async def send_whole(
     if await is_done(task, quiet_s):
         answer = task.result()
         whole = web.Response(
-            body=json.dumps(reply_json(answer, route), allow_nan=False).encode(),
+            body=_to_json(reply_json(answer, route)).encode(),
             content_type="application/json",
             headers={**headers, **headers_of(answer.evidence)},
         )
@@ -87,7 +88,7 @@ async def send_whole(
     except RequestError as error:
         job.error = error.code or error.kind
         body, is_answer = error_json(error), False
-    await response.write(json.dumps(body, allow_nan=False).encode())
+    await response.write(_to_json(body).encode())
     await response.write_eof()
     job.is_answered = is_answer
     return response

@@ -78,14 +78,11 @@ class Upstream:
     relay: Relay | None = None
     trial: Trial = field(default_factory=Trial)
 
-    @contextlib.asynccontextmanager
-    async def lend(self, fields: Mapping[str, Json]) -> AsyncIterator[Engine]:
+    def lend(self, fields: Mapping[str, Json]) -> contextlib.AbstractAsyncContextManager[Engine]:
         """Give the engine for a request that passes these fields on."""
         if not fields or self.variants is None:
-            yield self.engine
-            return
-        async with self.variants.lend(fields) as engine:
-            yield engine
+            return contextlib.nullcontext(self.engine)
+        return self.variants.lend(fields)
 
     async def close(self) -> None:
         """Close the engine and its variants."""

@@ -126,7 +126,7 @@ class Call(NamedTuple):
 def parse_body(data: bytes) -> dict[str, Json]:
     """Return a body's JSON object. Raises RequestError."""
     try:
-        body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+        body = _parse_json(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise RequestError("the body is not UTF-8") from None
     except RecursionError:
@@ -147,6 +147,9 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is too large")
     return value
+
+
+_parse_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
 
 
 def parse_call(body: Mapping[str, Json], route: Route, headers: Mapping[str, str] | None = None) -> Call:
@@ -447,8 +450,11 @@ def _returned(listed: Json) -> frozenset[str]:
 
 def read_timeout_s(headers: Mapping[str, str]) -> float | None:
     """Return how many seconds the client waits between two bytes, by its own word; None if it does not say."""
+    text = headers.get("x-stainless-read-timeout")
+    if text is None:
+        return None
     try:
-        seconds = float(headers.get("x-stainless-read-timeout", ""))
+        seconds = float(text)
     except ValueError:
         return None
     return seconds if 0 < seconds < math.inf else None

@@ -46,6 +46,7 @@ from samplewise.store.rows import graded, to_decision, to_pool, to_problem, to_r
 from samplewise.store.schema import MIGRATIONS, apply_migration
 
 TIMEOUT_S = 30.0  # that a writer waits for another
+MAX_JOURNAL = 65_536  # pages (256 MB) that may wait for a checkpoint, where checkpoints are deferred
 WRITTEN = "written (every draw that it holds is safe, what has just arrived is lost)"
 # what reading a row raises whose bytes have changed
 DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, MemoryError)
@@ -177,6 +178,21 @@ class Store:
         if self._claim is None and self.path != ":memory:":
             self._claim = claim_file(self.path)
 
+    def defer_checkpoints(self) -> None:
+        """Leave it to `checkpoint` to put the journal into the file, up to `MAX_JOURNAL` pages of it.
+
+        Otherwise every few hundred draws one waits for the disk. Draws are as safe as before: they are in the journal.
+        """
+        self._db.execute(f"PRAGMA wal_autocheckpoint={MAX_JOURNAL}")
+
+    def checkpoint(self) -> None:
+        """Put the journal into the file so far. Nobody who writes meanwhile waits for it: call it in a thread."""
+        with (
+            contextlib.suppress(sqlite3.Error),  # it is put there later, and who writes is told what is wrong
+            contextlib.closing(sqlite3.connect(self.path, timeout=0.0, isolation_level=None)) as db,
+        ):
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
     def vacuum(self) -> None:
         """Rewrite the file without the space of what was deleted, its journal put into it first."""
         with self._plainly("rewritten (it is as it was)"):
@@ -226,6 +242,11 @@ class Store:
         with self._plainly("read"):
             for row in self._db.execute(f"SELECT engine, ask, {COMPLETION_COLUMNS} FROM draws ORDER BY digest"):
                 yield row[0], from_text(row[1]), to_completion(row[2:])
+
+    def has_draws(self) -> bool:
+        """Return whether the store holds any draw."""
+        with self._plainly("read"):
+            return self._db.execute("SELECT 1 FROM draws LIMIT 1").fetchone() is not None
 
     def num_draws(self) -> int:
         with self._plainly("read"):
@@ -364,6 +385,12 @@ class Store:
             ).fetchall()
             return {scorer: array("d", value).tolist() for scorer, value in rows}
 
+    def scorers(self, run_id: str) -> set[str]:
+        """Return the names of those that have scored draws of the run, without the grader's."""
+        query = "SELECT DISTINCT scorer FROM scores WHERE run=? AND length(value) > 0"
+        with self._plainly("read"):
+            return {scorer for (scorer,) in self._db.execute(query, (run_id,))} - {GRADE}
+
     def outcomes(self, run_id: str) -> Iterator[Outcome]:
         """Yield what comparisons need, fast, in the order of the task."""
         query = (
@@ -380,6 +407,14 @@ class Store:
         query = "SELECT question, selector, answer, position, grade FROM selections WHERE run=? ORDER BY 1, 2"
         with self._plainly("read"):
             return [to_decision(row) for row in self._db.execute(query, (run_id,))]
+
+    def decisions(self, run_id: str, question: str) -> list[Decision]:
+        """Return every decision on one question's pool."""
+        query = (
+            "SELECT question, selector, answer, position, grade FROM selections WHERE run=? AND question=? ORDER BY 2"
+        )
+        with self._plainly("read"):
+            return [to_decision(row) for row in self._db.execute(query, (run_id, to_text(question)))]
 
     # --- events -------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from samplewise.core.types import Ask, Generate
 
 WIRE_NAMES = {"reject_below": "floor"}  # fields renamed since the first stores, by the name that digests are made of
+
+_NO_DEFAULT = object()
+_to_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 def digest_of(identity: str, ask: Ask) -> bytes:
@@ -25,16 +29,27 @@ def ask_json(ask: Ask) -> str:
     `draw` is left out, as the seed tells draws apart, and `engine`, as the identity says more.
     """
     kind = "generate" if isinstance(ask, Generate) else "likelihood"
-    plain = ask._replace(draw=0, engine="") if isinstance(ask, Generate) else ask
-    return json.dumps({"ask": kind, **_canonical(plain)}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    fields = _canonical(ask)
+    if isinstance(ask, Generate):
+        fields.pop("draw", None)
+        fields.pop("engine", None)
+    return _to_json({"ask": kind, **fields})
+
+
+@functools.cache
+def _columns(kind: type) -> tuple[tuple[str, Any], ...] | None:
+    """Return the fields of a named tuple, each with its default or a value that equals none; None for other types."""
+    names = getattr(kind, "_fields", None)
+    defaults = getattr(kind, "_field_defaults", {})
+    return None if names is None else tuple((WIRE_NAMES.get(k, k), defaults.get(k, _NO_DEFAULT)) for k in names)
 
 
 def _canonical(value: Any) -> Any:
     """Return equal values as equal text: a named tuple as the fields that are not at their default, 2.0 as 2."""
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        defaults = getattr(value, "_field_defaults", {})
-        fields = zip(value._fields, value, strict=True)
-        return {WIRE_NAMES.get(k, k): _canonical(v) for k, v in fields if k not in defaults or defaults[k] != v}
+    if isinstance(value, str):
+        return value
+    if isinstance(value, tuple) and (columns := _columns(type(value))) is not None:
+        return {name: _canonical(v) for (name, default), v in zip(columns, value, strict=True) if v != default}
     if isinstance(value, tuple | list):
         return [v if type(v) is int else _canonical(v) for v in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

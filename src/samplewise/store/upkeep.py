@@ -248,7 +248,7 @@ def _check_pools(db: sqlite3.Connection, runs: dict[str, Run]) -> Iterator[Findi
             if decision.position is not None and decision.position >= num:
                 wrong_decisions.append(f"{run} {decision.question} {decision.selector}")
 
-    rows = ((f"{row[0]} {from_text(row[1])}", row) for row in db.execute(query).fetchall())
+    rows = ((f"{row[0]} {from_text(row[1])}", row) for row in db.execute(query))
     yield _finding("questions whose record cannot be read", _unreadable(rows, read))
     yield _finding("decisions for draws that are not there", wrong_decisions)
     numbers = db.execute("SELECT run, number FROM pools GROUP BY run, number HAVING count(*) > 1")

@@ -103,6 +103,8 @@ def split_rounds(
 
     Returns the next round of asks of all dialogues, and the replies that belong to each.
     """
+    if not askers:
+        return (), []
     part_replies: list[HelperTexts] = [()] * len(askers)
     for texts in (*replies, None):
         asks = [next_asks(part) for next_asks, part in zip(askers, part_replies, strict=True)]

@@ -22,7 +22,7 @@ from samplewise.engines.http import http
 from samplewise.engines.http.dialect.profile import Profile
 from samplewise.engines.http.engine import HttpEngine
 from samplewise.loop.context import RunContext
-from samplewise.loop.drive import run_question
+from samplewise.loop.drive import check_recipe, run_question
 from samplewise.loop.ledger import Budget
 from samplewise.recipe import recipe
 from samplewise.testing.endpoint import Endpoint, EndpointSettings
@@ -718,3 +718,21 @@ def test_a_prefix_is_continued_and_a_given_text_scored() -> None:
         assert engine.worst_case(Likelihood(PROMPT, prefix)).prompt_tokens == done.usage.prompt_tokens
 
     with_endpoint(EndpointSettings(), use, probe=EVERYTHING)
+
+
+def test_what_chains_miss_is_told_with_what_to_do() -> None:
+    engine = http("m", base_url="http://127.0.0.1:9/v1", probe="never")
+    with pytest.raises(
+        Unsupported, match=r"reject_below.* cannot do: it is not known to give token ids; .*doctor.*top_k="
+    ):
+        check_recipe(recipe("power(4.0, 6, top_k=20) | first"), engine)
+    assert engine.why_missing(Capability.EXPLORE) == ""
+
+
+def test_what_it_can_do_follows_what_it_learns() -> None:
+    engine = http("m", base_url="http://127.0.0.1:9/v1", probe="never", n="never")
+    assert engine.can == {Capability.GENERATE}
+    engine._exchange.profile = engine.profile._replace(seed=True, logprobs=True)
+    assert engine.can == {Capability.GENERATE, Capability.SEED, Capability.LOGP}
+    engine._exchange.repeats.frozen = True
+    assert engine.can == {Capability.GENERATE, Capability.LOGP}

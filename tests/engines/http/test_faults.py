@@ -136,7 +136,9 @@ def test_a_budget_holds_by_the_endpoint_s_own_bill(fault: str, together: str, tm
     found = ran(settings, tmp_path / "s.db", Budget(tokens=1200), n=together)
     assert found.tally.tokens <= found.summary.paid.tokens
     if fault.startswith("long"):  # nothing can hold but what was in flight when the first long draw came
-        assert found.tally.draws <= 1200 // 90, "as many as fit at the worst case that was known"
+        # as many as fit at the worst case of prompts that were never counted, and those of one question whose prompt
+        # was counted, and which so had room for the rest, before a long draw came
+        assert found.tally.draws <= 1200 // 90 + NUM_DRAWS - 3
         return
     assert found.tally.tokens <= 1200
     assert found.summary.paid.tokens <= 1200

@@ -60,6 +60,7 @@ class HttpEngine(Engine):
         self._lock, self._opened = asyncio.Lock(), False
         self._num_open = 0  # asks received and not yet answered
         self._num_promised, self._promised_at = 0, -math.inf  # slots that `free_slots` reported as free
+        self._known: tuple[tuple[Profile, bool], frozenset[Capability]] | None = None  # `can`, and what it rests on
         self._set_model(model, settings.probe if isinstance(settings.probe, Profile) else Profile(api=settings.api))
 
     def _set_model(self, model: str | None, profile: Profile) -> None:
@@ -168,6 +169,12 @@ class HttpEngine(Engine):
     @property
     def can(self) -> frozenset[Capability]:
         """Return the capabilities that the endpoint is known to have."""
+        rests_on = (self.profile, self._is_frozen())
+        if self._known is None or self._known[0] != rests_on:
+            self._known = (rests_on, self._capabilities())
+        return self._known[1]
+
+    def _capabilities(self) -> frozenset[Capability]:
         profile = self.profile
         ids_in = profile.token_ids_in is True and profile.tokenize is True
         claims = {
@@ -193,6 +200,15 @@ class HttpEngine(Engine):
     def why_no_logp(self, sampling: Sampling) -> str:
         """Return why draws at this temperature and filter come without the model's log-probs, "" if they have them."""
         return requests.why_no_logp(sampling, self.profile)
+
+    def why_missing(self, capability: Capability) -> str:
+        """Return what the endpoint is not known to do, and how to find out."""
+        if capability is not Capability.REJECT_BELOW or not (lacks := logq.why_no_drafts(self.profile)):
+            return ""
+        return (
+            f"it is not known to {lacks}; samplewise doctor asks it, and where it can do all that chains take, give "
+            "the recipe top_k="
+        )
 
     def _is_frozen(self) -> bool:
         """Return whether draws repeat whatever their seed, by the probe or as far as this run has seen."""

@@ -452,8 +452,9 @@ class Exchange:
         if not ask.prefix:  # the end of a response may hold a closing tag alone, and repeat whatever its seed
             if self.profile.reasons is None and any(map(_reasons, parsed.choices)):
                 self.profile = self.profile._replace(reasons=True)
-            opened = (split_reasoning(choice.text).opened for choice in parsed.choices if not choice.reasoning)
-            self._opens |= any(opened)
+            if not self._opens:
+                opened = (split_reasoning(choice.text).opened for choice in parsed.choices if not choice.reasoning)
+                self._opens = any(opened)
             self._watch(ask, parsed, bill)
         for position, drawn, choice, usage in zip(job.positions, job.asks, parsed.choices, bill.usages, strict=False):
             call.deliver(position, self._completion(cast(Generate, drawn), choice, usage, limit))

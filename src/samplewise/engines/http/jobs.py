@@ -106,9 +106,13 @@ class AnswerCall:
 
     async def arrivals(self) -> AsyncGenerator[Arrival]:
         """Yield arrivals in the order in which they come. Raises what a job raised."""
-        for job in itertools.islice(self._jobs, self._num_workers):
-            self.add(job)
+        first = list(itertools.islice(self._jobs, self._num_workers))
         try:
+            if len(first) == 1 and len(first[0].asks) == self._num_left:  # all there is: it needs no task of its own
+                await self._serve_one(first[0])
+            else:
+                for job in first:
+                    self.add(job)
             while self._num_left:
                 while self._ready:
                     self._num_left -= 1
@@ -132,10 +136,13 @@ class AnswerCall:
             self._waiter.set_result(None)
 
     async def _work(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # the call is over
+            while self._error is None and (job := self._next()) is not None:
+                await self._serve_one(job)
+
+    async def _serve_one(self, job: RequestJob) -> None:
         try:
-            with contextlib.suppress(asyncio.CancelledError):  # the call is over
-                while (job := self._next()) is not None:
-                    await self._serve(job, self)
+            await self._serve(job, self)
         except Exception as error:
             self._error = error
             self._wake()

@@ -116,12 +116,16 @@ def _plain(value: Any) -> Json:
         fields = zip(value._fields, value, strict=True)
         return {k: _plain(v) for k, v in fields if k not in defaults or (defaults[k] is not v and defaults[k] != v)}
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+        return str(float(value))
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, tuple | list | set | frozenset):
-        return [_plain(item) for item in value]
+        return [item if type(item) is int or _is_finite(item) else _plain(item) for item in value]  # ids, log-probs
     return value
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
