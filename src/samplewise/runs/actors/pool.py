@@ -320,8 +320,7 @@ class RayWorkers:
         reply = asyncio.ensure_future(_of(actor.handle.open.remote(task)))
         try:
             if not (await asyncio.wait([reply], timeout=PATIENCE_S))[0]:
-                needs = f"{self._cpus} CPUs and {self._gpus:g} GPUs"
-                self._say(f"an actor has not started yet: Ray looks for a place with {needs}, or the model loads")
+                self._say("an actor has not started yet: Ray has no place for it so far, or its model loads")
             pid, facts = await reply
         except self._ray.exceptions.RayTaskError:
             raise
