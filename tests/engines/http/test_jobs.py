@@ -25,7 +25,7 @@ async def positions(call: AnswerCall, limit: int = 9) -> list[int]:
 
 
 @pytest.mark.parametrize(("num_asks", "max_size"), [(1, 1), (3, 8), (3, 1)])
-def test_one_request_alone_needs_no_task(num_asks: int, max_size: int) -> None:
+def test_one_ask_alone_needs_no_task(num_asks: int, max_size: int) -> None:
     tasks: list[Any] = []
 
     async def serve(job: RequestJob, call: Recipient) -> None:
@@ -36,10 +36,18 @@ def test_one_request_alone_needs_no_task(num_asks: int, max_size: int) -> None:
     async def go() -> None:
         call = AnswerCall(serve, group_asks(ASKS[:num_asks], max_size), num_asks, 8)
         assert sorted(await positions(call)) == list(range(num_asks))
-        is_alone = num_asks <= max_size
-        assert (asyncio.current_task() in tasks) == is_alone
+        assert (asyncio.current_task() in tasks) == (num_asks == 1)
 
     asyncio.run(asyncio.wait_for(go(), 5))
+
+
+def test_what_a_request_delivers_is_handed_over_before_it_ends() -> None:
+    async def serve(job: RequestJob, call: Recipient) -> None:
+        call.deliver(job.positions[0], DRAWN)
+        await asyncio.sleep(60)
+
+    call = AnswerCall(serve, group_asks(ASKS, 8), 3, 8)
+    assert asyncio.run(asyncio.wait_for(positions(call, limit=1), 5)) == [0]
 
 
 def test_what_one_request_leaves_is_asked_for_again() -> None:

@@ -108,7 +108,7 @@ class AnswerCall:
         """Yield arrivals in the order in which they come. Raises what a job raised."""
         first = list(itertools.islice(self._jobs, self._num_workers))
         try:
-            if len(first) == 1 and len(first[0].asks) == self._num_left:  # all there is: it needs no task of its own
+            if self._num_left == 1 and first:  # nothing can come before its end: it needs no task of its own
                 await self._serve_one(first[0])
             else:
                 for job in first:
