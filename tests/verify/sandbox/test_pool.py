@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import math
 import os
@@ -356,13 +358,18 @@ def test_a_program_that_cannot_be_started_is_unknown(monkeypatch: pytest.MonkeyP
 
 def test_where_no_file_can_be_opened_nothing_is_known(sandbox: Sandbox) -> None:
     assert sandbox.run(RIGHT).passed
+    gc.collect()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     num_open = len(list(Path("/proc/self/fd").iterdir()))
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (num_open + 2, limits[1]))
+    with contextlib.ExitStack() as taken:
+        # The limit is on a file's number, not on how many are open: every lower number is taken too.
+        highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        with contextlib.suppress(OSError):
+            while True:
+                taken.callback(os.close, os.dup(0))
         verdict = sandbox.run(RIGHT)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert verdict.status == "broken"
     assert verdict.reason == "a program cannot be handed over: [Errno 24] Too many open files"
     assert sandbox.run(RIGHT).passed
