@@ -68,7 +68,7 @@ CLAIMS = (
         ("over best(likelihood), T .6 at equal tokens", "over best(likelihood), T .6 at equal seconds"),
     ),
     Claim(
-        "power sampling over the likeliest of 4 at temperature .25, which costs less",
+        "power sampling over the likeliest of 4 at temperature .25, which costs fewer tokens",
         "power",
         "power",
         ("over best(likelihood), T .25 of 4",),

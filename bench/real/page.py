@@ -33,15 +33,14 @@ MEASURED = {
 BLOCK = re.compile(r"(?P<head><!-- (?P<name>[\w: ,.-]+) -->\n)(?P<content>.*?)(?P<end><!-- end -->)", re.DOTALL)
 
 
-def figure_table(figures: Mapping[str, Any]) -> str:
-    """Return a part's figures on one benchmark as a Markdown table."""
-    lines = ["| method | accuracy | tokens | rounds | s |", "| --- | --- | ---: | ---: | ---: |"]
+def figure_table(figures: Mapping[str, Any], draws: bool = False) -> str:
+    """Return a part's figures on one benchmark as a Markdown table, with the number of draws if wanted."""
+    lines = _head(["method", "accuracy", *(["draws"] if draws else []), "tokens", "rounds", "s"], 2)
     for name, data in figures.items():
         if isinstance(data, dict) and "accuracy" in data:
             accuracy = f"{data['accuracy']:.3f} [{data['low']:.3f}, {data['high']:.3f}]"
-            lines.append(
-                f"| {name} | {accuracy} | {data['tokens']:,.0f} | {data['rounds']:.1f} | {data['seconds']:.1f} |"
-            )
+            costs = [f"{data['tokens']:,.0f}", f"{data['rounds']:.1f}", f"{data['seconds']:.1f}"]
+            lines.append(_row([name, accuracy, *([f"{data['draws']:.1f}"] if draws else []), *costs]))
     return "\n".join(lines)
 
 
@@ -114,7 +113,9 @@ def _interval(data: Mapping[str, float]) -> str:
 
 def block(part: str, name: str, figures: Mapping[str, Any]) -> str:
     """Return a part's picture and tables on one benchmark, and what they were made from."""
-    tables = [arms_table(figures), choices_table(figures)] if part == "vary" else [figure_table(figures)]
+    tables = (
+        [arms_table(figures), choices_table(figures)] if part == "vary" else [figure_table(figures, part == "stop")]
+    )
     tables += [mixing_table(figures["exactness"])] if part == "power" else []
     tables += [groups_table(figures)] if part == "explore" else []
     file = f"evidence/{part}-{name}"

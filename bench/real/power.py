@@ -46,6 +46,7 @@ BY_CHOICE = {  # what is drawn, and how one of several responses is chosen
 }
 
 
+PRINTED = ("vote", "best(likelihood)")  # of them have columns on the screen
 LIKELIEST = "best(likelihood), T .25"  # of few draws, cheaper than any sampler of p ** alpha
 
 
@@ -164,7 +165,7 @@ def power_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, 
             word: choice_curve(drawn[source], spec) for word, (source, spec) in BY_CHOICE.items() if source in drawn
         }
         low = figures["temperature .25"].values if "temperature .25" in figures else figures["plain"].values
-        pairs = [f"over {word} at equal {by}" for word in curves for by in ("tokens", "seconds")]
+        pairs = [f"over {word} at equal {by}" for word in PRINTED for by in ("tokens", "seconds")]
         table = Table(f"{name}, one response", "accuracy", "tokens", "rounds", "s", "over T .25", *pairs, box=None)
         for each, figure in figures.items():
             own_claims = {"over low temperature": difference(figure.values, low)}

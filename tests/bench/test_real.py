@@ -271,13 +271,14 @@ def varied(helpers: float = 30.0) -> Pools:
     """Return made-up pools of 4 questions; of the second one, every idea was refused."""
     rows: list[Row] = []
     for i in range(4):
+        rare = i == 3  # one of 34 draws of the mix is right
         ideas = ("direct",) * 4 + tuple(f"idea.single/{j}" for j in (1, 2, 3, 1, 2, 3))
         for name, grades, arms in (
             ("plain", "0100" * 4, ()),
             ("plain, more", "0001" * 4, ()),
-            ("fixed arms", "01" * 13, FIXED),
-            ("ideas", "0001" + "1" * 6 if i != 1 else "00" + "10" * 4, ideas if i != 1 else ()),
-            ("rephrasings", "0" * 10, REPHRASED),
+            ("fixed arms", "0" * 26 if rare else "01" * 13, FIXED),
+            ("ideas", "0" * 10 if rare else "0001" + "1" * 6 if i != 1 else "00" + "10" * 4, ideas if i != 1 else ()),
+            ("rephrasings", "0" * 9 + str(int(rare)), REPHRASED),
             ("ladder", "1" * 15, LADDER),
         ):
             by = helpers if name in ("ideas", "rephrasings") else 0.0
@@ -335,6 +336,7 @@ def test_varying_at_equal_costs() -> None:
     assert at["equal draws"].value == pytest.approx((sixteen - direct[15].values).mean())
     assert at["equal tokens"].value == pytest.approx((sixteen - direct[21].values).mean())
     assert at["equal seconds"].value == pytest.approx((sixteen - direct[19].values).mean())
+    assert fewer[3] < mix.at(solved, 32).values[3]
     assert claims["mbpp: mix at 32"]["equal tokens"].value == pytest.approx((fewer - direct[31].values).mean())
     assert found["draws"] == 4 * (16 + 16 + 26 + 10 + 10 + 15), "each draw once, in however many rows it counts"
     assert found["seconds"] == pytest.approx(256 + 256 + 384 + 160 + 160 + 240)
