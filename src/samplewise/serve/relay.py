@@ -20,7 +20,7 @@ from samplewise.core.errors import AuthError, BadRequest, EngineError, EngineUna
 from samplewise.core.types import Ask, Capability, Completion, Finish, Generate, Json, Message, Usage
 from samplewise.engines.base import Arrival, Engine, Hear, failed
 from samplewise.serve.drawn import FrontEngine
-from samplewise.serve.fields import IGNORED
+from samplewise.serve.fields import IGNORED, join_fields
 from samplewise.serve.replies import FinalChoice
 from samplewise.serve.wire import Call, RequestError
 
@@ -107,7 +107,7 @@ class Relay:
         Costs one request. It is not sent again.
         """
         raw = {name: value for name, value in call.raw.items() if name not in OURS}
-        body = {**self._extra, **raw, **self._limit(max_tokens)}
+        body = {**join_fields(self._extra, raw), **self._limit(max_tokens)}
         usage, reply, error = await self._post(body, self.worst_case(call, max_tokens))
         if reply is None:
             return Relayed(usage, error=error)
@@ -126,7 +126,7 @@ class Relay:
         """
         findings = self._engine.findings() or {}
         raw = {name: value for name, value in call.raw.items() if name not in (*OURS, *DRAWN)}
-        body = {**self._extra, **raw, **_drawn_fields(ask, findings), **self._limit(ask.max_tokens)}
+        body = {**join_fields(self._extra, raw), **_drawn_fields(ask, findings), **self._limit(ask.max_tokens)}
         usage, reply, error = await self._post(body, self.worst_case(call, ask.max_tokens, 1))
         if isinstance(error, EngineError):
             return failed(error, usage)
