@@ -196,9 +196,10 @@ def run(
     limit = None if yes else confirm_above_usd
     if ray is None and ray_gpus:
         raise UsageError("--ray-gpus is of each actor: say how many with --ray")
-    if ray is not None and limit is not None:
+    if ray is not None and limit is not None and not (budget_usd is not None and budget_usd <= limit):
         raise UsageError(
-            "--confirm-above-usd needs the engine here, and --ray has it in actors: give --budget-usd or --yes"
+            "--confirm-above-usd needs the engine here, and --ray has it in actors: give --yes, or --budget-usd "
+            f"{limit:g} or less"
         )
     if ray is not None and batch:
         raise UsageError(
