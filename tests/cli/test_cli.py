@@ -286,6 +286,7 @@ def test_show_says_a_tie(call: Call) -> None:
     often = f"{num} of {len(pairs)} questions: " if len(pairs) > 1 else ""
     note = f"{often}2 draws, 2 different answers: nothing to vote on; use best(...)"
     assert note in " ".join(shown.out.split())
+    assert note in " ".join(run.out.split())
     assert note in " ".join(call("report", "--store", "s.db").out.split())
     led = call(
         "run", "mine.jsonl", "-r", "repeat(2, max_tokens=6) | first", "-e", "toy(8)", "--store", "t.db", "--json"
