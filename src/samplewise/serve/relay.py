@@ -57,13 +57,17 @@ class EndpointClient(Protocol):
 
 @runtime_checkable
 class HasEndpoint(Protocol):
-    """An engine in front of an endpoint, or several replicas of one. `model` is the name of its model there."""
+    """An engine in front of an endpoint, or several replicas of one. `model` is the name of its model there, `profile`
+    what is known of it so far, as the engine's factory takes it for `probe`."""
 
     @property
     def clients(self) -> Sequence[EndpointClient]: ...
 
     @property
     def model(self) -> str | None: ...
+
+    @property
+    def profile(self) -> Json: ...
 
     def bill_relayed(self, reply: EndpointReply, worst: Usage) -> Usage: ...
 

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from samplewise.core.registry import build, factory
 from samplewise.core.spec import Spec, parse_spec
 from samplewise.core.types import Json
 from samplewise.engines.base import Engine
-from samplewise.engines.http.dialect.profile import Profile
 from samplewise.loop.context import Trial
 from samplewise.serve.fields import join_fields
 from samplewise.serve.relay import HasEndpoint, Relay
@@ -31,11 +30,11 @@ FIELD_SETTINGS = ("extra", "reasoning_effort", "enable_thinking")  # of an engin
 class EngineVariants:
     """Engines that differ from the one of a spec in the fields that they send, which its factory takes as `extra`.
 
-    `findings` are what that one knows of its endpoint, so that no other has to ask it, None where it knows nothing.
+    `behind` is that one where it has an endpoint: what it knows of it, no other has to find out.
     """
 
-    def __init__(self, spec: Spec, findings: Callable[[], Mapping[str, Json] | None] = lambda: None) -> None:
-        self._spec, self._findings = spec, findings
+    def __init__(self, spec: Spec, behind: HasEndpoint | None = None) -> None:
+        self._spec, self._behind = spec, behind
         self._engines: OrderedDict[str, Engine] = OrderedDict()
         self._num_lent: dict[str, int] = {}
 
@@ -56,8 +55,8 @@ class EngineVariants:
     def _spec_with(self, fields: Mapping[str, Json]) -> Spec:
         settings = {name: value for name, value in self._spec.kwargs if name not in FIELD_SETTINGS}
         settings["extra"] = join_fields(_own_fields(self._spec), fields)
-        if (findings := self._findings()) is not None:
-            settings["probe"] = Profile.from_json(findings)
+        if self._behind is not None:
+            settings["probe"] = self._behind.profile
         return self._spec._replace(kwargs=tuple(settings.items()))
 
     async def _close_idle(self) -> None:
@@ -112,8 +111,8 @@ def make_upstream(text: str, name: str | None = None) -> Upstream:
     if engine.is_batched:
         raise UsageError("a server answers at once, and a batch takes up to a day: give the engine without batch=True")
     parameters = inspect.signature(factory("engine", spec.name)).parameters
-    findings = engine.findings if isinstance(engine, HasEndpoint) and "probe" in parameters else lambda: None
-    variants = EngineVariants(spec, findings) if "extra" in parameters else None
+    behind = engine if isinstance(engine, HasEndpoint) and "probe" in parameters else None
+    variants = EngineVariants(spec, behind) if "extra" in parameters else None
     is_chat = isinstance(engine, HasEndpoint) and (engine.findings() or {}).get("api") == "chat"
     relay = Relay(engine, _own_fields(spec)) if is_chat else None
     return Upstream(name or model_name(spec), engine, variants, relay)
