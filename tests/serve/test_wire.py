@@ -202,6 +202,7 @@ def test_true_is_no_number_one() -> None:
         ({"messages": [{"role": "assistant", "content": None, "tool_calls": []}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content[0].text"),
         ({"messages": [{"role": "user", "content": "a\ud800"}]}, "messages[0].content"),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
         ({"samplewise": []}, "samplewise"),
         ({"samplewise": {"x": 1}}, "samplewise.x"),
         ({"samplewise": {"recipe": 1}}, "samplewise.recipe"),
@@ -298,6 +299,21 @@ def test_a_body_is_a_json_object(data: bytes) -> None:
     with pytest.raises(RequestError) as caught:
         parse_body(data)
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
+def test_a_body_is_not_nested_too_deeply(opened: str, closed: str) -> None:
+    """What lies deeper can be parsed, but neither shown nor sent on."""
+
+    def nested(depth: int) -> bytes:
+        return f'{{"a": {opened * depth}1{closed * depth}, "b": {"[{}," * 2}1{"]" * 2}}}'.encode()
+
+    assert parse_body(nested(table.MAX_DEPTH - 1))
+    for depth in (table.MAX_DEPTH, 500, 900, 5000):
+        with pytest.raises(RequestError) as caught:
+            parse_body(nested(depth))
+        assert caught.value.code == "nested_too_deeply"
+    assert parse_body(b'{"a": [' + b"[]," * 1000 + b"{}]}")  # many are not deep
 
 
 @pytest.mark.parametrize(
