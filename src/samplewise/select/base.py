@@ -104,6 +104,13 @@ def no_vote(pool: Pool, answers: Sequence[str | None]) -> str:
     return f"{num} draws, {num} different answers: nothing to vote on; use best(...)"
 
 
+def named_verifier(name: str, engine: str, size: int, usual_size: int) -> str:
+    """Return the spec of a verifier that asks an engine, by default the solver, about so many answers at once."""
+    asked = engine if engine.isidentifier() else repr(engine)
+    arguments = [*([asked] if engine else []), *([f"size={size}"] if size != usual_size else [])]
+    return f"{name}({', '.join(arguments)})" if arguments else name
+
+
 def unscored(verifier: str, how: str) -> Note:
     """Return the note of a selector that chooses `how` where none of several different answers has a score."""
 

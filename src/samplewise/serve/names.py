@@ -27,10 +27,12 @@ FREE_VERIFIERS = (
     "judge",
     "knockout",
     "likelihood",
+    "listwise",
     "logp",
     "pivot",
     "puzzle",
     "reward",
+    "same",
     "self_certainty",
 )
 MAX_SPLITS = 16  # of the "@" in a name that are tried
