@@ -211,6 +211,7 @@ def test_true_is_no_number_one() -> None:
         ({"samplewise": {"budget": {"tokens": 0}}}, "samplewise.budget.tokens"),
         ({"samplewise": {"budget": {"seconds": 0}}}, "samplewise.budget.seconds"),
         ({"samplewise": {"return": "votes"}}, "samplewise.return"),
+        ({"samplewise": {"progress": True}}, "samplewise.progress"),
         ({"samplewise": {"return": [["votes"]]}}, "samplewise.return"),
     ],
 )
