@@ -403,7 +403,7 @@ def make_answer(job: Job, result: Result, more: Result | None = None, log: DrawL
         paid=job.paid,
         returned=call.wishes.returned,
         verifier=plan.verifier,
-        is_plain=plan.label == PLAIN,
+        is_plain=plan.label == PLAIN and call.wishes.read is None,
         aside=plan.aside,
         resumed=job.run.is_resumed or None,
         missing_choices=call.n - len(choices) or None,
