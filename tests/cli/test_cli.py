@@ -286,6 +286,7 @@ def test_show_says_a_tie(call: Call) -> None:
     often = f"{num} of {len(pairs)} questions: " if len(pairs) > 1 else ""
     note = f"{often}2 draws, 2 different answers: nothing to vote on; use best(...)"
     assert note in " ".join(shown.out.split())
+    assert note in " ".join(run.out.split())
     assert note in " ".join(call("report", "--store", "s.db").out.split())
     led = call(
         "run", "mine.jsonl", "-r", "repeat(2, max_tokens=6) | first", "-e", "toy(8)", "--store", "t.db", "--json"
@@ -297,6 +298,9 @@ def test_export_and_passk(call: Call) -> None:
     run = call("run", "jsonl:mine.jsonl", "-r", LINE, *TOY, "--json").json["run"]
     done = call("export", str(run), "--store", "s.db", "-o", "draws.csv", "--json")
     assert done.json == {"run": run, "output": "draws.csv", "format": "csv", "rows": 36}
+    wrong = call("export", str(run), "--store", "s.db", "-o", "log.eval", "--table", "decisions")
+    assert (wrong.code, Path("log.eval").exists()) == (2, False)
+    assert "--table decisions is a table: csv, jsonl or parquet" in wrong.err
     assert len(Path("draws.csv").read_text().splitlines()) == 37
     table = call("passk", "--store", "s.db", "--json")
     assert [row["k"] for row in table.json["rows"]] == [1, 2, 4, 6]  # type: ignore[attr-defined]

@@ -46,6 +46,12 @@ def test_a_run_that_costs_money_says_so_before_and_one_that_does_not_is_silent(c
     assert "forecast: 6 draws beyond 24 in the store, at most 30 tokens and 0.08 USD; about " in more.err
 
 
+def test_a_judge_that_costs_money_is_said_where_the_draws_are_free(call: Call) -> None:
+    done = call("run", "q.jsonl", "-e", "team(toy, wise=paid)", "-r", "repeat(4, max_tokens=3) | best(judge(wise))")
+    assert "forecast: 24 draws and up to " in done.err
+    assert " 0.00 USD" not in done.err
+
+
 def test_without_a_terminal_nobody_is_asked_and_nothing_is_sent(call: Call) -> None:
     limited = ("run", "q.jsonl", "-e", "paid", "-r", LINE, "--confirm-above-usd", "0.3")
     done = call(*limited)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from samplewise import Message
 from samplewise.core.keys import Key
 from samplewise.core.types import (
     Ask,
@@ -20,7 +21,6 @@ from samplewise.core.types import (
     Completion,
     Generate,
     Likelihood,
-    Message,
     RejectionBound,
     Sampling,
     Usage,

@@ -14,16 +14,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.paid import paid_toy, unpriced_toy
 
-from samplewise.core.errors import StoreError, Unsupported, UsageError
+from samplewise.core.errors import SetupError, StoreError, Unsupported, UsageError
 from samplewise.core.events import Arrived, Dispatched, Drawn, Event, Stopped
 from samplewise.core.keys import Key
 from samplewise.core.types import Ask, Capability, Completion, Generate, Message, Pool, Question, Score, Stop, Usage
 from samplewise.engines.base import Arrival
+from samplewise.engines.team import Team
 from samplewise.engines.toy import Toy
 from samplewise.loop import dispatch
 from samplewise.loop.context import RunContext
-from samplewise.loop.drive import run_question
+from samplewise.loop.drive import check_recipe, run_question
 from samplewise.loop.ledger import Budget
 from samplewise.loop.result import Result
 from samplewise.recipe import Recipe, recipe
@@ -152,6 +154,14 @@ def test_shares_add_up(cap: int, num: int) -> None:
 def test_an_unknown_price_is_not_below_a_limit() -> None:
     assert not Budget(usd=1.0).admits(Usage(usd=math.nan))
     assert Budget().admits(Usage(usd=math.nan))
+
+
+def test_a_limit_in_money_needs_the_price_of_all_who_are_asked() -> None:
+    """A judge without a price was never admitted by the limit, and the choice fell by chance without a word."""
+    line, limit = recipe("repeat(4, max_tokens=3) | best(judge(wise))"), Budget(usd=2.0)
+    with pytest.raises(SetupError, match=r"^toy.* has no known price"):
+        check_recipe(line, Team({"": paid_toy(), "wise": unpriced_toy()}), limit)
+    check_recipe(line, Team({"": paid_toy(), "wise": paid_toy(), "other": unpriced_toy()}), limit)
 
 
 def test_what_a_helper_costs_counts_too() -> None:

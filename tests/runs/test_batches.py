@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_a_killed_run_finds_its_batch(death: str, path: Path) -> None:
     n = "never" if death == "waiting" else "auto"
     with serving(EndpointSettings(marks=True, batch_s=0.3)) as endpoint:
         start_and_die(endpoint, path, death, n)
-        done = run_in_batches(endpoint.url, path, n=n)
+        done = run_in_batches(endpoint.url, path, n=n, patience_s=0.5)
         check_nothing_lost_or_repeated(endpoint, done)
         assert endpoint.tally.batch_calls["create"] == 1
         if "kept" not in death and "upload" not in death and death != "about to submit":
@@ -116,6 +117,47 @@ def test_a_create_whose_reply_is_lost_is_found_by_its_name(path: Path) -> None:
         done = run_in_batches(endpoint.url, path)
         check_nothing_lost_or_repeated(endpoint, done)
         assert endpoint.tally.batch_calls["create"] == 1
+        assert endpoint.tally.batch_calls["list"] == 1
+
+
+@pytest.mark.parametrize("fault", ["lost", "504"])
+def test_a_batch_that_is_listed_late_is_not_created_twice(fault: str, path: Path) -> None:
+    """Looked for once, a second after its reply was lost, it was not in the list yet, and paid twice."""
+    settings = EndpointSettings(marks=True, batch_faults={"create": (fault,)}, batch_listed_s=1.5)
+    with serving(settings) as endpoint:
+        done = run_in_batches(endpoint.url, path, patience_s=4.0 if fault == "lost" else 1.0)
+        check_nothing_lost_or_repeated(endpoint, done)
+        created = {"lost": 1, "504": 2}[fault]  # a made-up 504 creates nothing
+        assert endpoint.tally.batch_calls["create"] == created
+        assert endpoint.tally.batch_calls["list"] > 1
+
+
+def test_a_killed_run_looks_for_a_batch_that_is_listed_late(path: Path) -> None:
+    """The restart found nothing in the list, and submitted what the endpoint had already."""
+    seen: list[Event] = []
+    with serving(EndpointSettings(marks=True, batch_listed_s=3.0)) as endpoint:
+        start_and_die(endpoint, path, "submitted, not noted")
+        done = run_in_batches(endpoint.url, path, on_event=seen.append)
+        check_nothing_lost_or_repeated(endpoint, done)
+        assert endpoint.tally.batch_calls["create"] == 1
+    texts = [event.what for event in seen if isinstance(event, Waiting)]
+    assert any(text.startswith("looking for batch") for text in texts)
+
+
+def test_a_batch_that_was_never_created_is_submitted_again_and_said(path: Path) -> None:
+    with serving(EndpointSettings(marks=True)) as endpoint:
+        start_and_die(endpoint, path, "about to submit")
+        done = run_in_batches(endpoint.url, path, patience_s=0.5)
+        check_nothing_lost_or_repeated(endpoint, done)
+    assert any("is not at the endpoint: its requests were submitted again" in note for note in done.notes)
+
+
+def test_a_batch_that_was_noted_long_ago_is_looked_for_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(EndpointSettings(marks=True)) as endpoint:
+        start_and_die(endpoint, path, "about to submit")
+        now = time.time
+        monkeypatch.setattr(collect.time, "time", lambda: now() + 3_600.0)
+        check_nothing_lost_or_repeated(endpoint, run_in_batches(endpoint.url, path))
         assert endpoint.tally.batch_calls["list"] == 1
 
 

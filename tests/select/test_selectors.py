@@ -306,3 +306,16 @@ def test_enumeration_meets_closed_forms() -> None:
     assert math.isclose(exact_vote(1, LAW), 0.45)
     assert math.isclose(exact_vote(2, LAW), 0.45)  # two draws decide nothing that one does not
     assert math.isclose(exact_best(3, LAW, {"right": 0, "wrong": 0, "odd": 0}), 0.45)
+
+
+@pytest.mark.parametrize("name", ["best", "weighted", "mob", "borda", "bom"])
+def test_a_choice_without_any_score_is_said(name: str) -> None:
+    """A judge whose replies cannot be read, or that the budget does not admit, left a choice by chance unsaid."""
+    how = "by chance" if name == "best" else "by a vote"
+
+    def note(answers: tuple[str | None, ...], *scores: float) -> str:
+        candidates = (Candidate("", scores={"v": score}) for score in scores)
+        return SELECTORS[name].note_on(Pool(tuple(candidates)), answers)
+
+    assert note(("a", "b", None), math.nan, math.nan, 0.5) == f"none of 2 draws has a score by v: chosen {how}"
+    assert note(("a", "b"), math.nan, 0.5) == note(("a", "a"), math.nan, math.nan) == note((None,), math.nan) == ""

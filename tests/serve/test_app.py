@@ -140,6 +140,19 @@ def test_fields_go_to_the_endpoint_with_every_draw() -> None:
     run(go())
 
 
+def test_a_plain_draw_is_read_where_the_request_says_how() -> None:
+    script = Script(lambda seen: reply(completion("it is 42, I think")))
+
+    async def go() -> None:
+        async with script.serving() as url, served_at(url) as served:
+            got = await served.post(samplewise={"read": "number"})
+            assert got.body["samplewise"]["answer"] == "42"
+            assert got.body["choices"][0]["message"]["content"] == "it is 42, I think"
+            assert (await served.post()).body["samplewise"]["answer"] is None
+
+    run(go())
+
+
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
@@ -459,6 +472,46 @@ def test_a_server_that_stops_lets_running_requests_end() -> None:
             assert (await served.get("/health")).status == 200
             assert (await first).status == 200
             assert await draining
+
+    run(go())
+
+
+def test_a_server_that_stops_answers_with_the_best_so_far_when_its_time_is_up() -> None:
+    """Nothing that was drawn is lost; who has no draw yet is told so, and not to pay again."""
+    stubborn = [{"role": "user", "content": "stubborn"}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+
+    async def answer(seen: Any) -> bytes:
+        await asyncio.sleep(30 if "stubborn" in str(seen.body) else 0.1)
+        return reply(completion("yes"))
+
+    async def go() -> None:
+        script = Script(answer)
+        async with script.serving() as url, served_at(url) as served:
+            long = "repeat(99, wave=1) | vote@toy"
+            asked = [served.post(model=long), served.post(model=long, stream=True)]
+            asked += [served.post(messages=stubborn), served.post(messages=stubborn, stream=True)]
+            asked += [served.post(messages=stubborn, tools=tools)]
+            running = [asyncio.ensure_future(each) for each in asked]
+            while len(script.seen) < 9:
+                await asyncio.sleep(0.005)
+            assert not await served.service.drain(0.1)
+            assert served.service.gate.in_flight == 0
+            whole, stream, *others = await asyncio.gather(*running)
+            assert whole.status == 200
+            assert whole.body["choices"][0]["message"]["content"] == "yes"
+            assert whole.body["choices"][0]["finish_reason"] == "length"
+            assert whole.body["samplewise"]["stop"]["reason"] == "cancelled"
+            assert 1 <= whole.body["samplewise"]["draws"] < 99
+            chunks = events(stream.data)
+            assert streamed_text(chunks) == "yes"
+            assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+            for got in (others[0], others[2]):
+                assert error(got) == (503, None, "shutting_down")
+                assert got.headers["x-should-retry"] == "false"  # what was cut off may be billed
+            assert events(others[1].data)[-1]["error"]["code"] == "shutting_down"
+            assert not served.service._running
+            assert {line["code"] for line in served.lines} == {200, 503}
 
     run(go())
 

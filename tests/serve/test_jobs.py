@@ -156,6 +156,30 @@ def test_who_comes_back_pays_only_the_rest(tmp_path: Path) -> None:
     run(go())
 
 
+def test_who_is_refused_on_the_way_back_still_pays_only_the_rest(tmp_path: Path) -> None:
+    """A retry that finds no free slot, or leaves the queue, keeps what was drawn for the next one."""
+    body = {"model": "repeat(6, wave=1) | vote@toy"}
+
+    async def go() -> None:
+        upstream = Upstream(0.1)
+        gate = Gate(concurrency=1, queue=1)
+        with Store(tmp_path / "s.db") as store:
+            async with upstream.script.serving() as url, served_at(url, store=store, gate=gate) as served:
+                await leave(served, lambda: draws_of(served) == [2], **body)
+                await served.logged(1)
+                drawn = upstream.num_drawn
+                async with gate.enter(Policy("other")):
+                    await leave(served, lambda: gate.num_queued == 1, **body)
+                    await served.logged(2)
+                    gate.queue = 0
+                    assert (await served.post(**body)).status == 429
+                got = await served.post(**body)
+                assert got.body["samplewise"]["paid"]["tokens"] == (6 - drawn) * 12
+                assert got.body["usage"]["total_tokens"] == 6 * 12
+
+    run(go())
+
+
 @pytest.mark.parametrize("change", ["body", "route", "header", "key", "time", "store"])
 def test_only_the_same_request_goes_on(change: str, tmp_path: Path) -> None:
     keys = KeyRing({key_digest(name): Policy(name, recipes="free") for name in ("a", "b")})
@@ -300,7 +324,10 @@ def test_a_run_ends_before_its_client_gives_up(
     async def go() -> None:
         async with serving(**settings) as served:
             call = parse_call({"model": "toy", "messages": HELLO, "stream": is_stream}, "chat")
-            assert served.service._seconds(call, read_timeout_s(headers)) == pytest.approx(seconds)
+            policy = Policy("a", seconds_per_request=1000)
+            assert served.service._seconds(call, policy, read_timeout_s(headers)) == pytest.approx(seconds)
+            policy = Policy("a", seconds_per_request=0.1)
+            assert served.service._seconds(call, policy, read_timeout_s(headers)) == 0.1
 
     run(go())
 
@@ -318,6 +345,62 @@ def test_a_read_timeout_ends_a_silent_run_in_time() -> None:
     run(go())
 
 
+@pytest.mark.parametrize(
+    ("body", "headers", "seconds"),
+    [
+        ({"samplewise": {"budget": {"seconds": 0.3}}}, {}, 0.3),
+        ({"samplewise": {"budget": {"seconds": 0.3}}, "stream": True}, {}, 0.3),
+        ({}, {"X-Stainless-Read-Timeout": "0.6"}, 0.3),
+        ({}, {"X-Stainless-Read-Timeout": "0.4"}, 0.2),  # though a reply would be kept alive
+    ],
+)
+def test_nobody_waits_for_a_slot_beyond_the_deadline(
+    body: dict[str, Any], headers: dict[str, str], seconds: float
+) -> None:
+    """Nothing was paid, so the client may ask again."""
+
+    async def go() -> None:
+        upstream = Upstream(5.0)
+        gate = Gate(concurrency=1, queue=5)
+        async with upstream.script.serving() as url, served_at(url, gate=gate, quiet_s=0.3) as served:
+            other = asyncio.create_task(served.post())
+            await until(lambda: len(upstream.seeds) == 1)
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            got = await served.post(headers=headers, **body)
+            assert seconds - 0.05 <= loop.time() - started < 2.0
+            assert (got.status, got.body["error"]["code"]) == (429, "rate_limit")
+            assert got.headers["x-should-retry"] == "true"
+            assert gate.num_queued == 0
+            other.cancel()
+            await asyncio.wait({other})
+
+    run(go())
+
+
+def test_who_is_refused_a_slot_after_a_long_wait_is_told_so_by_the_status() -> None:
+    """A sign of life would have said 200."""
+
+    async def go() -> None:
+        upstream = Upstream(0.6)
+        gate = Gate(concurrency=1, queue=5, queue_s=0.3)
+        async with (
+            upstream.script.serving() as url,
+            served_at(url, gate=gate, quiet_s=0.05, heartbeat_s=0.05) as served,
+        ):
+            first = asyncio.create_task(served.post())
+            await until(lambda: len(upstream.seeds) == 1)
+            got = await served.post()
+            assert (got.status, got.body["error"]["code"]) == (429, "rate_limit")
+            gate.queue_s = 5.0
+            got = await served.post()
+            assert got.status == 200
+            assert got.data.startswith(b"\n")  # and it is kept alive once it has a slot
+            assert (await first).status == 200
+
+    run(go())
+
+
 def test_nothing_drawn_in_time_is_an_error() -> None:
     async def go() -> None:
         upstream = Upstream(5.0)
@@ -326,6 +409,41 @@ def test_nothing_drawn_in_time_is_an_error() -> None:
             assert (got.status, got.body["error"]["code"]) == (504, "timeout")
             assert got.headers["x-should-retry"] == "false"
             await until(lambda: upstream.script.lost == len(upstream.seeds))
+
+    run(go())
+
+
+def test_a_key_has_a_limit_in_seconds() -> None:
+    keys = KeyRing({key_digest("k"): Policy("k", recipes="free", seconds_per_request=0.5)})
+
+    async def go() -> None:
+        upstream = Upstream(0.1, "a")
+        async with upstream.script.serving() as url, served_at(url, keys=keys) as served:
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            got = await served.post(model="repeat(99, wave=1)@toy", headers={"Authorization": "Bearer k"})
+            assert loop.time() - started < 3.0  # where 99 draws take ten
+            assert got.body["choices"][0]["finish_reason"] == "length"
+
+    run(go())
+
+
+def test_more_choices_are_drawn_within_what_failed_attempts_have_left() -> None:
+    """Three draws decide, an attempt of the first is lost and charged at its most, and nine choices are asked for."""
+    answers = iter([None, *["yes"] * 20])
+    script = Script(lambda seen: None if (text := next(answers)) is None else reply(completion(text, tokens=5)))
+
+    async def go() -> None:
+        async with script.serving() as url, served_at(url, patience_s=20.0) as served:
+            worst = 74 + 8  # of the attempt that was lost
+            limit = 2 * worst
+            body = {"model": "repeat(9, wave=1) | until(lead(3)) | vote@toy", "n": 9}
+            got = await served.post(**body, samplewise={"budget": {"tokens": limit}})
+            assert got.status == 200
+            assert got.body["samplewise"]["draws"] == 3
+            assert got.body["usage"]["total_tokens"] == worst + len(got.body["choices"]) * 12 <= limit
+            assert 3 < len(got.body["choices"]) < 9
+            assert len(script.seen) == len(got.body["choices"]) + 1
 
     run(go())
 

@@ -222,11 +222,19 @@ def test_bytes_that_are_no_http_are_one_line_without_them(tmp_path: Path) -> Non
             with socket.create_connection((host, int(port))) as connection:
                 connection.sendall(head)
                 assert connection.recv(100).startswith(b"HTTP/1.0 400")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
+                b"Content-Length: 6\r\n\r\nsecret"
+            )
+            assert connection.recv(100).startswith(b"HTTP/1.1 415")
+            assert b"uncompressed" in connection.recv(4000)
     text = log.read_text()
     assert "Traceback" not in text
     assert "secret" not in text
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    assert {(line["event"], line["code"]) for line in lines} == {("no_http", 400)}
+    assert {(line["event"], line["code"]) for line in lines} == {("no_http", 400), ("request", 415)}
+    assert [line.get("error") for line in lines].count("ContentEncodingError") == 1
 
 
 def test_other_errors_of_the_http_server_keep_their_traceback() -> None:

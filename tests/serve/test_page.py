@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.serve.running import running
 
 from samplewise.serve.page import Board, KeyActivity, ServedName, ShownAnswer, content_policy, render_page
 
@@ -69,7 +70,10 @@ def test_what_was_answered_runs_and_was_saved() -> None:
     assert "7 requests wait." in text
     assert "qwen 4 9.0 s" in text
     assert "12:00:00 fast@qwen 42 5 5 42 1 1 41 6 600 200 settled" in text
-    board.end("alice", "r2")
+    board.end("alice", "r2", tokens=70)
+    assert "200 (25% of it) were saved. 1 got no answer, for 70 tokens." in words(page(board.activity("alice")))
+    board.end("bob", "r3", tokens=5)
+    assert "No request was answered yet. 1 got no answer, for 5 tokens." in words(page(board.activity("bob")))
     assert "None at this moment." in words(page(board.activity("alice")))
 
 
@@ -161,6 +165,25 @@ def test_nothing_comes_from_elsewhere() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_page_of_an_allowed_origin_may_ask_as_clients_in_a_browser_do(tmp_path: Path) -> None:
+    """With headers of the client's own; and it sees all of the reply's."""
+    assert CHROMIUM is not None
+    script = """
+    fetch("URL/chat/completions", {
+        method: "POST",
+        headers: {"Authorization": "Bearer x", "Content-Type": "application/json", "X-Stainless-Lang": "js"},
+        body: JSON.stringify({model: "toy", max_tokens: 4, messages: [{role: "user", content: "hi"}]}),
+    }).then(reply => { document.title = reply.status + " " + reply.headers.get("X-Samplewise-Draws") + " draws"; });
+    """
+    with running(tmp_path / "log", "--engine", "toy", "--cors", "null") as url:
+        html = tmp_path / "page.html"
+        html.write_text(f"<!doctype html><title>waiting</title><script>{script.replace('URL', url)}</script>")
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+        done = subprocess.run([*command, html.as_uri()], capture_output=True, text=True, timeout=60, check=False)
+    assert "<title>200 1 draws</title>" in done.stdout, done.stdout
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium to render the page")
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
     """Under its own policy the style holds, and a script in an answer is a text."""

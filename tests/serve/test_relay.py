@@ -260,6 +260,13 @@ def test_who_leaves_cancels_it_and_is_charged_at_most() -> None:
             got = await served.post(tools=TOOLS, samplewise={"budget": {"seconds": 0.1}})
             assert (got.status, got.body["error"]["code"]) == (504, "timeout")
             assert got.headers["x-should-retry"] == "false"
+            assert (await served.logged(2))["tokens"] > 8
+            sent_before = len(script.seen)
+            got = await served.post(tools=TOOLS, samplewise={"budget": {"seconds": 1e-9}})
+            assert (got.status, got.body["error"]["code"]) == (504, "timeout")
+            assert len(script.seen) == sent_before
+            assert (await served.logged(3))["tokens"] == 0  # it was never sent
+            assert served.service.board.activity("local").num_unanswered == 3
 
     run(go())
 
@@ -271,6 +278,10 @@ def test_what_the_operator_adds_is_added() -> None:
             spec = f'http("m", base_url="{url}", probe="never", extra={{"top_a": 1}}, reasoning_effort="low")'
             async with serving(spec) as served:
                 assert (await served.post(tools=TOOLS)).status == 200
+                activity = served.service.board.activity("local")
+                assert (activity.num_requests, activity.num_unanswered) == (1, 0)
+                assert (activity.answers[0].stop, activity.answers[0].tokens) == ("relayed", activity.spent)
+                assert activity.spent == 39
         assert script.bodies[0]["top_a"] == 1
         assert script.bodies[0]["reasoning_effort"] == "low"
         assert script.bodies[0]["model"] == "m"

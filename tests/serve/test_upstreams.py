@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.serve.serving import serving
+from tests.support.script import Script, completion, reply
 
 from samplewise.core.errors import SamplewiseError
 from samplewise.core.spec import parse_spec
@@ -61,6 +63,49 @@ def test_fields_are_added_to_the_operators_own() -> None:
             async with served.lend({"verbosity": "high"}) as other:
                 assert other is not engine
         await served.close()
+
+    asyncio.run(go())
+
+
+def test_fields_of_a_request_go_before_the_operators_own_whatever_their_way() -> None:
+    """Drawn or relayed, with or without tools."""
+    script = Script(lambda seen: reply(completion("yes")))
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    wishes = {"reasoning_effort": "high", "chat_template_kwargs": {"enable_thinking": True, "b": 2}}
+
+    async def go() -> None:
+        async with script.serving() as url:
+            spec = f'http("m", base_url="{url}", probe="never", reasoning_effort="low", enable_thinking=False, '
+            async with serving(f'{spec} extra={{"chat_template_kwargs": {{"a": 1, "b": 1}}}})', tools="vote") as served:
+                for more in ({}, {"tools": tools}, {"tools": tools, "model": "vote4@toy"}):
+                    assert (await served.post(**wishes, **more)).status == 200
+                assert (await served.post(chat_template_kwargs={"c": 3})).status == 200
+                assert (await served.post()).status == 200
+        *wished, other, bare = script.bodies
+        assert len(wished) == 6
+        for body in wished:
+            assert body["reasoning_effort"] == "high"
+            assert body["chat_template_kwargs"] == {"a": 1, "b": 2, "enable_thinking": True}
+        assert other["reasoning_effort"] == bare["reasoning_effort"] == "low"
+        assert other["chat_template_kwargs"] == {"a": 1, "b": 1, "enable_thinking": False, "c": 3}
+        assert bare["chat_template_kwargs"] == {"a": 1, "b": 1, "enable_thinking": False}
+
+    asyncio.run(go())
+
+
+def test_an_endpoint_is_probed_once_whatever_the_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where what was found cannot be kept on disk, as in a container without a home."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    script = Script(lambda seen: reply(completion("yes")))
+
+    async def go() -> None:
+        async with script.serving() as url, serving(f'http("m", base_url="{url}")') as served:
+            assert (await served.post()).status == 200
+            num = len(script.seen)
+            assert num > 1
+            for name in "ab":
+                assert (await served.post(response_format={"type": "json_schema", "name": name})).status == 200
+            assert len(script.seen) == num + 2
 
     asyncio.run(go())
 

@@ -202,6 +202,7 @@ def test_true_is_no_number_one() -> None:
         ({"messages": [{"role": "assistant", "content": None, "tool_calls": []}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content[0].text"),
         ({"messages": [{"role": "user", "content": "a\ud800"}]}, "messages[0].content"),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
         ({"samplewise": []}, "samplewise"),
         ({"samplewise": {"x": 1}}, "samplewise.x"),
         ({"samplewise": {"recipe": 1}}, "samplewise.recipe"),
@@ -210,6 +211,7 @@ def test_true_is_no_number_one() -> None:
         ({"samplewise": {"budget": {"tokens": 0}}}, "samplewise.budget.tokens"),
         ({"samplewise": {"budget": {"seconds": 0}}}, "samplewise.budget.seconds"),
         ({"samplewise": {"return": "votes"}}, "samplewise.return"),
+        ({"samplewise": {"progress": True}}, "samplewise.progress"),
         ({"samplewise": {"return": [["votes"]]}}, "samplewise.return"),
     ],
 )
@@ -268,7 +270,7 @@ def test_the_body_goes_before_the_headers() -> None:
     assert call(headers, samplewise={"recipe": "repeat(4)"}).wishes == Wishes("repeat(4)", 5)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many", "", "1.0", "9" * 400, "١", "10001"])
+@pytest.mark.parametrize("value", ["0", "-1", "many", "", "1.0", "9" * 400, "١", "1025"])
 def test_a_budget_of_draws_is_a_number(value: str) -> None:
     assert refused({"X-ITS-Budget": value}).param == "X-ITS-Budget"
 
@@ -298,6 +300,21 @@ def test_a_body_is_a_json_object(data: bytes) -> None:
     with pytest.raises(RequestError) as caught:
         parse_body(data)
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
+def test_a_body_is_not_nested_too_deeply(opened: str, closed: str) -> None:
+    """What lies deeper can be parsed, but neither shown nor sent on."""
+
+    def nested(depth: int) -> bytes:
+        return f'{{"a": {opened * depth}1{closed * depth}, "b": {"[{}," * 2}1{"]" * 2}}}'.encode()
+
+    assert parse_body(nested(table.MAX_DEPTH - 1))
+    for depth in (table.MAX_DEPTH, 500, 900, 5000):
+        with pytest.raises(RequestError) as caught:
+            parse_body(nested(depth))
+        assert caught.value.code == "nested_too_deeply"
+    assert parse_body(b'{"a": [' + b"[]," * 1000 + b"{}]}")  # many are not deep
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,14 @@ def test_a_part_of_the_shards_is_a_run_that_has_not_ended(shards: list[Path], tm
     assert tables(tmp_path / "all.db") == tables(shards[0].with_name("whole.db"))
 
 
+def test_a_store_that_holds_nothing_is_said(shards: list[Path], tmp_path: Path) -> None:
+    """A copy that was cut off to nothing was merged without a word."""
+    (tmp_path / "cut.db").touch()
+    merged = merge_stores([*shards, tmp_path / "cut.db"], tmp_path / "all.db")
+    (note,) = merged.notes
+    assert note.startswith(f"{tmp_path / 'cut.db'} is empty: no draw, no run")
+
+
 def test_the_order_of_stores_and_a_second_merge_change_nothing(shards: list[Path], tmp_path: Path) -> None:
     merge_stores(shards, tmp_path / "all.db")
     merge_stores(shards[::-1], tmp_path / "back.db")

@@ -23,7 +23,7 @@ from samplewise.loop.drive import run_question
 from samplewise.recipe import recipe
 from samplewise.select.usc import SIZE, usc
 from samplewise.verify import consistent as module
-from samplewise.verify.consistent import consistent, named_response, split_groups
+from samplewise.verify.consistent import consistent, listwise, named_response, split_groups
 
 QUESTION = Question("q", (Message("user", "Why?"),))
 Say = Callable[[list[str]], str]
@@ -220,3 +220,17 @@ def test_arguments_go_to_the_verifier_and_are_checked() -> None:
     assert module.SIZE == SIZE
     with pytest.raises(ValueError, match="size must be a whole number of at least 2"):
         consistent(size=1)
+
+
+def test_a_listwise_choice_is_of_the_best() -> None:
+    """The rounds of universal self-consistency with another question, and another word in the reply."""
+    candidates, answers = tuple(map(Candidate, "abc")), ("a", "b", "c")
+    judge = listwise("wise")
+    (ask,) = judge.next_asks(Key(0), QUESTION, candidates, answers, ())
+    assert isinstance(ask, Generate)
+    assert (ask.engine, judge.engines, sorted(shown(ask))) == ("wise", {"wise"}, ["a", "b", "c"])
+    assert "Which response is the best one?" in ask.messages[0].content
+    number = shown(ask).index("b") + 1
+    reply = Completion(f"The best response is Response {number}, as response {number % 3 + 1} is not.", "stop")
+    assert judge.rate(Key(0), QUESTION, candidates, answers, ((reply,),)) == (0.0, 1.0, 0.0)
+    assert recipe("repeat(4) | best(listwise(wise, size=4))").engines == {"wise"}

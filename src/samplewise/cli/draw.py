@@ -17,7 +17,8 @@ from samplewise.core.files import is_file
 from samplewise.core.spec import Spec, parse_spec
 from samplewise.core.types import Message
 from samplewise.loop.ledger import Budget
-from samplewise.loop.result import Result, outside_note, unanswered_note
+from samplewise.loop.result import Result, choice_notes, outside_note, unanswered_note
+from samplewise.recipe import parse_stages
 from samplewise.recipe import recipe as parse_recipe
 from samplewise.runs.shards import Shard
 from samplewise.tasks.base import Task, with_system
@@ -196,9 +197,10 @@ def run(
     limit = None if yes else confirm_above_usd
     if ray is None and ray_gpus:
         raise UsageError("--ray-gpus is of each actor: say how many with --ray")
-    if ray is not None and limit is not None:
+    if ray is not None and limit is not None and not (budget_usd is not None and budget_usd <= limit):
         raise UsageError(
-            "--confirm-above-usd needs the engine here, and --ray has it in actors: give --budget-usd or --yes"
+            "--confirm-above-usd needs the engine here, and --ray has it in actors: give --yes, or --budget-usd "
+            f"{limit:g} or less"
         )
     if ray is not None and batch:
         raise UsageError(
@@ -216,6 +218,8 @@ def run(
             )
         records = records_of(kept, summary.run, part)
         stops, note = stop_reasons(records), unanswered_in(records)
+        selector = registry.build("selector", parse_stages(recipe).selector)
+        no_choice = choice_notes(selector, [(record.pool, record.answers) for record in records])
     accuracy = mean_interval(summary.accuracy if summary.num_draws else ())
     name = summary.run if part is None else f"{summary.run}, shard {part}"
     out.print(
@@ -239,8 +243,8 @@ def run(
         say(f"{summary.num_empty} of the questions got no draw and count as wrong")
     if stops:
         say(", ".join(f"{num} {reason}" for reason, num in stops.items()) + f"; why: samplewise show {summary.run}")
-    if note:
-        say(note)
+    for line in (*([note] if note else []), *no_choice):
+        say(line)
     if as_json:
         print_json(
             run=summary.run,

@@ -35,8 +35,9 @@ def confirm_cost(
 
     Raises UsageError where nobody can be asked, or the answer is no. The engine must be open; nothing is sent.
     """
-    if limit_usd is None and engine.worst_case(Generate(())).usd == 0:
-        return  # it costs nothing
+    members = ("", *engine.members)  # a helper or a judge may cost money where the solver does not
+    if limit_usd is None and all(engine.worst_case(Generate((), engine=name)).usd == 0 for name in members):
+        return
     forecasts = [forecast_run(task, recipe, engine, store, seed=seed, budget=budget, shard=shard) for recipe in recipes]
     for forecast in forecasts:
         if forecast.num_requests:

@@ -102,7 +102,12 @@ def serve_models(
         typer.Option("--otel", help="Send OpenTelemetry spans, as OTEL_EXPORTER_OTLP_ENDPOINT says; needs an extra"),
     ] = False,
     drain_seconds: Annotated[
-        float, typer.Option("--drain-seconds", min=0.0, help="That running requests have when the server is stopped")
+        float,
+        typer.Option(
+            "--drain-seconds",
+            min=0.0,
+            help="That running requests have when the server is stopped; then they end with the best so far",
+        ),
     ] = 30.0,
 ) -> None:
     """Serve recipes as models of an OpenAI-compatible API, in front of any engine."""
@@ -194,6 +199,7 @@ async def _serve(
     from samplewise.serve.app import SERVICE
     from samplewise.serve.log import NoHttpFilter
 
+    await served[SERVICE].jobs.prepare()
     no_http = NoHttpFilter(log)
     server_logger.addFilter(no_http)
     runner = web.AppRunner(served, handler_cancellation=True, shutdown_timeout=1.0, access_log=None)
@@ -215,7 +221,8 @@ async def _serve(
         for task in beside:
             task.cancel()
         say(f"stopping: no new requests, running ones have {drain_seconds:g} s")
-        await served[SERVICE].drain(drain_seconds)
+        if not await served[SERVICE].drain(drain_seconds):
+            say("the time was up: the requests that still ran were ended with the best that they had")
     finally:
         await runner.cleanup()
         server_logger.removeFilter(no_http)

@@ -125,6 +125,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "first": "samplewise.select.votes:first",
         "learned": "samplewise.select.learned:learned",
         "log_pool": "samplewise.select.arms:log_pool",
+        "merged": "samplewise.select.merged:merged",
         "mob": "samplewise.select.ranked:mob",
         "only": "samplewise.select.arms:only",
         "sharpened": "samplewise.select.sharpened:sharpened",
@@ -140,6 +141,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "judge": "samplewise.verify.judge:judge",
         "knockout": "samplewise.verify.judge:knockout",
         "likelihood": "samplewise.verify.confidence:likelihood_score",
+        "listwise": "samplewise.verify.consistent:listwise",
         "logp": "samplewise.verify.confidence:logp_score",
         "outputs": "samplewise.verify.outputs:outputs",
         "pivot": "samplewise.verify.pivot:pivot",
@@ -148,6 +150,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = {
         "recorded": "samplewise.verify.recorded:recorded_score",
         "reward": "samplewise.verify.reward:reward",
         "reward_server": "samplewise.verify.reward.server:reward_server",
+        "same": "samplewise.verify.same:same",
         "self_certainty": "samplewise.verify.confidence:self_certainty_score",
     },
     "reader": {

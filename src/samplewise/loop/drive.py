@@ -74,11 +74,12 @@ def check_recipe(recipe: Recipe, engine: Engine, budget: Budget = Budget()) -> N
             check_judge(name, verifier, engine)
     if engine.is_batched:
         check_batch(recipe, engine, budget)
-    if budget.usd is not None and math.isnan(engine.worst_case(Generate(())).usd):
-        raise SetupError(
-            f"{engine.name} has no known price; give price=(input, cached, output), in USD per million tokens, or "
-            "SAMPLEWISE_PRICES, or no limit in USD"
-        )
+    for name in ("", *sorted(recipe.engines)) if budget.usd is not None else ():
+        if math.isnan(engine.worst_case(Generate((), engine=name)).usd):  # the limit would admit none of its requests
+            raise SetupError(
+                f"{engine.member(Generate((), engine=name)).name} has no known price; give price=(input, cached, "
+                "output), in USD per million tokens, or SAMPLEWISE_PRICES, or no limit in USD"
+            )
 
 
 def check_judge(name: str, judge: Judge, engine: Engine) -> None:

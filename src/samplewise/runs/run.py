@@ -113,6 +113,9 @@ def engine_facts(engine: Engine) -> EngineFacts:
     )
 
 
+AnyEngine = Engine | EngineFacts
+
+
 class Solved(NamedTuple):
     """What came of one question: what this call paid for it, and its record, None where it was cancelled."""
 
@@ -146,7 +149,7 @@ class Workers(Protocol):
 def run_id(
     task: Task,
     recipe: Recipe,
-    engine: Engine | EngineFacts,
+    engine: AnyEngine,
     seed: int,
     budget: Budget,
     spread: Spread = "even",
@@ -170,13 +173,7 @@ def reading_of(task: Task) -> list[str]:
 
 
 async def find_run_id(
-    store: Store,
-    task: Task,
-    recipe: Recipe,
-    engine: Engine | EngineFacts,
-    seed: int,
-    budget: Budget,
-    spread: Spread = "even",
+    store: Store, task: Task, recipe: Recipe, engine: AnyEngine, seed: int, budget: Budget, spread: Spread = "even"
 ) -> str:
     """Return the id of this work in a store.
 

@@ -104,6 +104,26 @@ def no_vote(pool: Pool, answers: Sequence[str | None]) -> str:
     return f"{num} draws, {num} different answers: nothing to vote on; use best(...)"
 
 
+def named_verifier(name: str, engine: str, size: int, usual_size: int) -> str:
+    """Return the spec of a verifier that asks an engine, by default the solver, about so many answers at once."""
+    asked = engine if engine.isidentifier() else repr(engine)
+    arguments = [*([asked] if engine else []), *([f"size={size}"] if size != usual_size else [])]
+    return f"{name}({', '.join(arguments)})" if arguments else name
+
+
+def unscored(verifier: str, how: str) -> Note:
+    """Return the note of a selector that chooses `how` where none of several different answers has a score."""
+
+    def note(pool: Pool, answers: Sequence[str | None]) -> str:
+        readable = [position for position, answer in enumerate(answers) if answer is not None]
+        scores = [pool.candidates[position].scores.get(verifier, math.nan) for position in readable]
+        if len({answers[position] for position in readable}) < 2 or not all(map(math.isnan, scores)):
+            return ""
+        return f"none of {len(readable)} draws has a score by {verifier}: chosen {how}"
+
+    return note
+
+
 def draw_tied(key: Key, tied: Iterable[str]) -> str:
     """Return one of the tied answers, each with the same probability, whatever order they come in."""
     ordered = sorted(tied)

@@ -10,7 +10,7 @@ from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats, Ints
 from samplewise.core.types import Pool, Selection
 from samplewise.measure.best import best_at
-from samplewise.select.base import Graded, Selector
+from samplewise.select.base import Graded, Selector, unscored
 
 
 def best(verifier: str) -> Selector:
@@ -38,4 +38,4 @@ def best(verifier: str) -> Selector:
         readable = np.where(np.isnan(scores), -np.inf, scores)  # unscored, but before what cannot be read
         return best_at(np.where(graded.answers < 0, np.nan, readable), graded.grades, ks)
 
-    return Selector("best", choose, (verifier,), expected)
+    return Selector("best", choose, (verifier,), expected, note=unscored(verifier, "by chance"))

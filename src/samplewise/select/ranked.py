@@ -16,7 +16,7 @@ from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats
 from samplewise.core.types import Pool, Selection
 from samplewise.select.arms import tally_arms
-from samplewise.select.base import Selector, choose_class
+from samplewise.select.base import Selector, choose_class, unscored
 from samplewise.select.votes import pool_weights
 
 DECAY = 0.75  # from one m to the next, with find=True
@@ -42,7 +42,7 @@ def mob(verifier: str, m: int | None = None, *, find: bool = False) -> Selector:
         size = m if m is not None else _stable_size(named, scores) if find else math.isqrt(num)
         return choose_class(key, pool, answers, _answer_distribution(named, scores, size), _total(named, scores))
 
-    return Selector("mob", choose, (verifier,))
+    return Selector("mob", choose, (verifier,), note=unscored(verifier, "by a vote"))
 
 
 def borda(verifier: str, p: float = 0.5) -> Selector:
@@ -58,7 +58,7 @@ def borda(verifier: str, p: float = 0.5) -> Selector:
         votes = _shared(np.arange(len(readable), 0, -1, dtype=np.float64) ** p, scores)
         return choose_class(key, pool, answers, _sum(named, votes), _total(named, scores))
 
-    return Selector("borda", choose, (verifier,))
+    return Selector("borda", choose, (verifier,), note=unscored(verifier, "by a vote"))
 
 
 def softsat(m: float = 0.75, beta: float = 1.0) -> Selector:
@@ -118,7 +118,7 @@ def bom(verifier: str, *, alpha: float = 0.05, at_least: int = 2) -> Selector:
         weights = tuple(float(answer == chosen.answer) / count_chosen for answer in answers)
         return chosen._replace(weights=weights, info={"kept": len(kept)})
 
-    return Selector("bom", choose, (verifier,))
+    return Selector("bom", choose, (verifier,), note=unscored(verifier, "by a vote"))
 
 
 def _mean(scores: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from samplewise.core.checks import check_count
 from samplewise.core.keys import Key
 from samplewise.core.types import Pool, Selection
-from samplewise.select.base import Selector, choose_class, no_vote
+from samplewise.select.base import Selector, choose_class, named_verifier, no_vote
 
 SIZE = 16  # as `consistent` has by default
 
@@ -23,9 +23,7 @@ def usc(engine: str = "", *, size: int = SIZE) -> Selector:
     Cost: one request of the question, all responses and about 80 tokens, counted with the verifiers' tokens.
     """
     check_count("size", size, 2)
-    name = engine if engine.isidentifier() else repr(engine)
-    arguments = [*([name] if engine else []), *([f"size={size}"] if size != SIZE else [])]
-    verifier = f"consistent({', '.join(arguments)})" if arguments else "consistent"
+    verifier = named_verifier("consistent", engine, size, SIZE)
 
     def leading(pool: Pool, answers: Sequence[str | None]) -> list[int]:
         """Return the positions of the readable candidates with the highest score; all of them without any score."""

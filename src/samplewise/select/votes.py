@@ -13,7 +13,7 @@ from samplewise.core.numerics import Floats, Ints, log_normalise
 from samplewise.core.types import Pool, Selection
 from samplewise.measure.coverage import pass_at
 from samplewise.measure.majority import majority_at
-from samplewise.select.base import Graded, Selector, choose_class, no_vote
+from samplewise.select.base import Graded, Selector, choose_class, no_vote, unscored
 
 
 def first() -> Selector:
@@ -83,7 +83,7 @@ def weighted(verifier: str) -> Selector:
         levels = (sure, finite, count) if sure.any() else (finite, count)
         return majority_at(graded.answers, graded.grades, ks, weights=levels[0], ties=levels[1:], key=key)
 
-    return Selector("weighted", choose, (verifier,), expected)
+    return Selector("weighted", choose, (verifier,), expected, note=unscored(verifier, "by a vote"))
 
 
 def draw_by_weight(key: Key, pool: Pool, positions: Sequence[int]) -> int:

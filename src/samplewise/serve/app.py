@@ -37,6 +37,7 @@ from samplewise.serve.wire import Call, RequestError, parse_body, parse_call, re
 MAX_BODY = 8 << 20  # bytes
 CANCEL_S = 0.7  # that a handler waits for a run to end by itself when its client has left
 LAST_S = 10.0  # after which its task is cancelled
+STOPPED_S = 5.0  # that runs have to choose among their draws when the server stops
 LEAST_BEAT_S = 0.1  # between two signs of life, whatever the client's read time-out
 OPEN_AGAIN_S = 5.0  # between two tries to open an engine
 CLIENT_LEFT = 499  # the status that such a request is counted under
@@ -64,6 +65,7 @@ class Service:
         self.jobs, self.keys = jobs, keys
         self.gate = gate if gate is not None else Gate()
         self.metrics, self.board = Metrics(), Board()
+        self._running: set[Job] = set()
         self.opened: set[str] = set()  # names of the models whose engines are open
         self._log, self._origins, self._hosts = log, frozenset(origins), frozenset(hosts)
         self._created = int(time.time())
@@ -106,9 +108,17 @@ class Service:
         await self.jobs.close_engines()
 
     async def drain(self, seconds: float) -> bool:
-        """Refuse new requests from now on, and wait for running ones, at most so long. Return whether all ended."""
+        """Refuse new requests from now on, and wait for running ones. Return whether all ended within so many seconds.
+
+        Those that did not are answered with the best that they have by then.
+        """
         self.gate.drain()
-        return await self.gate.drained(seconds)
+        if await self.gate.drained(seconds):
+            return True
+        for job in self._running:
+            job.stop()
+        await self.gate.drained(STOPPED_S)
+        return False
 
     # --- who asks -----------------------------------------------------------------------------------------------------
 
@@ -145,10 +155,13 @@ class Service:
             policy = self.policy_of(request)
             body = await read_body(request)
             call = parse_call(parse_body(body), route, request.headers)
-            deadline = started + self._seconds(call, read_timeout_s(request.headers))
+            read_s = read_timeout_s(request.headers)
+            deadline = started + self._seconds(call, policy, read_s)
             choosing = [request.headers.get(name) for name in ("X-Samplewise-Recipe", "X-ITS-Budget")]
             job = await self.jobs.start(call, body, policy, deadline, headers=choosing)
             job.span = span
+            if read_s is not None and not call.stream:  # nothing is sent before there is a slot
+                job.slot_by = min(deadline, started + _in_time_for(read_s))
             response = await self._run(request, job)
             status, why = response.status, job.error
             return response
@@ -161,13 +174,13 @@ class Service:
         finally:
             self._observe(route, policy, job, status, why, started, span)
 
-    def _seconds(self, call: Call, read_s: float | None) -> float:
+    def _seconds(self, call: Call, policy: Policy, read_s: float | None) -> float:
         """Return how long a run may draw: less than the client waits, where nothing keeps it waiting."""
         settings = self.jobs.settings
-        seconds = min(settings.seconds, call.wishes.limits.seconds or math.inf)
+        seconds = min(settings.seconds, policy.seconds_per_request or math.inf, call.wishes.limits.seconds or math.inf)
         has_beats = call.stream or (settings.quiet_s is not None and read_s is not None and read_s > settings.quiet_s)
         if read_s is not None and not has_beats:
-            seconds = min(seconds, read_s - min(max(0.5, read_s / 10), read_s / 2))
+            seconds = min(seconds, _in_time_for(read_s))
         return seconds
 
     async def _run(self, request: web.Request, job: Job) -> web.StreamResponse:
@@ -187,10 +200,11 @@ class Service:
     async def _answer(self, job: Job) -> Answer:
         """Wait for a free slot, and run a job in it. Raises RequestError."""
         try:
-            async with self.gate.enter(job.policy) as ticket:
+            async with self.gate.enter(job.policy, job.slot_by - time.monotonic()) as ticket:
                 job.admitted.set()
                 self.board.begin(job.policy.name, job.run.id, job.call.model, datetime.now(UTC))
                 job.on_arrival = partial(self.board.progress, job.policy.name, job.run.id)  # no cycle with the job
+                self._running.add(job)
                 return await self.jobs.answer(job, ticket)
         except Busy as busy:
             raise RequestError(
@@ -204,6 +218,8 @@ class Service:
             raise
         except Exception as raised:
             raise self._failed(f"run {job.run.id}", raised) from None
+        finally:
+            self._running.discard(job)
 
     async def _end(self, job: Job, task: asyncio.Task[Answer]) -> None:
         """See a run to its end: one that nobody waits for any more is cancelled.
@@ -375,19 +391,19 @@ class Service:
         if result is not None and num is not None:
             metrics.observe_draws(num)
             metrics.add_saved(job.saved)
-            if job.is_answered:
-                shown = ShownAnswer(
-                    when=datetime.now(UTC),
-                    model=job.call.model,
-                    answer=result.answer or "",
-                    votes=result.votes,
-                    num_draws=num,
-                    tokens=paid.tokens,
-                    saved=job.saved,
-                    stop=result.stop.reason,
-                )
+        if job.is_answered:  # one that the endpoint itself answered has no result
+            shown = ShownAnswer(
+                when=datetime.now(UTC),
+                model=job.call.model,
+                answer="" if result is None else result.answer or "",
+                votes={} if result is None else result.votes,
+                num_draws=job.call.n if num is None else num,
+                tokens=paid.tokens,
+                saved=job.saved,
+                stop="relayed" if result is None else result.stop.reason,
+            )
         if job.admitted.is_set():
-            self.board.end(key, job.run.id, shown)
+            self.board.end(key, job.run.id, shown, paid.tokens)
         return {
             "model": plan.upstream.name,
             "recipe": plan.label,
@@ -439,6 +455,11 @@ def make_app(
     app.on_startup.append(service.open)
     app.on_cleanup.append(service.close)
     return app
+
+
+def _in_time_for(read_s: float) -> float:
+    """Return after how many seconds a client that waits so long for a byte should have its answer."""
+    return read_s - min(max(0.5, read_s / 10), read_s / 2)
 
 
 def _take_note(task: asyncio.Task[Answer]) -> None:

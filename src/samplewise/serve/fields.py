@@ -23,10 +23,11 @@ MAX_N = 128  # choices of one reply
 MAX_TOKENS = 131_072  # of one draw
 MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
 MAX_MESSAGES = 10_000
+MAX_DEPTH = 128  # of arrays and objects in a body
 MAX_TOP = 20  # likeliest tokens listed per position
 MAX_NAME = 2000  # characters of a model's name, which may hold a recipe
 MAX_READER = 200  # characters of what reads an answer
-MAX_DRAWS = 10_000  # that the header X-ITS-Budget may name
+MAX_DRAWS = 1024  # that a recipe in a request, or the header X-ITS-Budget, may name
 ROLES = ("system", "developer", "user", "assistant")
 RELAYED_ROLES = ("tool", "function")
 RELAYED_PARTS = ("image_url", "input_audio", "file", "refusal", "video_url", "audio_url")  # types of content
@@ -175,7 +176,7 @@ FIELDS: tuple[Field, ...] = (
     Field("reasoning_effort", "passed"),
     Field("verbosity", "passed"),
     Field("repetition_penalty", "passed", neutral=(1,)),
-    Field("chat_template_kwargs", "passed", neutral=({},)),
+    Field("chat_template_kwargs", "passed", {"type": "object"}, neutral=({},)),
     Field("structured_outputs", "passed"),
     Field("guided_json", "passed"),
     Field("guided_regex", "passed"),
@@ -239,6 +240,18 @@ NEUTRAL: Mapping[str, tuple[Json, ...]] = {field.name: field.neutral for field i
 SCHEMAS: Mapping[Route, Mapping[str, Schema]] = {
     route: {field.name: field.schema for field in FIELDS if route in field.routes} for route in BOTH
 }
+
+
+def join_fields(own: Mapping[str, Json], given: Mapping[str, Json]) -> dict[str, Json]:
+    """Return an operator's fields for an endpoint with those of a request, which take precedence.
+
+    Arguments of the chat template do so one by one.
+    """
+    joined = {**own, **given}
+    name = "chat_template_kwargs"
+    if isinstance(own.get(name), dict) and name in given:
+        joined[name] = {**own[name], **given[name]}
+    return joined
 
 
 def is_neutral(name: str, value: Json) -> bool:

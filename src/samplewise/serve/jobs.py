@@ -105,6 +105,7 @@ class Job:
     ) -> None:
         self.call, self.plan, self.run, self.policy = call, plan, run, policy
         self.asked, self.deadline = asked, deadline
+        self.slot_by = deadline  # when a free slot comes too late
         self.created = int(time.time())
         self.cancel = Cancel()
         self.admitted = asyncio.Event()  # a slot was free
@@ -115,6 +116,7 @@ class Job:
         self.num_arrived = 0
         self.is_answered = False  # to the last byte
         self.is_late = False  # its time was up before its draws
+        self.is_stopped = False  # the server stops
         self.span: RequestSpan | None = None
         self.live: LiveDraw | None = None  # what a stream shows while it is drawn
         self.first_byte = math.nan  # when it was sent, on the monotonic clock
@@ -129,6 +131,11 @@ class Job:
     def head(self) -> Answer:
         """Return an answer without choices, from which the head of a chunk is made."""
         return Answer(self.id, self.created, self.call.model, (), Usage(), {})
+
+    def stop(self) -> None:
+        """End the run with what it has, as the server stops."""
+        self.is_stopped = True
+        self.cancel.set()
 
     def note(self, event: Event) -> None:
         """Take an event of the run."""
@@ -177,6 +184,10 @@ class Jobs:
         self._store, self._new_entropy = store, new_entropy
         self._unfinished = Unfinished(self.settings.resume_s, now)
         self._refuted: set[tuple[str, bool]] = set()  # models, and whether with stop texts: see `LiveDraw`
+
+    async def prepare(self) -> None:
+        """Build the parts of all presets. Raises UsageError."""
+        await self._planner.prepare()
 
     async def start(
         self,
@@ -257,6 +268,8 @@ class Jobs:
         assert relay is not None
         worst = relay.worst_case(call, max_tokens)
         budget = _budget(job, ticket)
+        if budget.seconds == 0:
+            raise RequestError("no time was left to pass the request on", status=504, code="timeout", retry=False)
         if not budget.admits(worst):
             raise _too_small(worst)
         job.paid = worst
@@ -271,7 +284,7 @@ class Jobs:
             if job.span is not None:
                 job.span.end_ask(span, None if relayed is None else _relayed_completion(relayed))
         if relayed is None:
-            raise RequestError("the request was cancelled", status=499, code="cancelled")
+            raise _stopped(retry=False) if job.is_stopped else _cancelled()
         job.paid = relayed.usage
         if relayed.error is not None:
             raise relayed.error
@@ -287,7 +300,13 @@ class Jobs:
         is_ended = result.stop.reason in ("finished", "budget", "cancelled")
         if is_ended or recipe.sampler.name != "repeat" or len(result.pool.candidates) >= n:
             return None
-        left = context.budget._replace(seconds=max(0.0, job.deadline - time.monotonic()))
+        # the second run counts what the first one used as its own, but not what that dropped
+        dropped, budget = result.bill.total.minus(result.spent), context.budget
+        left = budget._replace(
+            tokens=None if budget.tokens is None else max(0, budget.tokens - dropped.tokens),
+            usd=None if budget.usd is None else max(0.0, budget.usd - dropped.usd),
+            seconds=max(0.0, job.deadline - time.monotonic()),
+        )
         again = RunContext(context.engine, context.store, left, job.note, job.cancel, context.trial)
         whole = recipe.with_stop(None).with_draws(n + result.pool.num_failed)
         more = await run_question(asked_question(job.call), whole, again, key, read=job.plan.read)
@@ -296,7 +315,8 @@ class Jobs:
 
     def close(self, job: Job) -> None:
         """Note that a job has ended. A run that was not answered, or whose time was up, is remembered."""
-        if self._store is not None and job.num_arrived and (job.is_late or not job.is_answered):
+        has_draws = job.num_arrived or job.run.is_resumed  # which has some, though it may have been refused a slot
+        if self._store is not None and has_draws and (job.is_late or not job.is_answered):
             self._unfinished.put(job.asked, job.run)
         if job.live is not None and job.live.is_refuted:
             self._refuted.add(_live_kind(job))
@@ -364,7 +384,7 @@ def make_answer(job: Job, result: Result, more: Result | None = None, log: DrawL
     if more is not None:
         shown += more.pool.candidates[len(drawn) : len(drawn) + call.n - len(shown)]
         usage = usage.plus(more.paid)
-    is_cut = result.stop.reason == "budget"
+    is_cut = result.stop.reason in ("budget", "cancelled")
     choices = []
     for candidate in shown:
         if plan.has_calls:
@@ -383,7 +403,7 @@ def make_answer(job: Job, result: Result, more: Result | None = None, log: DrawL
         paid=job.paid,
         returned=call.wishes.returned,
         verifier=plan.verifier,
-        is_plain=plan.label == PLAIN,
+        is_plain=plan.label == PLAIN and call.wishes.read is None,
         aside=plan.aside,
         resumed=job.run.is_resumed or None,
         missing_choices=call.n - len(choices) or None,
@@ -404,6 +424,8 @@ FAILURES: Mapping[str, tuple[int, str]] = {
 def no_candidate(job: Job, result: Result) -> RequestError:
     """Return why a run has no candidate, as what a client is answered."""
     retry = False if result.paid.tokens else None
+    if job.is_stopped:
+        return _stopped(retry)
     if job.failure is not None:
         status, code = FAILURES.get(job.failure.kind, (502, "engine_unavailable"))
         param = "messages" if code == "context_length_exceeded" else None
@@ -417,6 +439,14 @@ def no_candidate(job: Job, result: Result) -> RequestError:
         least = job.plan.upstream.engine.worst_case(Generate(job.call.messages, max_tokens=job.plan.max_tokens))
         return _too_small(least, retry)
     return RequestError("no response was drawn", status=502, code="engine_unavailable", retry=retry)
+
+
+def _stopped(retry: bool | None) -> RequestError:
+    return RequestError("the server is shutting down", status=503, code="shutting_down", retry=retry)
+
+
+def _cancelled() -> RequestError:
+    return RequestError("the request was cancelled", status=499, code="cancelled")
 
 
 def _too_small(least: Usage, retry: bool | None = None) -> RequestError:

@@ -231,14 +231,14 @@ class Gate:
         return len(self._waiters)
 
     @contextlib.asynccontextmanager
-    async def enter(self, policy: Policy) -> AsyncIterator[Ticket]:
-        """Wait for a free slot, and hold it while the block runs. Raises Busy."""
+    async def enter(self, policy: Policy, within_s: float = math.inf) -> AsyncIterator[Ticket]:
+        """Wait for a free slot, and hold it while the block runs. Raises Busy, after `within_s` at the latest."""
         arrived = self._clock()
         self._admit(policy, arrived)
         if not self._waiters and self._has_slot(policy):
             self._occupy(policy)
         else:
-            await self._wait(policy)
+            await self._wait(policy, min(self.queue_s, max(0.0, within_s)))
         started = self._clock()
         try:
             reserved = self.books.reserve(policy)
@@ -313,12 +313,12 @@ class Gate:
                 self._occupy(waiter.policy)
                 waiter.admitted.set_result(None)
 
-    async def _wait(self, policy: Policy) -> None:
+    async def _wait(self, policy: Policy, seconds: float) -> None:
         waiter = _Waiter(policy, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
         self._wake()  # others may wait for their own key's slots alone
         try:
-            done, _ = await asyncio.wait([waiter.admitted], timeout=self.queue_s)
+            done, _ = await asyncio.wait([waiter.admitted], timeout=seconds)
         except asyncio.CancelledError:
             self._withdraw(waiter)
             raise

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 
 from samplewise.core.secrets import hide_fields
 from samplewise.core.types import Json
@@ -77,8 +78,9 @@ class NoHttpFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, HttpProcessingError):
+        if not isinstance(error, HttpProcessingError | RequestPayloadError):
             return True
         if self._log is not None:
-            self._log.write("no_http", code=error.code, error=type(error).__name__)
+            code = error.code if isinstance(error, HttpProcessingError) else 400
+            self._log.write("no_http", code=code, error=type(error.__cause__ or error).__name__)
         return False

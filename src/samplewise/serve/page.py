@@ -63,11 +63,14 @@ class ShownAnswer(NamedTuple):
 
 @dataclass(slots=True)
 class KeyActivity:
-    """What the requests of one key did since the server started. `spent` and `saved` are in tokens."""
+    """What the requests of one key did since the server started: those that were answered, with the tokens that they
+    spent and saved, and the others, which failed or whose clients left, with theirs."""
 
     num_requests: int = 0
     spent: int = 0
     saved: int = 0
+    num_unanswered: int = 0
+    lost: int = 0
     answers: deque[ShownAnswer] = field(default_factory=lambda: deque(maxlen=MAX_ANSWERS))
     live: dict[str, LiveRequest] = field(default_factory=dict)
 
@@ -94,17 +97,20 @@ class Board:
         if request in live:
             live[request] = live[request]._replace(num_draws=num_draws)
 
-    def end(self, key: str, request: str, answer: ShownAnswer | None = None) -> None:
-        """Note that a request is done, and its answer, if it has one."""
+    def end(self, key: str, request: str, answer: ShownAnswer | None = None, tokens: int = 0) -> None:
+        """Note that a request is done, and its answer, or what it cost without one."""
         activity = self.activity(key)
         activity.live.pop(request, None)
+        if answer is None:
+            activity.num_unanswered += 1
+            activity.lost += tokens
+            return
         activity.num_requests += 1
-        if answer is not None:
-            activity.spent += answer.tokens
-            activity.saved += answer.saved
-            if len(answer.votes) > 1:
-                answer = answer._replace(votes=dict(Counter(answer.votes).most_common(MAX_VOTES + 1)))
-            activity.answers.appendleft(answer)
+        activity.spent += answer.tokens
+        activity.saved += answer.saved
+        if len(answer.votes) > 1:
+            answer = answer._replace(votes=dict(Counter(answer.votes).most_common(MAX_VOTES + 1)))
+        activity.answers.appendleft(answer)
 
 
 def render_page(
@@ -136,14 +142,16 @@ def _style() -> str:
 
 
 def _reading(activity: KeyActivity) -> str:
+    num = activity.num_unanswered
+    others = f" {num:,} got no answer, for {activity.lost:,} tokens." if num else ""
     if not activity.num_requests:
-        return "No request was answered yet."
+        return f"No request was answered yet.{others}"
     fixed = activity.spent + activity.saved
     share = f" ({activity.saved / fixed:.0%} of it)" if fixed else ""
     requests = "1 request was" if activity.num_requests == 1 else f"{activity.num_requests:,} requests were"
     return (
         f"{requests} answered with {activity.spent:,} tokens. The fixed number of draws "
-        f"of each recipe would have taken about {fixed:,}: {activity.saved:,}{share} were saved."
+        f"of each recipe would have taken about {fixed:,}: {activity.saved:,}{share} were saved.{others}"
     )
 
 

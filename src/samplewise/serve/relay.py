@@ -20,7 +20,7 @@ from samplewise.core.errors import AuthError, BadRequest, EngineError, EngineUna
 from samplewise.core.types import Ask, Capability, Completion, Finish, Generate, Json, Message, Usage
 from samplewise.engines.base import Arrival, Engine, Hear, failed
 from samplewise.serve.drawn import FrontEngine
-from samplewise.serve.fields import IGNORED
+from samplewise.serve.fields import IGNORED, join_fields
 from samplewise.serve.replies import FinalChoice
 from samplewise.serve.wire import Call, RequestError
 
@@ -57,13 +57,17 @@ class EndpointClient(Protocol):
 
 @runtime_checkable
 class HasEndpoint(Protocol):
-    """An engine in front of an endpoint, or several replicas of one. `model` is the name of its model there."""
+    """An engine in front of an endpoint, or several replicas of one. `model` is the name of its model there, `profile`
+    what is known of it so far, as the engine's factory takes it for `probe`."""
 
     @property
     def clients(self) -> Sequence[EndpointClient]: ...
 
     @property
     def model(self) -> str | None: ...
+
+    @property
+    def profile(self) -> Json: ...
 
     def bill_relayed(self, reply: EndpointReply, worst: Usage) -> Usage: ...
 
@@ -107,7 +111,7 @@ class Relay:
         Costs one request. It is not sent again.
         """
         raw = {name: value for name, value in call.raw.items() if name not in OURS}
-        body = {**self._extra, **raw, **self._limit(max_tokens)}
+        body = {**join_fields(self._extra, raw), **self._limit(max_tokens)}
         usage, reply, error = await self._post(body, self.worst_case(call, max_tokens))
         if reply is None:
             return Relayed(usage, error=error)
@@ -126,7 +130,7 @@ class Relay:
         """
         findings = self._engine.findings() or {}
         raw = {name: value for name, value in call.raw.items() if name not in (*OURS, *DRAWN)}
-        body = {**self._extra, **raw, **_drawn_fields(ask, findings), **self._limit(ask.max_tokens)}
+        body = {**join_fields(self._extra, raw), **_drawn_fields(ask, findings), **self._limit(ask.max_tokens)}
         usage, reply, error = await self._post(body, self.worst_case(call, ask.max_tokens, 1))
         if isinstance(error, EngineError):
             return failed(error, usage)

@@ -60,10 +60,11 @@ async def send_whole(
 ) -> web.StreamResponse:
     """Send a reply as one JSON body. After `quiet_s` of silence a newline goes before it, and every `beat_s` another.
 
-    An error that comes later than that has status 200, as the headers are sent by then. Raises RequestError before.
+    An error that comes later than that has status 200, as the headers are sent by then. Raises RequestError before, and
+    whenever a run is refused a slot: nothing is sent while it waits for one.
     """
     route = job.call.route
-    if await is_done(task, quiet_s):
+    if await is_done(task, quiet_s) or await _is_done_in_queue(job, task):
         answer = task.result()
         whole = web.Response(
             body=_to_json(reply_json(answer, route)).encode(),
@@ -107,13 +108,7 @@ async def send_stream(
     What ends a run before it has a free slot, within the first `beat_s`, is raised as RequestError; later errors are
     events of the stream.
     """
-    admitted = asyncio.ensure_future(job.admitted.wait())
-    first: set[asyncio.Future[Any]] = {task, admitted}
-    try:
-        await asyncio.wait(first, timeout=beat_s, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        admitted.cancel()
-    if task.done():
+    if await _is_done_in_queue(job, task, beat_s):
         task.result()
     response = web.StreamResponse(headers={**EVENT_HEADERS, **headers, **early_headers(job)})
     await response.prepare(request)
@@ -186,6 +181,18 @@ async def _show_progress(response: web.StreamResponse, job: Job, task: asyncio.F
             await response.write(COMMENT)
             spoken = time.monotonic()
         await is_done(task, min(PROGRESS_S, beat_s))
+
+
+async def _is_done_in_queue(job: Job, task: asyncio.Future[Answer], seconds: float | None = None) -> bool:
+    """Wait until a run has a slot, at most so long, and return whether it has ended instead or as well."""
+    if not job.admitted.is_set() and not task.done():
+        admitted = asyncio.ensure_future(job.admitted.wait())
+        first: set[asyncio.Future[Any]] = {task, admitted}
+        try:
+            await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            admitted.cancel()
+    return task.done()
 
 
 async def is_done(future: asyncio.Future[Any], seconds: float | None) -> bool:

@@ -20,16 +20,21 @@ from samplewise.core.spec import Spec, parse_spec
 from samplewise.core.types import Json
 from samplewise.engines.base import Engine
 from samplewise.loop.context import Trial
+from samplewise.serve.fields import join_fields
 from samplewise.serve.relay import HasEndpoint, Relay
 
 MAX_VARIANTS = 32  # idle ones that are kept
+FIELD_SETTINGS = ("extra", "reasoning_effort", "enable_thinking")  # of an engine's spec: fields of every request
 
 
 class EngineVariants:
-    """Engines that differ from the one of a spec in the fields that they send, which its factory takes as `extra`."""
+    """Engines that differ from the one of a spec in the fields that they send, which its factory takes as `extra`.
 
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
+    `behind` is that one where it has an endpoint: what it knows of it, no other has to find out.
+    """
+
+    def __init__(self, spec: Spec, behind: HasEndpoint | None = None) -> None:
+        self._spec, self._behind = spec, behind
         self._engines: OrderedDict[str, Engine] = OrderedDict()
         self._num_lent: dict[str, int] = {}
 
@@ -38,9 +43,7 @@ class EngineVariants:
         """Give the engine that sends these fields beside its own. Raises what the factory raises."""
         key = json.dumps(fields, sort_keys=True)
         if key not in self._engines:
-            settings = dict(self._spec.kwargs)
-            extra = {**(settings.pop("extra", None) or {}), **fields}
-            self._engines[key] = build("engine", self._spec._replace(kwargs=(*settings.items(), ("extra", extra))))
+            self._engines[key] = build("engine", self._spec_with(fields))
         self._engines.move_to_end(key)
         self._num_lent[key] = self._num_lent.get(key, 0) + 1
         try:
@@ -48,6 +51,13 @@ class EngineVariants:
         finally:
             self._num_lent[key] -= 1
             await self._close_idle()
+
+    def _spec_with(self, fields: Mapping[str, Json]) -> Spec:
+        settings = {name: value for name, value in self._spec.kwargs if name not in FIELD_SETTINGS}
+        settings["extra"] = join_fields(_own_fields(self._spec), fields)
+        if self._behind is not None:
+            settings["probe"] = self._behind.profile
+        return self._spec._replace(kwargs=tuple(settings.items()))
 
     async def _close_idle(self) -> None:
         """Close the engines that were used longest ago, if there are many and nobody uses them."""
@@ -100,8 +110,9 @@ def make_upstream(text: str, name: str | None = None) -> Upstream:
     engine: Engine = build("engine", spec)
     if engine.is_batched:
         raise UsageError("a server answers at once, and a batch takes up to a day: give the engine without batch=True")
-    takes_fields = "extra" in inspect.signature(factory("engine", spec.name)).parameters
-    variants = EngineVariants(spec) if takes_fields else None
+    parameters = inspect.signature(factory("engine", spec.name)).parameters
+    behind = engine if isinstance(engine, HasEndpoint) and "probe" in parameters else None
+    variants = EngineVariants(spec, behind) if "extra" in parameters else None
     is_chat = isinstance(engine, HasEndpoint) and (engine.findings() or {}).get("api") == "chat"
     relay = Relay(engine, _own_fields(spec)) if is_chat else None
     return Upstream(name or model_name(spec), engine, variants, relay)

@@ -23,6 +23,7 @@ from samplewise.serve.fields import (
     BUDGET_FIELDS,
     HONORED,
     IGNORED,
+    MAX_DEPTH,
     MAX_DRAWS,
     MAX_MESSAGES,
     MAX_NAME,
@@ -127,15 +128,30 @@ def parse_body(data: bytes) -> dict[str, Json]:
     """Return a body's JSON object. Raises RequestError."""
     try:
         body = _parse_json(data.decode("utf-8"))
+        # what is parsed with the last frames of the stack could not be written again
+        if data.count(b"[") + data.count(b"{") > MAX_DEPTH and not _is_shallow(body):
+            raise RecursionError
     except UnicodeDecodeError:
         raise RequestError("the body is not UTF-8") from None
     except RecursionError:
-        raise RequestError("the body is nested too deeply") from None
+        message = f"the body is nested too deeply: it may have {MAX_DEPTH} levels"
+        raise RequestError(message, code="nested_too_deeply") from None
     except ValueError as error:
         raise RequestError(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object")
     return body
+
+
+def _is_shallow(value: Json) -> bool:
+    """Return whether a value has at most `MAX_DEPTH` levels of arrays and objects."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [item for item in level if isinstance(item, dict | list)]
+        if not level:
+            return True
+        level = [each for item in level for each in (item.values() if isinstance(item, dict) else item)]
+    return False
 
 
 def _refuse_constant(name: str) -> Json:
@@ -181,12 +197,22 @@ def parse_call(body: Mapping[str, Json], route: Route, headers: Mapping[str, str
         stream=fields.flag("stream"),
         include_usage=_include_usage(given),
         logprobs=_logprobs(fields, route),
-        passed={name: given[name] for name in PASSED if name in given and not is_neutral(name, given[name])},
-        wishes=_wishes(given.get("samplewise"), headers or {}),
+        passed=_passed(given),
+        wishes=_checked_wishes(_wishes(given.get("samplewise"), headers or {}), fields.flag("stream"), route),
         relayed=relayed[0] if relayed else None,
         is_about_calls=bool(relayed) and all(is_about_calls(name) for name in relayed),
         raw=given if relayed else {},
     )
+
+
+def _passed(given: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the fields for the endpoint. Raises RequestError for one that could not be joined with the operator's."""
+    passed = {name: given[name] for name in PASSED if name in given and not is_neutral(name, given[name])}
+    arguments = passed.get("chat_template_kwargs", {})
+    if not isinstance(arguments, dict):
+        message = f"chat_template_kwargs must be an object, got {_shown(arguments)}"
+        raise RequestError(message, param="chat_template_kwargs")
+    return passed
 
 
 def _check_known(given: Mapping[str, Json], route: Route) -> None:
@@ -416,6 +442,14 @@ def _wishes(ours: Json, headers: Mapping[str, str]) -> Wishes:
         read=fields.text("read"),
         progress=fields.flag("progress"),
     )
+
+
+def _checked_wishes(wishes: Wishes, is_stream: bool, route: Route) -> Wishes:
+    """Return the wishes. Raises RequestError for progress where there is no place to tell it."""
+    if wishes.progress and (not is_stream or route != "chat"):
+        message = "samplewise.progress is for streams of chats alone"
+        raise RequestError(message, param="samplewise.progress", code="conflicting_parameters")
+    return wishes
 
 
 def _num_draws(header: str | None) -> int | None:

@@ -180,6 +180,8 @@ def _union(inputs: Sequence[Path], union: Path) -> tuple[list[Conflict], list[st
                 db.execute("ATTACH ? AS source", (address,))
                 db.execute("BEGIN")  # one snapshot of the input, should somebody draw into it
                 with _plainly(path):
+                    if not any(db.execute(f"SELECT 1 FROM source.{table} LIMIT 1").fetchone() for table in TABLES):
+                        notes.append(f"{path} is empty: no draw, no run; if it should hold some, they were lost before")
                     conflicts += _add_source(db, number, str(path), notes)
                 db.execute("COMMIT")
                 db.execute("DETACH source")

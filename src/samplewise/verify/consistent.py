@@ -1,11 +1,13 @@
-"""Universal self-consistency: a language model names the response that agrees most with the others (arXiv 2311.17311).
+"""A language model sees all responses in one prompt and names one: the one that agrees most with the others (universal
+self-consistency, arXiv 2311.17311), or the best.
 
-All responses stand in one prompt, so answers need not be equal, nor even short, to support each other: summaries, open
-questions, programs. The prompt is the paper's in substance. Responses are shown in an order drawn by the key, as a
-model prefers some positions. A long list is split into groups drawn by the key; the response named in each group goes
-on to the next round, until one group is left.
+Answers need not be equal, nor even short, to be compared: summaries, open questions, programs. The prompt of universal
+self-consistency is the paper's in substance. Responses are shown in an order drawn by the key, as a model prefers some
+positions. A long list is split into groups drawn by the key; the response named in each group goes on to the next
+round, until one group is left.
 
-What it does not do: it checks nothing. The response that agrees with most is right where most are right.
+What it does not do: it checks nothing. The response that agrees with most is right where most are right, and the best
+is what the model takes for it.
 """
 
 from __future__ import annotations
@@ -37,20 +39,32 @@ Question:
 Evaluate these responses. Select the most consistent response based on majority consensus. Start your answer with "The \
 most consistent response is Response X" (without quotes), where X is the number of a response."""
 
-NAMED = re.compile(r"most consistent (?:response|answer)\W+is\W+(?:response\W*)?(\d+)\b", re.IGNORECASE)
+CHOOSE = """Below are a question and several responses to it. Compare them: what counts is first whether what a \
+response says is true and answers the question, then whether it is complete and clear; its length does not count.
+
+Question:
+{question}
+
+{responses}
+
+Which response is the best one? Reply with "The best response is Response X" (without quotes), where X is the number \
+of a response, and nothing else."""
+
+NAMED = r"{praise} (?:response|answer)\W+is\W+(?:response\W*)?(\d+)\b"
 MENTIONED = re.compile(r"\bresponse\W{0,4}(\d+)\b", re.IGNORECASE)
 
 
-def named_response(reply: Completion, num: int) -> int | None:
+def named_response(reply: Completion, num: int, praise: str = "most consistent") -> int | None:
     """Return the index (from 0) of the response that a reply names among `num`, None where it names none or several.
 
-    What counts is "the most consistent response is Response X"; else the only response that is mentioned; else a reply
+    What counts is "the `praise` response is Response X"; else the only response that is mentioned; else a reply
     that is a number alone.
     """
     if reply.finish == "error":
         return None
     alone = re.fullmatch(r"\W*(\d+)\W*", reply.text)
-    for numbers in (NAMED.findall(reply.text), MENTIONED.findall(reply.text), alone.groups() if alone else ()):
+    praised = re.findall(NAMED.format(praise=praise), reply.text, re.IGNORECASE)
+    for numbers in (praised, MENTIONED.findall(reply.text), alone.groups() if alone else ()):
         if numbers:
             named = {int(number) for number in numbers}
             index = named.pop() - 1
@@ -85,12 +99,27 @@ def consistent(engine: str = "", *, size: int = SIZE) -> Judge:
     Cost: one request of the question, all responses and about 80 tokens, and at most 32 tokens of reply; of more than
     `size` responses one request a group, about N / (`size` - 1) in all rounds.
     """
+    return _judge_of_lists("consistent", SELECT, "most consistent", engine, size)
+
+
+def listwise(engine: str = "", *, size: int = SIZE) -> Judge:
+    """Find the best response by a language model that sees all of them at once.
+
+    The scores are those of `consistent`, and what is not shown, what cannot be read and the cost too; only what is
+    asked for differs. One request in place of one for each response (`judge`) or pair (`knockout`), by which a model
+    sees less well what is wrong in each.
+    """
+    return _judge_of_lists("listwise", CHOOSE, "best", engine, size)
+
+
+def _judge_of_lists(name: str, wording: str, praise: str, engine: str, size: int) -> Judge:
+    """Return the judge that has one response of a list named, which the reply then calls the `praise` one."""
     check_count("size", size, 2)
 
     def ask(key: Key, question: Question, texts: Sequence[str], round_number: int, group: int) -> Generate:
         responses = "\n\n".join(f"Response {number}:\n{text}" for number, text in enumerate(texts, 1))
-        prompt = SELECT.format(question=asked_text(question), responses=responses)
-        seed = key.fold("consistent", VERSION, round_number, group).seed()
+        prompt = wording.format(question=asked_text(question), responses=responses)
+        seed = key.fold(name, VERSION, round_number, group).seed()
         return Generate(
             (Message("user", prompt),), sampling=Sampling(), max_tokens=MAX_TOKENS, seed=seed, engine=engine
         )
@@ -108,7 +137,7 @@ def consistent(engine: str = "", *, size: int = SIZE) -> Judge:
         for round_number, completions in enumerate(replies, 1):
             pending, winners = iter(completions), []
             for index, group in enumerate(groups):
-                named = None if len(group) == 1 else named_response(next(pending), len(group))
+                named = None if len(group) == 1 else named_response(next(pending), len(group), praise)
                 if named is None and len(groups) == 1:
                     return RoundStanding(remaining, survived, [])  # nobody was named: all of them are equal
                 passed = key.fold("pass", round_number, index)
@@ -135,7 +164,7 @@ def consistent(engine: str = "", *, size: int = SIZE) -> Judge:
         survived = stand(key, answers, replies).survived
         return tuple(math.nan if answer is None else float(num) for answer, num in zip(answers, survived, strict=True))
 
-    return Judge("consistent", next_asks, rate, engines=frozenset({engine} - {""}))
+    return Judge(name, next_asks, rate, engines=frozenset({engine} - {""}))
 
 
 def _largest_class(key: Key, group: Sequence[int], answers: Answers) -> int:

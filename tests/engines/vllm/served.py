@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
@@ -81,6 +82,14 @@ class Served:
         engine = vllm(self.url, **settings)
         assert isinstance(engine, RemoteVllm)
         return engine
+
+    @asynccontextmanager
+    async def opened(self, **settings: Any) -> AsyncIterator[RemoteVllm]:
+        """Yield an open client, closed in the end."""
+        engine = self.client(**settings)
+        await engine.open()
+        yield engine
+        await engine.close()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":

@@ -212,24 +212,19 @@ def test_a_server_that_stays_away_ends_the_run_in_one_sentence() -> None:
 
 def test_a_refused_request_is_not_charged() -> None:
     async def go() -> None:
-        async with Served(Toy(), ["400"]) as served:
-            engine = served.client()
-            await engine.open()
+        async with Served(Toy(), ["400"]) as served, served.opened() as engine:
             (completion,) = await answers(engine, ASKS[:1])
             assert completion.failure is not None
             assert (completion.failure.kind, completion.failure.retryable) == ("BadRequest", False)
             assert completion.usage == Usage(requests=1)
             assert not engine.may_bill(ASKS[0])
-            await engine.close()
 
     run(go())
 
 
 def test_a_lost_draw_is_charged_at_its_worst_case_and_said() -> None:
     async def go() -> None:
-        async with Served(Toy(), ["cut 1"]) as served:
-            engine = served.client()
-            await engine.open()
+        async with Served(Toy(), ["cut 1"]) as served, served.opened() as engine:
             drawn = await answers(engine, ASKS[:3])
             assert [completion.failure is None for completion in drawn].count(True) == 1
             lost = [position for position, completion in enumerate(drawn) if completion.failure]
@@ -240,7 +235,6 @@ def test_a_lost_draw_is_charged_at_its_worst_case_and_said() -> None:
                 assert failure.retryable
                 assert "broke off with 2 of 3 draws missing" in failure.message
             assert "2 draws may have been computed without an answer: charged in full" in engine.notes
-            await engine.close()
 
     run(go())
 

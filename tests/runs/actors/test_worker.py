@@ -143,7 +143,9 @@ def test_a_question_that_is_begun_again_is_counted_once() -> None:
     [
         (["--ray", "2"], 3, "--ray needs an extra that is not installed: pip install 'samplewise[ray]'"),
         (["--ray-gpus", "1"], 2, "--ray-gpus is of each actor: say how many with --ray"),
-        (["--ray", "2", "--confirm-above-usd", "1"], 2, "give --budget-usd or --yes"),
+        (["--ray", "2", "--confirm-above-usd", "1"], 2, "give --yes, or --budget-usd 1 or less"),
+        (["--ray", "2", "--confirm-above-usd", "1", "--budget-usd", "2"], 2, "give --yes, or --budget-usd 1 or less"),
+        (["--ray", "2", "--confirm-above-usd", "1", "--budget-usd", "1"], 3, "--ray needs an extra"),
     ],
 )
 def test_what_cannot_be_done_with_actors_is_one_line(

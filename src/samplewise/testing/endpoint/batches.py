@@ -104,7 +104,8 @@ class BatchDesk:
         return self._state(batch, now)
 
     def _list(self, after: str, now: float) -> Json:
-        ids = list(reversed(self.batches))
+        listed = self._settings.batch_listed_s
+        ids = [name for name, batch in reversed(self.batches.items()) if now >= batch.created + listed]
         start = ids.index(after) + 1 if after in ids else 0
         page = ids[start : start + self._settings.batch_page]
         rows = [self._state(self.batches[name], now) for name in page]

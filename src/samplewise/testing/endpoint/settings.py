@@ -32,7 +32,7 @@ Trait = Literal[
 ]
 Route = Literal["chat", "completions", "models", "tokenize", "detokenize", "batches"]
 BatchRoute = Literal["upload", "create", "list", "state", "cancel", "content"]
-BatchFault = Literal["", "500", "429", "404", "lost", "hang", "hang before"]
+BatchFault = Literal["", "500", "504", "429", "404", "lost", "hang", "hang before"]
 TRAITS: tuple[Trait, ...] = get_args(Trait)
 ROUTES: tuple[Route, ...] = get_args(Route)
 BATCH_ROUTES: tuple[BatchRoute, ...] = get_args(BatchRoute)
@@ -152,6 +152,7 @@ class EndpointSettings:
     faults: Mapping[str, float] = field(default_factory=dict)
     batch_s: float = 0.0  # from the creation of a batch to its end; lines are drawn evenly
     batch_page: int = 100  # batches in a page of their list
+    batch_listed_s: float = 0.0  # after which a batch that was created is in the list
     batch_faults: Mapping[BatchRoute, tuple[BatchFault, ...]] = field(default_factory=dict)  # of the first calls
     line_faults: tuple[str, ...] = ()  # statuses of the first lines of all batches, "" for none
     num_refused: int = 0  # batches that fail before they begin, the first ones

@@ -6,8 +6,9 @@ another is the next.
 
 Nothing is paid twice, whenever the process is killed. The store notes what is about to be submitted, under a name, and
 then the id that the endpoint gave. The name is in the metadata of the batch, so one whose id was never noted is found
-by it. The next process asks for the same draws, finds them in a noted batch, and fetches or awaits that one. Draws are
-known by the digests that they are stored under; those of one request are noted together, in the order of its choices.
+by it; as an endpoint may be late, it is looked for until the patience has passed since the note. The next process asks
+for the same draws, finds them in a noted batch, and fetches or awaits that one. Draws are known by the digests that
+they are stored under; those of one request are noted together, in the order of its choices.
 
 Results of an earlier process's batch are used if they are draws. Whatever else became of it (failed, expired,
 cancelled, no longer there), what is missing is submitted anew. A batch of which nobody waits for anything is cancelled.
@@ -21,6 +22,7 @@ import hashlib
 import itertools
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -72,6 +74,7 @@ class SubmittedBatch:
     name: str
     id: str = ""
     is_earlier: bool = False
+    noted: float = -math.inf  # clock time at which an earlier process was about to submit it
     requests: dict[str, BatchRequest] = field(default_factory=dict)  # by custom id: those that somebody waits for
     state: BatchState | None = None
     since: float = math.nan  # when this process began to wait
@@ -100,6 +103,7 @@ class BatchCollector:
         self._poll_s, self._clock = poll_s, clock
         self.cut: dict[int, Ask] = {}  # asks whose request is submitted and not answered, by id
         self.num_submitted = self.num_expired = self.num_found = 0
+        self.missing: list[str] = []  # the names of batches of earlier processes that the endpoint does not list
         self._store: Store | None = None
         self._noted: dict[str, _Noted] = {}  # by the digest of each of its draws
         self._num_noted = 0
@@ -118,9 +122,9 @@ class BatchCollector:
             return
         self._store = store
         batches: dict[str, SubmittedBatch] = {}
-        for _, kind, data in store.events(self._identity):
+        for at, kind, data in store.events(self._identity):
             if kind == NOTE:
-                batch = batches.setdefault(data["name"], SubmittedBatch(data["name"], is_earlier=True))
+                batch = batches.setdefault(data["name"], SubmittedBatch(data["name"], is_earlier=True, noted=at))
                 batch.id = data.get("id") or batch.id
                 self._num_noted += "draws" in data
                 for pairs in data.get("draws", ()):
@@ -256,8 +260,8 @@ class BatchCollector:
         try:
             if not batch.is_earlier:
                 await self._submit(batch)
-            elif not batch.id:
-                batch.id = (await self._remote.find(batch.name) or "") if batch.name else ""
+            elif not batch.id and batch.name:
+                await self._look_for(batch)
             if not batch.is_wanted and batch.id:  # given up meanwhile
                 return
             self.cut.update((id(ask), ask) for request in batch.requests.values() for ask in request.asks)
@@ -271,6 +275,13 @@ class BatchCollector:
             if batch in self._batches:
                 self._batches.remove(batch)
             batch.task = None
+
+    async def _look_for(self, batch: SubmittedBatch) -> None:
+        """Find the id of a batch that an earlier process was about to submit, if it came to that."""
+        asked_s_ago = max(0.0, time.time() - batch.noted)  # by another machine's clock, perhaps
+        batch.id = await self._remote.find(batch.name, asked_s_ago) or ""
+        if not batch.id:
+            self.missing.append(batch.name)
 
     async def _submit(self, batch: SubmittedBatch) -> None:
         assert self._store is not None
@@ -355,6 +366,9 @@ class BatchCollector:
         """Return what is being waited for, "" for nothing."""
         parts = []
         for batch in self._batches[:SHOWN]:
+            if not batch.id and batch.is_earlier:
+                parts.append(f"looking for batch {batch.name}, which an earlier start was about to submit")
+                continue
             if not batch.id:
                 parts.append(f"submitting a batch of {len(batch.requests):,} requests")
                 continue
@@ -371,6 +385,11 @@ class BatchCollector:
         """Yield what a user should know after a run, one line each."""
         if self.num_expired:
             yield f"{self.num_expired} requests were not done when their batch expired, and were submitted again"
+        for name in self.missing:
+            yield (
+                f"batch {name}, which an earlier start was about to submit, is not at the endpoint: its requests were "
+                "submitted again; should it appear there yet, cancel it"
+            )
         if self.num_found:
             yield f"{self.num_found} requests were answered by batches of earlier starts"
 

@@ -2,8 +2,8 @@
 
 A batch is a JSONL file of requests that is worked through within 24 hours, at a lower price. Four calls: upload the
 file, create the batch, read its state, fetch the results. All but creating a batch can be repeated at no cost, and are,
-until nothing was answered for `patience_s`. A create whose reply is lost may have succeeded, so the batch is looked for
-by the name in its metadata before it is created again.
+until nothing was answered for `patience_s`. A create whose reply is lost may have succeeded, or may yet: the batch is
+looked for by the name in its metadata until `patience_s` have passed, before it is created again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ TAG = "samplewise"  # the key of our name in a batch's metadata
 LONGEST_PAUSE_S = 30.0  # between two tries of a call
 MAX_PAGES = 100  # of the list of batches, 100 each
 MAX_RESULT_BYTES = 2 << 30
+GAVE_UP = frozenset({502, 504})  # a gateway's statuses: what is behind it may still be at work
 ENDS = frozenset({"completed", "expired", "cancelled", "failed"})
 UNKNOWN = "is the key that of another project? Without --batch what is missing is drawn, and paid, again"
 NOT_KNOWN = "look there for a batch with this name in its metadata, or draw what is missing without --batch"
@@ -79,21 +81,35 @@ class RemoteBatches:
                 if reply.status < 300 and isinstance(reply.body, dict) and isinstance(reply.body.get("id"), str):
                     return str(reply.body["id"])
                 error: Exception = failures.error_of(self._shown, reply)
-                is_unclear = reply.status >= 500 or reply.status < 300
+                is_unclear, may_be_late = reply.status >= 500 or reply.status < 300, reply.status in GAVE_UP
                 if not is_unclear and reply.status != 429:
                     raise self._refused("create a batch", reply)
             except EngineError as raised:
                 error, is_unclear = raised, was_sent(raised)
+                may_be_late = is_unclear
             await self._pause("create a batch", started, num, error)
             num += 1
-            if is_unclear and (batch := await self.find(name)) is not None:
+            looked_from = self._clock()
+            if is_unclear and (batch := await self.find(name, 0.0 if may_be_late else math.inf)) is not None:
                 return batch
+            started += self._clock() - looked_from
 
-    async def find(self, name: str) -> str | None:
+    async def find(self, name: str, asked_s_ago: float = math.inf) -> str | None:
         """Return the id of the batch with this name in its metadata, None if there is none.
+
+        An endpoint may create a batch, or list it, long after it was asked to. So it is looked for again until
+        `patience_s` have passed since, of which `asked_s_ago` have by now.
 
         Raises SetupError where the endpoint does not list its batches: nobody then knows.
         """
+        until, num = self._clock() + self._patience_s - asked_s_ago, 0
+        while (batch := await self._listed(name)) is None and (left_s := until - self._clock()) > 0:
+            await asyncio.sleep(min(left_s, backoff_s(num, longest_s=LONGEST_PAUSE_S)))
+            num += 1
+        return batch
+
+    async def _listed(self, name: str) -> str | None:
+        """Return the id of the batch with this name in the endpoint's list as it is now."""
         after = ""
         for _ in range(MAX_PAGES):
             query = f"batches?limit=100{after}"
