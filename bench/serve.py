@@ -554,7 +554,8 @@ def main() -> None:
     options = parser.parse_args()
     started = time.monotonic()
     figures = bench(options)
-    print(json.dumps({**about("serve", SEED, started), "python": platform.python_version(), "aiohttp": aiohttp.__version__, **figures}))
+    versions = {"python": platform.python_version(), "aiohttp": aiohttp.__version__}
+    print(json.dumps({**about("serve", SEED, started), **versions, **figures}))
 
 
 if __name__ == "__main__":
