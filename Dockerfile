@@ -2,7 +2,7 @@
 #
 #     docker build -t samplewise .
 #     docker run --rm samplewise --new-key alice                # prints the key, and its entry for keys.toml
-#     docker run -p 8484:8484 -v ./keys.toml:/etc/samplewise/keys.toml:ro -v samplewise:/data samplewise \
+#     docker run --stop-timeout 60 -p 8484:8484 -v ./keys.toml:/etc/samplewise/keys.toml:ro -v samplewise:/data samplewise \
 #         --engine 'http("qwen", base_url="http://vllm:8000/v1")' --preset 'fast=repeat(8) | until(lead(3)) | vote'
 #
 # With `--build-arg EXTRAS=[local]` models run in the container itself, and the image is larger by torch.

@@ -298,6 +298,9 @@ def test_export_and_passk(call: Call) -> None:
     run = call("run", "jsonl:mine.jsonl", "-r", LINE, *TOY, "--json").json["run"]
     done = call("export", str(run), "--store", "s.db", "-o", "draws.csv", "--json")
     assert done.json == {"run": run, "output": "draws.csv", "format": "csv", "rows": 36}
+    wrong = call("export", str(run), "--store", "s.db", "-o", "log.eval", "--table", "decisions")
+    assert (wrong.code, Path("log.eval").exists()) == (2, False)
+    assert "--table decisions is a table: csv, jsonl or parquet" in wrong.err
     assert len(Path("draws.csv").read_text().splitlines()) == 37
     table = call("passk", "--store", "s.db", "--json")
     assert [row["k"] for row in table.json["rows"]] == [1, 2, 4, 6]  # type: ignore[attr-defined]

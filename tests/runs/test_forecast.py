@@ -187,6 +187,18 @@ def test_a_judge_of_unknown_cost_has_no_figure_about_it(store: Store) -> None:
     assert told.num_earlier == 0
 
 
+def test_a_limit_of_requests_bounds_it_by_the_dearest(store: Store) -> None:
+    """All draws were forecast, whatever the limit, and a question was asked about money that could not be spent."""
+    told = forecast(LINE, store, Budget(requests=10))
+    assert (told.num_draws, told.max_tokens) == (10, 50)
+    assert told.max_usd == pytest.approx(10 * PER_DRAW)
+    judged = forecast("repeat(4, max_tokens=3) | best(judge)", store, Budget(requests=3))
+    whole = forecast("repeat(4, max_tokens=3) | best(judge)", store)
+    assert judged.num_others == 3 < whole.num_others
+    assert 3 * PER_DRAW < judged.max_usd < whole.max_usd / 3, "judges' requests are the dearest"
+    assert math.isnan(forecast(LINE, store, Budget(requests=3), PaidToy(Price())).max_usd)
+
+
 def test_budgets_bound_it(store: Store) -> None:
     assert forecast(LINE, store, Budget(usd=0.1)).max_usd == 0.1
     assert forecast(LINE, store, Budget(usd=100)).max_usd == pytest.approx(24 * PER_DRAW)

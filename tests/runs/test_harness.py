@@ -97,6 +97,8 @@ def test_lm_eval_samples_come_back_whole(exported: tuple[Path, list[Record]]) ->
     assert [problem.question.messages[0].content for problem in read.problems] == ["say a", "say b", "say c"]
     for draws, record in zip(read.draws, records, strict=True):
         assert [str(draw.grade) for draw in draws] == [str(grade) for grade in record.grades]
+        drawn = [candidate.num_tokens for candidate in record.pool.candidates]
+        assert [draw.completion.usage.completion_tokens for draw in draws] == drawn, "not by length of text"
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     known = [[grade for grade in record.grades if not math.isnan(grade)] for record in records]
     assert [row["grade"] for row in rows] == [sum(g) / len(g) if g else None for g in known]

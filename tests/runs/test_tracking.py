@@ -18,8 +18,9 @@ from tests.support.commands import Call, caller
 from tests.support.paid import PaidToy
 
 from samplewise.core import registry
-from samplewise.core.errors import MissingExtra, UsageError
-from samplewise.core.types import Json, Message, Problem, Question, Score
+from samplewise.core.errors import BadRequest, MissingExtra, UsageError
+from samplewise.core.types import Ask, Completion, Json, Message, Problem, Question, Score
+from samplewise.engines.base import failed
 from samplewise.recipe import recipe
 from samplewise.runs.run import Summary, run_task
 from samplewise.runs.tracking import follow
@@ -69,11 +70,13 @@ class Kept:
         self.figures, self.rows, self.is_complete = figures, rows, is_complete
 
 
-def followed(store: Store, tracker: Kept, line: str = LINE, num: int = NUM) -> tuple[Summary, list[str]]:
+def followed(
+    store: Store, tracker: Kept, line: str = LINE, num: int = NUM, engine: PaidToy | None = None
+) -> tuple[Summary, list[str]]:
     told: list[str] = []
     follower = RunFollower("kept", tracker, store, told.append)
     task = TASK if num == NUM else Task("say", TASK.problems[:num], TASK.read, TASK.grade)
-    summary = asyncio.run(run_task(task, recipe(line), PaidToy(), store, on_event=follower))
+    summary = asyncio.run(run_task(task, recipe(line), engine or PaidToy(), store, on_event=follower))
     follower.end(is_complete=not summary.cancelled)
     follower.end(is_complete=False)
     return summary, told
@@ -99,6 +102,30 @@ def test_a_tracker_is_told_settings_running_figures_and_a_table() -> None:
     assert {"answer", "grade", "draws", "tokens", "usd", "stop"} <= set(tracker.rows[0])
     assert tracker.is_complete is True
     assert tracker.threads == {"tracking by kept"}, "the run waits for nothing"
+
+
+class Refusing(PaidToy):
+    """A paid toy that refuses the first draw of all."""
+
+    num_refused = 0
+
+    def one(self, ask: Ask) -> Completion:
+        if not self.num_refused:
+            self.num_refused = 1
+            return failed(BadRequest("not today"))
+        return super().one(ask)
+
+
+def test_a_question_that_is_drawn_again_is_counted_once() -> None:
+    """One of its requests had failed: it was counted as it was before, and once more as it is now."""
+    first, second = Kept(), Kept()
+    with Store(":memory:") as store:
+        followed(store, first, engine=Refusing())
+        summary, _ = followed(store, second)
+    assert (first.figures["draws"], first.figures["questions"]) == (NUM * 4 - 1, NUM)
+    assert (second.figures["draws"], second.figures["questions"]) == (NUM * 4, NUM)
+    assert second.figures["tokens"] == summary.spent.tokens
+    assert second.figures["accuracy"] == pytest.approx(sum(summary.accuracy) / NUM)
 
 
 def test_a_run_that_goes_on_counts_what_an_earlier_start_finished(tmp_path: Path) -> None:

@@ -140,6 +140,19 @@ def test_fields_go_to_the_endpoint_with_every_draw() -> None:
     run(go())
 
 
+def test_a_plain_draw_is_read_where_the_request_says_how() -> None:
+    script = Script(lambda seen: reply(completion("it is 42, I think")))
+
+    async def go() -> None:
+        async with script.serving() as url, served_at(url) as served:
+            got = await served.post(samplewise={"read": "number"})
+            assert got.body["samplewise"]["answer"] == "42"
+            assert got.body["choices"][0]["message"]["content"] == "it is 42, I think"
+            assert (await served.post()).body["samplewise"]["answer"] is None
+
+    run(go())
+
+
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 

@@ -111,7 +111,7 @@ def test_replies_are_as_described(route: Any) -> None:
             api = (await served.get("/openapi.json")).body
             assert api == {**API, "components": api["components"], "security": [], "info": api["info"]}
             whole, chunk = (validator(name, api) for name in REPLIES[route])
-            wishes = {"return": ["candidates", "votes"], "progress": True}
+            wishes: dict[str, Any] = {"return": ["candidates", "votes"]}
             for model in ("toy", "vote4@toy", "early@toy"):
                 body = {
                     "model": model,
@@ -121,6 +121,7 @@ def test_replies_are_as_described(route: Any) -> None:
                     "seed": 1,
                 }
                 whole.validate((await served.post(PATHS[route], **body)).body)
+                body["samplewise"] = {**wishes, "progress": route == "chat"}
                 options = {"stream": True, "stream_options": {"include_usage": True}}
                 for event in events((await served.post(PATHS[route], **body, **options)).data):
                     chunk.validate(event)

@@ -324,7 +324,10 @@ def test_a_run_ends_before_its_client_gives_up(
     async def go() -> None:
         async with serving(**settings) as served:
             call = parse_call({"model": "toy", "messages": HELLO, "stream": is_stream}, "chat")
-            assert served.service._seconds(call, read_timeout_s(headers)) == pytest.approx(seconds)
+            policy = Policy("a", seconds_per_request=1000)
+            assert served.service._seconds(call, policy, read_timeout_s(headers)) == pytest.approx(seconds)
+            policy = Policy("a", seconds_per_request=0.1)
+            assert served.service._seconds(call, policy, read_timeout_s(headers)) == 0.1
 
     run(go())
 
@@ -406,6 +409,41 @@ def test_nothing_drawn_in_time_is_an_error() -> None:
             assert (got.status, got.body["error"]["code"]) == (504, "timeout")
             assert got.headers["x-should-retry"] == "false"
             await until(lambda: upstream.script.lost == len(upstream.seeds))
+
+    run(go())
+
+
+def test_a_key_has_a_limit_in_seconds() -> None:
+    keys = KeyRing({key_digest("k"): Policy("k", recipes="free", seconds_per_request=0.5)})
+
+    async def go() -> None:
+        upstream = Upstream(0.1, "a")
+        async with upstream.script.serving() as url, served_at(url, keys=keys) as served:
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            got = await served.post(model="repeat(99, wave=1)@toy", headers={"Authorization": "Bearer k"})
+            assert loop.time() - started < 3.0  # where 99 draws take ten
+            assert got.body["choices"][0]["finish_reason"] == "length"
+
+    run(go())
+
+
+def test_more_choices_are_drawn_within_what_failed_attempts_have_left() -> None:
+    """Three draws decide, an attempt of the first is lost and charged at its most, and nine choices are asked for."""
+    answers = iter([None, *["yes"] * 20])
+    script = Script(lambda seen: None if (text := next(answers)) is None else reply(completion(text, tokens=5)))
+
+    async def go() -> None:
+        async with script.serving() as url, served_at(url, patience_s=20.0) as served:
+            worst = 74 + 8  # of the attempt that was lost
+            limit = 2 * worst
+            body = {"model": "repeat(9, wave=1) | until(lead(3)) | vote@toy", "n": 9}
+            got = await served.post(**body, samplewise={"budget": {"tokens": limit}})
+            assert got.status == 200
+            assert got.body["samplewise"]["draws"] == 3
+            assert got.body["usage"]["total_tokens"] == worst + len(got.body["choices"]) * 12 <= limit
+            assert 3 < len(got.body["choices"]) < 9
+            assert len(script.seen) == len(got.body["choices"]) + 1
 
     run(go())
 

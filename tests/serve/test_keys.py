@@ -30,6 +30,7 @@ sha256 = "{ABC}"
 policy = "team"
 concurrency = 8
 usd_per_request = 0.5
+seconds_per_request = 90
 
 [key.bob]
 sha256 = "{key_digest("bob's").upper()}"
@@ -49,7 +50,9 @@ def test_a_key_has_its_policy(tmp_path: Path) -> None:
     assert keys.names == ("alice", "bob")
     assert keys.has_daily_limits
     assert not KeyRing({ABC: Policy("a", tokens_per_request=5)}).has_daily_limits
-    assert keys.policy_of("abc") == Policy("alice", "presets", 40_000, 0.5, 2_000_000, concurrency=8)
+    assert keys.policy_of("abc") == Policy(
+        "alice", "presets", 40_000, 0.5, 2_000_000, concurrency=8, seconds_per_request=90
+    )
     assert keys.policy_of("bob's") == Policy("bob", "free")
 
 

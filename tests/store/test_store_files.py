@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import sqlite3
@@ -182,6 +183,8 @@ def test_paths_that_cannot_be_a_store(tmp_path: Path) -> None:
             Store(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+    with pytest.raises(StoreError, match=rf"there is no folder {re.escape(str(tmp_path / 'nowhere'))}; make it first$"):
+        Store(tmp_path / "nowhere" / "s.db")
 
 
 def test_a_store_that_must_exist(tmp_path: Path) -> None:

@@ -39,6 +39,10 @@ def export(
     except ValueError as error:
         raise UsageError(str(error)) from None
     chosen = format_of(output, form)
+    if table == "decisions" and chosen in ("inspect", "eval", "lm_eval"):
+        raise UsageError(
+            f"--table decisions is a table: csv, jsonl or parquet; {chosen} holds draws, with their grades"
+        )
     with Store(store, must_exist=True) as kept:
         stored = find_runs(kept, run)[-1]
         say_partial(kept, stored)

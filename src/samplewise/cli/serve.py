@@ -210,6 +210,7 @@ async def _serve(
     from samplewise.serve.app import SERVICE
     from samplewise.serve.log import NoHttpFilter
 
+    await served[SERVICE].jobs.prepare()
     no_http = NoHttpFilter(log)
     server_logger.addFilter(no_http)
     runner = web.AppRunner(served, handler_cancellation=True, shutdown_timeout=1.0, access_log=None)

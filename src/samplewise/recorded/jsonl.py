@@ -8,7 +8,7 @@
 * the samples that lm-evaluation-harness logs, one document per line: `{"doc_id": ..., "arguments": {"gen_args_0":
   {"arg_0": prompt}}, "resps": [[...]], "target": ...}`. The messages of a chat come back as they were, any other prompt
   as one message. A document's one draw has the first of its metrics as its grade, if that lies in [0, 1]; in files of
-  our own each draw has its grade;
+  our own each draw has its grade and its tokens;
 * the output of a batch of requests: `{"custom_id": ..., "response": {"body": {"choices": [...]}}}`.
 
 A file with `task_id` or `custom_id` and without prompts needs `problems`, those of the task that it was drawn for.
@@ -141,8 +141,9 @@ def _draws(row: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
         return
     if isinstance(row.get("resps"), list):  # one list per request; a generating task has a single request
         logged = [text for texts in row["resps"] for text in texts]
-        for text, grade in zip(logged, _logged_grades(row, len(logged)), strict=True):
-            yield _draw(text, {"correct": grade}, None)
+        tokens = _of_ours(row, "completion_tokens", len(logged)) or [None] * len(logged)
+        for text, grade, num in zip(logged, _logged_grades(row, len(logged)), tokens, strict=True):
+            yield _draw(text, {"correct": grade, "completion_tokens": num}, None)
         return
     for key in MANY:
         texts = row.get(key)
@@ -160,10 +161,15 @@ def _draws(row: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
     raise ValueError(f"no draws; give a list {', '.join(MANY)}, or a text {', '.join(ONE)}")
 
 
+def _of_ours(row: Mapping[str, Json], name: str, num: int) -> list[Json] | None:
+    """Return what the document of a file of our own says of each draw, None where it says nothing."""
+    values = row["doc"].get(name) if isinstance(row.get("doc"), dict) else None
+    return values if isinstance(values, list) and len(values) == num else None
+
+
 def _logged_grades(row: Mapping[str, Json], num: int) -> list[Json]:
     """Return the grade of each draw of a harness's document, None where it is not known."""
-    ours = row["doc"].get("grades") if isinstance(row.get("doc"), dict) else None
-    if isinstance(ours, list) and len(ours) == num:
+    if (ours := _of_ours(row, "grades", num)) is not None:
         return ours
     metrics = row.get("metrics")
     value = row.get(metrics[0]) if isinstance(metrics, list) and metrics and num == 1 else None

@@ -12,6 +12,7 @@ and helpers and judges are not asked.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -83,13 +84,20 @@ def forecast_run(
     draws = [cost for each in foreseen for cost in each.draws]
     others = [cost for each in foreseen for cost in each.others]
     num_stored = sum(each.num_stored for each in foreseen)
-    worst = total([*draws, *others])
-    capped = [cap for cap in (budget.tokens,) if cap is not None]
+    costs = [*draws, *others]
+    most = len(costs) if budget.requests is None else min(budget.requests, len(costs))
+    tokens = sum(heapq.nlargest(most, (cost.tokens for cost in costs)))
+    usd = math.fsum(heapq.nlargest(most, (cost.usd for cost in costs), key=lambda usd: (math.isnan(usd), usd)))
     forecast = RunForecast(
-        len(draws), num_stored, min([worst.tokens, *capped]), worst.usd, unknown=unknown, num_others=len(others)
+        min(len(draws), most),
+        num_stored,
+        tokens if budget.tokens is None else min(tokens, budget.tokens),
+        usd,
+        unknown=unknown,
+        num_others=min(len(others), most),
     )
     if budget.usd is not None:  # holds whatever is not known
-        forecast = forecast._replace(max_usd=budget.usd if unknown else min(worst.usd, budget.usd), unknown=())
+        forecast = forecast._replace(max_usd=budget.usd if unknown else min(usd, budget.usd), unknown=())
     return _with_earlier(forecast, recipe, len(problems), engine, store)
 
 

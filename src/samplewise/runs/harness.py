@@ -69,7 +69,7 @@ def lm_eval_rows(records: Iterator[Record], metric: str = "grade") -> Iterator[d
     """Yield a row for each question, as lm-evaluation-harness logs it: all draws under `resps`, one request each.
 
     `metric` is the mean grade of the draws, None where none is known. The document holds the question's id, its
-    messages, and the grade of each draw.
+    messages, and answer, grade and tokens of each draw.
     """
     for number, record in enumerate(records):
         question, reference = record.problem.question, record.problem.reference
@@ -79,9 +79,11 @@ def lm_eval_rows(records: Iterator[Record], metric: str = "grade") -> Iterator[d
         texts = [candidate.text for candidate in record.pool.candidates]
         grades = [None if math.isnan(grade) else grade for grade in record.grades]
         known = [grade for grade in grades if grade is not None]
+        tokens = [candidate.num_tokens for candidate in record.pool.candidates]
+        each = {"answers": list(record.answers), "grades": grades, "completion_tokens": tokens}
         row: dict[str, Json] = {
             "doc_id": number,
-            "doc": {"id": question.id, "messages": messages, "answers": list(record.answers), "grades": grades},
+            "doc": {"id": question.id, "messages": messages, **each},
             "target": "" if reference is None else target,
             "arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": {}}},
             "resps": [texts],

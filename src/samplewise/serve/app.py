@@ -156,7 +156,7 @@ class Service:
             body = await read_body(request)
             call = parse_call(parse_body(body), route, request.headers)
             read_s = read_timeout_s(request.headers)
-            deadline = started + self._seconds(call, read_s)
+            deadline = started + self._seconds(call, policy, read_s)
             choosing = [request.headers.get(name) for name in ("X-Samplewise-Recipe", "X-ITS-Budget")]
             job = await self.jobs.start(call, body, policy, deadline, headers=choosing)
             job.span = span
@@ -174,10 +174,10 @@ class Service:
         finally:
             self._observe(route, policy, job, status, why, started, span)
 
-    def _seconds(self, call: Call, read_s: float | None) -> float:
+    def _seconds(self, call: Call, policy: Policy, read_s: float | None) -> float:
         """Return how long a run may draw: less than the client waits, where nothing keeps it waiting."""
         settings = self.jobs.settings
-        seconds = min(settings.seconds, call.wishes.limits.seconds or math.inf)
+        seconds = min(settings.seconds, policy.seconds_per_request or math.inf, call.wishes.limits.seconds or math.inf)
         has_beats = call.stream or (settings.quiet_s is not None and read_s is not None and read_s > settings.quiet_s)
         if read_s is not None and not has_beats:
             seconds = min(seconds, _in_time_for(read_s))

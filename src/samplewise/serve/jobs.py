@@ -185,6 +185,10 @@ class Jobs:
         self._unfinished = Unfinished(self.settings.resume_s, now)
         self._refuted: set[tuple[str, bool]] = set()  # models, and whether with stop texts: see `LiveDraw`
 
+    async def prepare(self) -> None:
+        """Build the parts of all presets. Raises UsageError."""
+        await self._planner.prepare()
+
     async def start(
         self,
         call: Call,
@@ -296,7 +300,13 @@ class Jobs:
         is_ended = result.stop.reason in ("finished", "budget", "cancelled")
         if is_ended or recipe.sampler.name != "repeat" or len(result.pool.candidates) >= n:
             return None
-        left = context.budget._replace(seconds=max(0.0, job.deadline - time.monotonic()))
+        # the second run counts what the first one used as its own, but not what that dropped
+        dropped, budget = result.bill.total.minus(result.spent), context.budget
+        left = budget._replace(
+            tokens=None if budget.tokens is None else max(0, budget.tokens - dropped.tokens),
+            usd=None if budget.usd is None else max(0.0, budget.usd - dropped.usd),
+            seconds=max(0.0, job.deadline - time.monotonic()),
+        )
         again = RunContext(context.engine, context.store, left, job.note, job.cancel, context.trial)
         whole = recipe.with_stop(None).with_draws(n + result.pool.num_failed)
         more = await run_question(asked_question(job.call), whole, again, key, read=job.plan.read)
@@ -393,7 +403,7 @@ def make_answer(job: Job, result: Result, more: Result | None = None, log: DrawL
         paid=job.paid,
         returned=call.wishes.returned,
         verifier=plan.verifier,
-        is_plain=plan.label == PLAIN,
+        is_plain=plan.label == PLAIN and call.wishes.read is None,
         aside=plan.aside,
         resumed=job.run.is_resumed or None,
         missing_choices=call.n - len(choices) or None,

@@ -37,7 +37,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 PREFIX = "sk-sw-"  # so that logs and messages, which hide what looks like "sk-...", never show a key
 COUNTS = ("tokens_per_request", "tokens_per_day", "requests_per_minute", "concurrency")
-AMOUNTS = ("usd_per_request", "usd_per_day")
+AMOUNTS = ("usd_per_request", "usd_per_day", "seconds_per_request")
 LIMITS = ("recipes", *COUNTS, *AMOUNTS)
 PER_DAY = (("tokens_per_day", "tokens_per_request"), ("usd_per_day", "usd_per_request"))
 
@@ -58,6 +58,7 @@ class Policy:
     usd_per_day: float | None = None
     requests_per_minute: int | None = None
     concurrency: int | None = None
+    seconds_per_request: float | None = None  # until the answer is the best so far
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the limit that does not fit."""

@@ -109,6 +109,16 @@ class Planner:
         self._frames: OrderedDict[str, asyncio.Future[Recipe]] = OrderedDict()  # with `ANY_SAMPLER`
         self._plans: OrderedDict[object, Plan] = OrderedDict()  # of requests that differ in their prompts alone
 
+    async def prepare(self) -> None:
+        """Build the parts of all presets. Raises UsageError for one that cannot be built."""
+        for name, line in self._settings.presets.items():
+            stages = stages_of(line)
+            try:
+                await self._frame(stages._replace(sampler=ANY_SAMPLER))
+                build("sampler", stages.sampler)
+            except SamplewiseError as error:
+                raise UsageError(f"the preset {name} cannot be served: {error}") from None
+
     async def plan(self, call: Call, is_free: bool) -> Plan:
         """Return what is run for a request. `is_free`: it may name a recipe of its own. Raises RequestError."""
         if call.passed or call.relayed is not None or call.logprobs is not None:

@@ -198,7 +198,7 @@ def parse_call(body: Mapping[str, Json], route: Route, headers: Mapping[str, str
         include_usage=_include_usage(given),
         logprobs=_logprobs(fields, route),
         passed=_passed(given),
-        wishes=_wishes(given.get("samplewise"), headers or {}),
+        wishes=_checked_wishes(_wishes(given.get("samplewise"), headers or {}), fields.flag("stream"), route),
         relayed=relayed[0] if relayed else None,
         is_about_calls=bool(relayed) and all(is_about_calls(name) for name in relayed),
         raw=given if relayed else {},
@@ -442,6 +442,14 @@ def _wishes(ours: Json, headers: Mapping[str, str]) -> Wishes:
         read=fields.text("read"),
         progress=fields.flag("progress"),
     )
+
+
+def _checked_wishes(wishes: Wishes, is_stream: bool, route: Route) -> Wishes:
+    """Return the wishes. Raises RequestError for progress where there is no place to tell it."""
+    if wishes.progress and (not is_stream or route != "chat"):
+        message = "samplewise.progress is for streams of chats alone"
+        raise RequestError(message, param="samplewise.progress", code="conflicting_parameters")
+    return wishes
 
 
 def _num_draws(header: str | None) -> int | None:

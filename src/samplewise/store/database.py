@@ -75,6 +75,9 @@ class Store:
         exists = is_file(Path(path))
         if must_exist and not exists:
             raise StoreError(f"no store at {path}")
+        folder = Path(path).absolute().parent
+        if not exists and not folder.is_dir():
+            raise StoreError(f"the store {path} cannot be opened: there is no folder {folder}; make it first")
         self.is_read_only = exists and not os.access(path, os.W_OK)
         with self._plainly("opened"):
             try:

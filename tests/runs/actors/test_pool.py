@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,19 +189,53 @@ def test_deaths_at_any_moment_change_nothing(ray: MadeUpRay, tmp_path: Path, see
     assert deaths[0].endswith("(the actor is dead)")
 
 
-def test_questions_are_dealt_out_evenly_and_actors_without_any_given_back(ray: MadeUpRay, tmp_path: Path) -> None:
+def test_questions_are_dealt_out_evenly_and_actors_without_any_given_back(
+    ray: MadeUpRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six questions and three actors: two each, though one could take four. Of eight actors there are six."""
 
     def alive_at_end(event: Event) -> None:
         most.append(len(ray.living))
 
+    def retire(workers: RayWorkers, actor: Any) -> Any:
+        retired.append(actor)
+        return give_back(workers, actor)
+
     most: list[int] = []
+    retired: list[Any] = []
+    give_back = RayWorkers._retire
+    monkeypatch.setattr(RayWorkers, "_retire", retire)
     run(tmp_path / "a.db", lambda: JournalledToy(Journal(tmp_path / "a.journal")), 3, num_questions=6)
     assert [handle.most for handle in ray.handles if isinstance(handle.made, QuestionWorker)] == [2, 2, 2]
     ray.handles.clear()
     run(tmp_path / "b.db", lambda: Toy(4), 8, num_questions=6, on_event=alive_at_end)
     assert max(most) == 6
-    assert most[-1] < 6
+    assert retired
+    assert not ray.living
+
+
+def test_what_an_actor_had_to_say_is_kept_when_it_is_given_back(ray: MadeUpRay, tmp_path: Path) -> None:
+    """Six actors end one after the other. Those that were given back before the end took their notes along."""
+
+    class Noting(Toy):
+        @property
+        def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+            return (f"engine {self.number}",)
+
+    def make() -> Noting:
+        engine = Noting(4)
+        engine.number = next(numbers)  # type: ignore[attr-defined]
+        return engine
+
+    async def go(store: Store) -> tuple[str, ...]:
+        async with RayWorkers(make, 6, say=lambda line: None) as workers:
+            await run_task(words(6), recipe(LINE), workers, store)
+        return workers.notes
+
+    numbers = itertools.count()
+    with Store(tmp_path / "s.db") as store:
+        assert sorted(asyncio.run(go(store))) == [f"engine {number}" for number in range(6)]
+    assert not ray.living
 
 
 def test_nothing_is_started_where_all_is_done(ray: MadeUpRay, tmp_path: Path) -> None:

@@ -193,6 +193,7 @@ class RayWorkers:
         self._actors: list[_Actor] = []
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._facts: EngineFacts | None = None
         self._work: Any = None
         self._fatal: Exception | None = None
@@ -286,13 +287,7 @@ class RayWorkers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._ray is None:
             return
-        asked = [asyncio.ensure_future(_of(actor.handle.notes.remote())) for actor in self._actors if actor.is_open]
-        if asked:
-            ready, late = await asyncio.wait(asked, timeout=NOTES_S)
-            for task in late:
-                task.cancel()
-            notes = [note for task in ready if task.exception() is None for note in task.result()]
-            self.notes = tuple(dict.fromkeys((*self.notes, *notes)))
+        await asyncio.gather(self._keep_notes(self._actors), *self._retiring)
         for actor in self._actors:
             self._ray.kill(actor.handle)
         if self._reader is not None:
@@ -301,6 +296,21 @@ class RayWorkers:
         if self._is_ours:
             await asyncio.to_thread(self._ray.shutdown)
         self._ray = None
+
+    async def _keep_notes(self, actors: Sequence[_Actor]) -> None:
+        """Keep what actors say of their engines, if they do in time."""
+        asked = [asyncio.ensure_future(_of(actor.handle.notes.remote())) for actor in actors if actor.is_open]
+        if asked:
+            ready, late = await asyncio.wait(asked, timeout=NOTES_S)
+            for task in late:
+                task.cancel()
+            notes = [note for task in ready if task.exception() is None for note in task.result()]
+            self.notes = tuple(dict.fromkeys((*self.notes, *notes)))
+
+    async def _retire(self, actor: _Actor) -> None:
+        """Give an actor back, once it has said what is worth knowing of its engine."""
+        await self._keep_notes([actor])
+        self._ray.kill(actor.handle)
 
     # --- actors -------------------------------------------------------------------------------------------------------
 
@@ -378,7 +388,9 @@ class RayWorkers:
             return
         for actor in [actor for actor in self._actors if not actor.num and self._num_left < len(self._actors)]:
             self._actors.remove(actor)
-            self._ray.kill(actor.handle)
+            task = asyncio.ensure_future(self._retire(actor))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
 
     async def _pass_on(self, cancel: asyncio.Event) -> None:
         """Tell every actor when the user cancels."""

@@ -58,34 +58,40 @@ class RunFollower:
         self._thread = threading.Thread(target=self._serve, name=f"tracking by {name}", daemon=True)
         self._has_failed = False
         self._run: Run | None = None
-        self._grades: list[float] = []
-        self._totals = {"draws": 0.0, "tokens": 0.0, "usd": 0.0}
+        self._counted: dict[str, Figures] = {}  # what each question adds to the totals
+        self._totals = {"draws": 0.0, "tokens": 0.0, "usd": 0.0, "grade": 0.0, "graded": 0.0}
 
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, Started):
             self._begin(event.run)
         elif isinstance(event, Recorded):
-            self._add(event.grade, event.draws, event.spent.tokens, event.spent.usd)
-            figures, num_done = self._figures(), len(self._grades)
+            self._add(event.question, event.grade, event.draws, event.spent.tokens, event.spent.usd)
+            figures, num_done = self._figures(), len(self._counted)
             self._work.put(lambda: self._tracker.log(num_done, figures))
 
     def _begin(self, run_id: str) -> None:
         run = self._run = next(run for run in self._store.runs() if run.id == run_id)
         for row in self._rows():
-            self._add(_number(row["grade"]), row["draws"], row["tokens"], _number(row["usd"]))
+            self._add(row["question"], _number(row["grade"]), row["draws"], row["tokens"], _number(row["usd"]))
         settings = {"run": run.id, **run.manifest}
         self._thread.start()
         self._work.put(lambda: self._tracker.begin(run, settings))
 
-    def _add(self, grade: float, draws: int, tokens: int, usd: float) -> None:
-        self._grades.append(grade)
-        for name, value in (("draws", draws), ("tokens", tokens), ("usd", usd)):
-            self._totals[name] += value
+    def _add(self, question: str, grade: float, draws: int, tokens: int, usd: float) -> None:
+        """Count a question; one that an earlier start finished without all of its draws is counted as it is now."""
+        is_graded = not math.isnan(grade)
+        counts = {"draws": float(draws), "tokens": float(tokens), "usd": usd}
+        counts |= {"grade": grade if is_graded else 0.0, "graded": float(is_graded)}
+        before = self._counted.get(question, {})
+        for name, amount in counts.items():
+            self._totals[name] += amount - before.get(name, 0.0)
+        self._counted[question] = counts
 
     def _figures(self) -> dict[str, float]:
-        known = [grade for grade in self._grades if not math.isnan(grade)]
-        accuracy = math.fsum(known) / len(known) if known else math.nan
-        return _known({"accuracy": accuracy, "questions": len(self._grades), **self._totals})
+        totals = dict(self._totals)
+        grade, num_graded = totals.pop("grade"), totals.pop("graded")
+        accuracy = grade / num_graded if num_graded else math.nan
+        return _known({"accuracy": accuracy, "questions": len(self._counted), **totals})
 
     def _rows(self) -> list[Row]:
         """Return a row for each finished question, as the run's own selector has chosen."""
