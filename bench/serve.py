@@ -29,6 +29,9 @@ clients one in twenty leaves early. Every draw of the endpoint carries a mark.
 **Leaving.** Clients of streams and of whole answers leave all at once. `cancelled_upstream` is the share of the
 endpoint's running requests that had ended one second later.
 
+Python counts: from 3.12 on the server's tasks begin at once (see `begin_tasks_at_once`), so requests that come together
+wait less. `python` says which one ran.
+
 `--deaf` keeps the clients where they should leave, which must show in `cancelled_upstream`.
 """
 
@@ -39,6 +42,7 @@ import asyncio
 import contextlib
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -550,7 +554,8 @@ def main() -> None:
     options = parser.parse_args()
     started = time.monotonic()
     figures = bench(options)
-    print(json.dumps({**about("serve", SEED, started), "aiohttp": aiohttp.__version__, **figures}))
+    versions = {"python": platform.python_version(), "aiohttp": aiohttp.__version__}
+    print(json.dumps({**about("serve", SEED, started), **versions, **figures}))
 
 
 if __name__ == "__main__":

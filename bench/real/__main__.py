@@ -103,9 +103,9 @@ def decide(pools: Mapping[str, Pools], parts: Sequence[str], console: Console) -
     return {part: Decided(*DECIDED[part](pools, console)) for part in parts}
 
 
-def verdicts_of(found: Mapping[str, Decided]) -> list[Verdict]:
-    """Return what the parts' differences say of the claims."""
-    return verdicts({part: each.differences for part, each in found.items()})
+def verdicts_of(found: Mapping[str, Decided]) -> dict[str, list[Verdict]]:
+    """Return what each part's differences say of its claims."""
+    return {part: verdicts({part: each.differences}) for part, each in found.items()}
 
 
 def main() -> None:
@@ -121,6 +121,8 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="renew the tables and pictures of docs/evidence.md")
     parser.add_argument("--store", type=Path, help="keep the draws here")
     options = parser.parse_args()
+    if options.page and (options.part or options.benchmark):
+        parser.error("--page renews the whole page: leave --part and --benchmark out")
     started, console = time.monotonic(), Console(width=130)
     names = options.benchmark or list(BENCHMARKS)
     parts = options.part or list(PARTS)
@@ -133,11 +135,12 @@ def main() -> None:
         draw_all(options, methods, [BENCHMARKS[name] for name in names])
         show_size(console, methods, names)
     found = decide({name: read_pools(name) for name in names}, [p for p in DECIDED if p in parts], console)
-    rows = verdicts_of(found)
+    by_part = verdicts_of(found)
+    rows = [row for own in by_part.values() for row in own]
     console.print(Markdown(table(rows)))
     figures = {part: each.figures for part, each in found.items()}
     if options.page:
-        renew(figures, rows)
+        renew(figures, by_part)
     print(json.dumps({**about("real", SEED, started), **rounded({**figures, "claims": claims_json(rows)})}))
 
 

@@ -16,11 +16,22 @@ class Claim(NamedTuple):
     text: str
     part: str
     method: str
-    measures: tuple[str, ...]  # names of differences, the first one known counts
+    measures: tuple[str, ...]  # names of differences: each that is known is a row
 
 
+def rival(name: str) -> tuple[str, ...]:
+    """Return the differences from another rule: in accuracy, and in shares of its draws and rounds."""
+    return (f"accuracy over {name}", f"share of draws saved, {name}", f"share of rounds saved, {name}")
+
+
+EQUAL = ("equal draws", "equal tokens", "equal seconds")
+COSTS = ("equal tokens", "equal seconds")
 CLAIMS = (
-    Claim("diversity over direct draws, pass@16 (2502.11027)", "vary", "mix at 16", ("equal tokens", "equal seconds")),
+    Claim("diversity over direct draws, pass@16 (2502.11027)", "vary", "mix at 16", EQUAL),
+    Claim("diversity over direct draws, pass@32", "vary", "mix at 32", EQUAL),
+    Claim("diversity without helpers over direct draws, pass@16", "vary", "mix without helpers at 16", EQUAL),
+    Claim("diversity over direct draws, 16 voted on", "vary", "vote of 16", EQUAL),
+    Claim("diversity over direct draws, best of 16 by the tests shown", "vary", "best(public_tests) of 16", EQUAL),
     Claim(
         "power sampling over a low temperature, one response (2510.14901)",
         "power",
@@ -33,11 +44,11 @@ CLAIMS = (
         "power, published",
         ("over low temperature",),
     ),
-    Claim("ESamp over plain draws, pass@16 (2604.24927)", "explore", "esamp", ("equal tokens", "equal seconds")),
+    Claim("ESamp over plain draws, pass@16 (2604.24927)", "explore", "esamp", COSTS),
     Claim("lss over ESamp, pass@16", "explore", "lss", ("over esamp",)),
     Claim("css over ESamp, pass@16", "explore", "css", ("over esamp",)),
-    Claim("lss over plain draws, pass@16", "explore", "lss", ("equal tokens", "equal seconds")),
-    Claim("css over plain draws, pass@16", "explore", "css", ("equal tokens", "equal seconds")),
+    Claim("lss over plain draws, pass@16", "explore", "lss", COSTS),
+    Claim("css over plain draws, pass@16", "explore", "css", COSTS),
     Claim(
         "power sampling over a vote of plain draws",
         "power",
@@ -50,14 +61,32 @@ CLAIMS = (
         "power",
         ("over best(likelihood) at equal tokens", "over best(likelihood) at equal seconds"),
     ),
+    Claim(
+        "power sampling over the likeliest of draws at temperature .6",
+        "power",
+        "power",
+        ("over best(likelihood), T .6 at equal tokens", "over best(likelihood), T .6 at equal seconds"),
+    ),
+    Claim(
+        "power sampling over the likeliest of 4 at temperature .25, which costs fewer tokens",
+        "power",
+        "power",
+        ("over best(likelihood), T .25 of 4",),
+    ),
     Claim("our power kernel over the published one, one response", "power", "power", ("over published",)),
     Claim("our power kernel cheaper than the published one", "power", "power", ("share of tokens saved",)),
-    Claim("first pass over a fixed N (2506.22376)", "stop", "first pass", ("equal tokens",)),
-    Claim("first pass over OptScale as released", "stop", "first pass", ("over optscale, released",)),
-    Claim("vote_plan over a fixed N", "stop", "vote_plan, chosen", ("equal tokens",)),
-    Claim("ASC over a fixed N", "stop", "asc .95", ("equal tokens",)),
-    Claim("agreement(2) over a fixed N", "stop", "agreement 2", ("equal tokens",)),
-    Claim("log-pool over a vote, on the mix", "vary", "log-pool of 16", ("over vote, on the mix",)),
+    Claim("first pass over a fixed N (2506.22376)", "stop", "first pass", COSTS),
+    Claim("OptScale as released over a fixed N", "stop", "optscale, released", COSTS),
+    Claim("OptScale by likelihood over a fixed N", "stop", "optscale by likelihood, chosen", COSTS),
+    Claim("first pass over OptScale as released", "stop", "first pass", rival("optscale, released")),
+    Claim("vote_plan over a fixed N", "stop", "vote_plan, chosen", COSTS),
+    Claim("vote_plan over ASC", "stop", "vote_plan, chosen", rival("asc .95")),
+    Claim("vote_plan over agreement(2)", "stop", "vote_plan, chosen", rival("agreement 2")),
+    Claim("ASC over a fixed N", "stop", "asc .95", COSTS),
+    Claim("agreement(2) over a fixed N", "stop", "agreement 2", COSTS),
+    Claim("log-pool over a vote, 16 of the mix", "vary", "log-pool of 16", ("over vote, on the mix",)),
+    Claim("softsat over a vote, 16 of the mix", "vary", "softsat of 16", ("over vote, on the mix",)),
+    Claim("a vote over behaviors over a vote, 16 of the mix", "vary", "behaviour of 16", ("over vote, on the mix",)),
     Claim("softsat over a vote, 16 plain draws", "select", "softsat of 16", ("over vote",)),
     Claim("a vote over behaviors over a vote over texts", "select", "behaviour of 16", ("over vote",)),
 )

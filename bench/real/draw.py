@@ -12,15 +12,16 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.about import cpu
-from bench.real.benchmarks import BENCHMARKS, Benchmark, chunks, load
+from bench.real.benchmarks import BENCHMARKS, SEED, Benchmark, chunks, load
 from bench.real.methods import METHODS, Method
-from bench.real.pools import FOLDER, Pools, Row, Sitting, read_pools, write_pools
+from bench.real.pools import FOLDER, JOINT, Pools, Row, Sitting, read_pools, write_pools
 from samplewise.cli.progress import Bar
+from samplewise.core.keys import Key
 from samplewise.core.registry import build
 from samplewise.loop.ledger import Budget
 from samplewise.recipe import Recipe, recipe
@@ -33,6 +34,7 @@ from samplewise.samplers.infos import Trace, read_trace
 from samplewise.store.database import Store
 from samplewise.store.records import Record, Run
 from samplewise.tasks.base import Task
+from samplewise.verify.base import Judge
 
 CODE_SCORES = ("public_tests", "outputs")
 ROWS = 480  # draws of a chunk, which is drawn at once and then recorded
@@ -113,19 +115,46 @@ def record(benchmark: Benchmark, method: Method, store: Store, run_id: str, engi
     write_pools(benchmark.name, Pools({**pools.rows, **new}, (*pools.sittings, sitting)), folder)
 
 
-def record_again(store: Store) -> None:
-    """Write the rows of all finished runs in a store anew, with the scores and figures of today."""
+def record_again(store: Store, folder: Path = FOLDER) -> None:
+    """Write the rows of all finished runs in a store anew, with the scores and figures of today.
+
+    What programs of a question's arms do is numbered across the arms, as far as this store has them.
+    """
     for benchmark in BENCHMARKS.values():
-        pools = read_pools(benchmark.name)
-        rows = dict(pools.rows)
+        pools = read_pools(benchmark.name, folder)
+        rows, arms = dict(pools.rows), []
         task = load(benchmark).name
         lines = {(line_of(method, benchmark).line, method.seed): method for method in METHODS}
         for run in store.runs():
             method = lines.get((run.recipe, run.seed))
             if run.task == task and run.ended is not None and method is not None:
                 rows |= rows_of(benchmark, method, store, run)
+                arms += [(method, run)] if method.part == "vary" else []
+        if benchmark.is_code:
+            for key, values in joint_outputs(store, arms).items():
+                rows[key] = rows[key]._replace(scores={**rows[key].scores, JOINT: values})
         if rows:
-            write_pools(benchmark.name, pools._replace(rows=rows))
+            write_pools(benchmark.name, pools._replace(rows=rows), folder)
+
+
+def joint_outputs(store: Store, runs: Sequence[tuple[Method, Run]]) -> dict[tuple[str, str], tuple[float | None, ...]]:
+    """Return what the programs of several runs do, by method and question: equal numbers do the same in all of them."""
+    judge: Judge = build("verifier", "outputs")
+    drawn: dict[str, list[tuple[str, Record]]] = {}
+    for method, run in runs:
+        for kept in store.records(run.id):
+            drawn.setdefault(kept.problem.question.id, []).append((method.name, kept))
+    found = {}
+    for question, records in drawn.items():
+        asked = records[0][1].problem.question
+        if judge.unfit is not None and judge.unfit(asked):
+            continue
+        candidates = tuple(candidate for _, kept in records for candidate in kept.pool.candidates)
+        answers = tuple(answer for _, kept in records for answer in kept.answers)
+        values = iter(judge.rate(Key(SEED).fold("real", JOINT), asked, candidates, answers, ()))
+        for name, kept in records:
+            found[name, question] = tuple(_known(next(values)) for _ in kept.answers)
+    return found
 
 
 def rows_of(benchmark: Benchmark, method: Method, store: Store, run: Run) -> dict[tuple[str, str], Row]:
@@ -174,8 +203,14 @@ def as_row(
         arms=arms if set(arms) != {"direct"} else (),
         log_weights=log_weights if any(log_weights) else (),
         scores={name: values for name, values in scores.items() if any(value is not None for value in values)},
-        figures=figures.get(question, {}),
+        figures={**figures.get(question, {}), **_helped(kept)},
     )
+
+
+def _helped(kept: Record) -> dict[str, float]:
+    """Return the tokens that helpers wrote, which take time; what they read is in the row's `helpers` too."""
+    written = 0 if kept.bill is None else kept.bill.helpers.completion_tokens
+    return {"helper_tokens": float(written)} if written else {}
 
 
 def shape_of(program: str) -> str:

@@ -1,6 +1,6 @@
 """What exploring is worth: groups of K draws that depend on one another, beside as many independent ones.
 
-A group is scored as it was drawn. At equal tokens or seconds a dearer group counts fewer of its draws, drawn at random.
+A group is scored as it was drawn. At equal tokens or seconds the dearer of two counts fewer of its draws, at random.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.real.figures import Dealt, Figure, common, difference, distinct_right, method, solved, spread_json
+from bench.real.figures import (
+    Dealt,
+    Difference,
+    Figure,
+    complete,
+    difference,
+    distinct_right,
+    method,
+    solved,
+    spread_json,
+)
 from bench.real.pools import Pools
 
 K = 16
@@ -34,16 +44,21 @@ def group(dealt: Dealt, num: float) -> Figure:
     )
 
 
+def at_equal_cost(dealt: Dealt, plain: Dealt, by: str) -> Difference:
+    """Return by how much a group is above plain draws at equal tokens or seconds: the dearer one counts fewer."""
+    ratio = getattr(group(plain, K), by) / getattr(group(dealt, K), by)
+    return difference(group(dealt, K * min(1.0, ratio)).values, group(plain, K * min(1.0, 1 / ratio)).values)
+
+
 def explore_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the figures of each benchmark, and the claims' differences."""
     part: dict[str, Any] = {}
     claims: dict[str, Any] = {}
     for name, own in pools.items():
         drawn = {each: method(own, each) for each in POLICIES}
-        drawn = {each: dealt for each, dealt in drawn.items() if dealt.rows}
-        if len(drawn) < 3 or not {"lss", "css", "esamp"} & set(drawn):
+        drawn = complete(drawn)
+        if not {"lss", "css", "esamp"} & set(drawn):
             continue
-        drawn = dict(zip(drawn, common(*drawn.values()), strict=True))
         whole = {each: group(dealt, K) for each, dealt in drawn.items()}
         ways = {each: np.array([distinct_right(row, range(K)) for row in d.rows]) for each, d in drawn.items()}
         plain = whole["plain"]
@@ -53,16 +68,14 @@ def explore_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str
             dealt = drawn[each]
             one = float(np.mean([np.mean(row.grades) for row in dealt.rows]))
             gap = difference(figure.values, plain.values)
-            tokens = group(dealt, K * min(1.0, plain.tokens / figure.tokens))
-            seconds = group(dealt, K * min(1.0, plain.seconds / figure.seconds)) if figure.seconds > 0 else figure
-            by_tokens, by_seconds = (difference(other.values, plain.values) for other in (tokens, seconds))
+            equal = {
+                f"equal {by}": at_equal_cost(dealt, drawn["plain"], by)
+                for by in ("tokens", "seconds")
+                if getattr(figure, by) > 0 and getattr(plain, by) > 0
+            }
             more_ways = difference(ways[each] / K, ways["plain"] / K)
             if each != "plain":
-                claims[f"{name}: {each}"] = {
-                    "equal draws": gap,
-                    "equal tokens": by_tokens,
-                    "equal seconds": by_seconds,
-                }
+                claims[f"{name}: {each}"] = {"equal draws": gap, **equal}
                 if "esamp" in whole and each in ("css", "lss"):
                     claims[f"{name}: {each}"]["over esamp"] = difference(figure.values, whole["esamp"].values)
             data = figure.json()
@@ -72,7 +85,11 @@ def explore_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str
                 f"{figure.tokens:,.0f}",
                 f"{figure.seconds:.1f}",
                 f"{one:.3f}",
-                *(("", "", "") if each == "plain" else (str(gap), str(by_tokens), str(by_seconds))),
+                *(
+                    ("", "", "")
+                    if each == "plain"
+                    else (str(gap), *(str(equal.get(f"equal {by}", "")) for by in ("tokens", "seconds")))
+                ),
                 f"{ways[each].mean():.2f}",
                 ""
                 if each == "plain"
@@ -85,6 +102,7 @@ def explore_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str
             "draws": sum(len(row.grades) for dealt in drawn.values() for row in dealt.rows),
             "seconds": sum(figure.seconds * len(drawn["plain"].rows) for figure in whole.values()),
             **spread_json(whole),
+            "pass@1": {each: np.mean([np.mean(row.grades) for row in d.rows]) for each, d in drawn.items()},
             "different_right": {each: values.mean() for each, values in ways.items()},
             "groups": learners,
         }

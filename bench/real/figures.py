@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.real.benchmarks import SEED
-from bench.real.pools import Pools, Row, candidates_of, graded
+from bench.real.pools import JOINT, Pools, Row, candidates_of, graded
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats, Ints
 from samplewise.core.types import Pool
@@ -136,52 +136,83 @@ def chosen_by(selector: Selector) -> Worth:
 
 
 class Dealt(NamedTuple):
-    """A method's rows (P) with the draws that are counted, and what a drawn token costs in processor seconds."""
+    """A method's rows (P) with the draws that are counted, and what they cost in processor seconds.
+
+    A helper's replies are paid for whole, in tokens and in seconds, however many draws use them.
+    """
 
     rows: Sequence[Row]
     seconds_per_token: float
     rounds: float = 1.0
+    helper_seconds: float = 0.0  # a question, before its first draw
+
+    def curve(self, worth: Worth, ks: Sequence[int], num_orders: int = NUM_ORDERS) -> list[Figure]:
+        """Return what k draws are worth, for several k: means over random orders, which all k share."""
+        values, tokens, drawn = (np.zeros((len(ks), len(self.rows))) for _ in range(3))
+        for index, row in enumerate(self.rows):
+            own = worth(row)
+            orders = dealt_orders(row.all_arms, KEY.fold("orders", row.question), num_orders)
+            for level, k in enumerate(ks):
+                some = orders[:, :k]
+                values[level, index] = np.mean([own(order) for order in some.tolist()])
+                tokens[level, index] = row.helpers + np.array(row.costs)[some].sum(axis=1).mean()
+                drawn[level, index] = np.array(row.tokens)[some].sum(axis=1).mean()
+        seconds = self.helper_seconds + drawn.mean(axis=1) * self.seconds_per_token
+        return [
+            Figure(values[level], float(tokens[level].mean()), float(seconds[level]), self.rounds, k)
+            for level, k in enumerate(ks)
+        ]
 
     def at(self, worth: Worth, k: int, num_orders: int = NUM_ORDERS) -> Figure:
         """Return what k draws are worth: means over random orders."""
-        values, tokens, drawn = (np.zeros(len(self.rows)) for _ in range(3))
-        for index, row in enumerate(self.rows):
-            own, arms = worth(row), row.arms or ("direct",) * len(row.answers)
-            orders = dealt_orders(arms, KEY.fold("orders", row.question), num_orders)[:, :k].tolist()
-            values[index] = np.mean([own(order) for order in orders])
-            tokens[index] = row.helpers + np.mean([sum(row.costs[i] for i in order) for order in orders])
-            drawn[index] = np.mean([sum(row.tokens[i] for i in order) for order in orders])
-        return Figure(values, float(tokens.mean()), float(drawn.mean()) * self.seconds_per_token, self.rounds, k)
-
-    def curve(self, worth: Worth, ks: Sequence[int]) -> list[Figure]:
-        """Return the figures at several k."""
-        return [self.at(worth, k) for k in ks]
+        return self.curve(worth, [k], num_orders)[0]
 
 
-def passes(dealt: Dealt, k: int) -> Figure:
-    """Return pass@k of draws of one arm, exactly."""
-    figure = dealt.at(solved, k, 1)
-    grades = graded(dealt.rows).grades
+def passes(dealt: Dealt, ks: Sequence[int]) -> list[Figure]:
+    """Return pass@k of draws of one arm, exactly, for several k."""
+    values = pass_at(graded(dealt.rows).grades, ks)
     mean = float(np.mean([np.mean(row.costs) for row in dealt.rows]))
-    drawn = float(np.mean([np.mean(row.tokens) for row in dealt.rows]))
-    return figure._replace(
-        values=np.asarray(pass_at(grades, [k])[0]), tokens=k * mean, seconds=k * drawn * dealt.seconds_per_token
-    )
+    drawn = float(np.mean([np.mean(row.tokens) for row in dealt.rows])) * dealt.seconds_per_token
+    return [Figure(np.asarray(values[i]), k * mean, k * drawn, dealt.rounds, k) for i, k in enumerate(ks)]
 
 
 def at_equal(figures: Sequence[Figure], ks: Sequence[int], cost: float, *, by: str = "tokens") -> Floats:
-    """Return the values (P,) of a curve at a cost in tokens or seconds, two neighboring k by lot; nan below it."""
+    """Return the values (P,) of a curve at a cost in tokens or seconds, two neighboring k by lot.
+
+    nan where the cost does not buy the smallest k, or more than the largest: what costs less is no equal.
+    """
     costs = np.maximum.accumulate([getattr(figure, by) for figure in figures])
+    if np.isnan(costs).any() or not cost <= costs[-1] * (1 + 1e-9):
+        return np.full(len(figures[0].values), np.nan)
     curve = Curve("", np.array(ks), costs, np.stack([figure.values for figure in figures]))
     return at_tokens(curve, cost, interpolate=True).per_problem
 
 
-def method(pools: Pools, name: str, arms: Sequence[str] = (), rounds: float = 1.0) -> Dealt:
-    """Return a method's recorded draws; only those of some families of arms, where they are named."""
-    rows = pools.of(name)
-    if arms:
-        rows = [_only(row, [i for i, arm in enumerate(row.arms) if family(arm) in arms]) for row in rows]
-    return Dealt(rows, pools.seconds_per_token(name), rounds)
+def method(pools: Pools, name: str, rounds: float = 1.0) -> Dealt:
+    """Return a method's recorded draws."""
+    pace = pools.pace(name)
+    return Dealt(pools.of(name), pace.token, rounds, pace.helpers)
+
+
+def only(dealt: Dealt, arms: Collection[str]) -> Dealt:
+    """Return the draws of some families of arms alone; what helpers said is paid for all the same."""
+    indices = [[i for i, arm in enumerate(row.all_arms) if family(arm) in arms] for row in dealt.rows]
+    return dealt._replace(rows=[row.some(own) for row, own in zip(dealt.rows, indices, strict=True)])
+
+
+def complete(drawn: Mapping[str, Dealt]) -> dict[str, Dealt]:
+    """Return the methods that have all questions of the first one, with those alone: others are not drawn to the end.
+
+    So a method of which a part is recorded takes no question away from the others.
+    """
+    if not drawn:
+        return {}
+    questions = {row.question for row in next(iter(drawn.values())).rows}
+    shared = {
+        name: dealt._replace(rows=[row for row in dealt.rows if row.question in questions])
+        for name, dealt in drawn.items()
+    }
+    return {name: dealt for name, dealt in shared.items() if dealt.rows and len(dealt.rows) == len(questions)}
 
 
 def greedy_of(pools: Pools, questions: Collection[str]) -> Figure | None:
@@ -200,24 +231,8 @@ def joined(*parts: Dealt) -> Dealt:
     whole = [rows for rows in by_question.values() if len(rows) == len(parts)]
     drawn = [sum(sum(row.tokens) for row in part.rows) for part in parts]
     seconds = sum(part.seconds_per_token * num for part, num in zip(parts, drawn, strict=True)) / max(1, sum(drawn))
-    return Dealt([_join(rows) for rows in whole], seconds, max(part.rounds for part in parts))
-
-
-def _only(row: Row, indices: Sequence[int]) -> Row:
-    def some(values: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(values[i] for i in indices) if values else ()
-
-    scores = {name: some(values) for name, values in row.scores.items()}
-    return row._replace(
-        answers=some(row.answers),
-        grades=some(row.grades),
-        tokens=some(row.tokens),
-        costs=some(row.costs),
-        logps=some(row.logps),
-        arms=some(row.arms),
-        log_weights=some(row.log_weights),
-        scores=scores,
-    )
+    helpers = math.fsum(part.helper_seconds for part in parts)
+    return Dealt([_join(rows) for rows in whole], seconds, max(part.rounds for part in parts), helpers)
 
 
 def _join(rows: Sequence[Row]) -> Row:
@@ -226,25 +241,28 @@ def _join(rows: Sequence[Row]) -> Row:
     def all_of(name: str) -> tuple[Any, ...]:
         return tuple(value for row in rows for value in getattr(row, name))
 
-    names = set.intersection(*(set(row.scores) for row in rows)) - {"outputs"}  # whose numbers count within a row
+    scores = [_shared_scores(row) for row in rows]
+    names = set.intersection(*map(set, scores))
     return first._replace(
         answers=all_of("answers"),
         grades=all_of("grades"),
         tokens=all_of("tokens"),
         costs=all_of("costs"),
         logps=all_of("logps"),
-        arms=tuple(arm for row in rows for arm in row.arms or ("direct",) * len(row.answers)),
+        arms=tuple(arm for row in rows for arm in row.all_arms),
         log_weights=(),
-        scores={name: tuple(v for row in rows for v in row.scores[name]) for name in names},
+        scores={name: tuple(v for each in scores for v in each[name]) for name in names},
         helpers=math.fsum(row.helpers for row in rows),
         rest=math.fsum(row.rest for row in rows),
     )
 
 
-def common(*parts: Dealt) -> list[Dealt]:
-    """Return the parts with the questions alone that all of them have, in one order."""
-    shared = set.intersection(*({row.question for row in part.rows} for part in parts))
-    return [part._replace(rows=[row for row in part.rows if row.question in shared]) for part in parts]
+def _shared_scores(row: Row) -> dict[str, tuple[float | None, ...]]:
+    """Return the scores that mean the same in other rows: `outputs` counts within a row, `JOINT` across them."""
+    scores = {name: values for name, values in row.scores.items() if name != "outputs"}
+    if JOINT in scores:
+        scores["outputs"] = scores.pop(JOINT)
+    return scores
 
 
 def spread_json(figures: Mapping[str, Figure]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ PLAIN = Method("plain", "plain", "repeat(16, max_tokens={top})", (*CODE, *MATHS)
 METHODS = (
     PLAIN,
     # one response
-    Method("greedy", "power", "repeat(1, temperature=0, max_tokens={top})", ONE, 1),
+    Method("greedy", "power", "repeat(1, temperature=0, max_tokens={top})", (*ONE, "math500"), 1),
     Method("temperature .25", "power", "repeat(4, temperature=0.25, max_tokens={top})", ONE, 4),
     Method("power", "power", "power(4, 10, cuts='entropy', max_tokens={top})", ONE, 1, 11),
     Method("smc", "power", "smc(8, 4, block=32, max_tokens={top})", ONE, 8, 8),

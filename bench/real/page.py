@@ -15,28 +15,126 @@ from typing import Any, NamedTuple
 
 from bench.real.claims import Verdict
 from bench.real.claims import table as claims_table
+from bench.real.figures import Difference
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, PICTURES = DOCS / "evidence.md", DOCS / "evidence"
-BLOCK = re.compile(r"(<!-- (?P<name>[\w: ,.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+EMPTY = "Not drawn yet."  # of a block whose pools are not recorded
+OVER = ("equal draws", "equal tokens", "equal seconds")
+MEASURED = {
+    "temperature": "temperature",
+    "divergence": "nats from plain",
+    "entropy_before": "entropy before",
+    "entropy_after": "after",
+    "error_first": "error, first token",
+    "error_last": "last",
+    "clipped": "updates clipped",
+}
+BLOCK = re.compile(r"(?P<head><!-- (?P<name>[\w: ,.-]+) -->\n)(?P<content>.*?)(?P<end><!-- end -->)", re.DOTALL)
 
 
-def figure_table(figures: Mapping[str, Any]) -> str:
-    """Return a part's figures on one benchmark as a Markdown table."""
-    lines = ["| method | accuracy | tokens | rounds | s |", "| --- | --- | ---: | ---: | ---: |"]
+def figure_table(figures: Mapping[str, Any], draws: bool = False) -> str:
+    """Return a part's figures on one benchmark as a Markdown table, with the number of draws if wanted."""
+    lines = _head(["method", "accuracy", *(["draws"] if draws else []), "tokens", "rounds", "s"], 2)
     for name, data in figures.items():
         if isinstance(data, dict) and "accuracy" in data:
             accuracy = f"{data['accuracy']:.3f} [{data['low']:.3f}, {data['high']:.3f}]"
-            lines.append(
-                f"| {name} | {accuracy} | {data['tokens']:,.0f} | {data['rounds']:.1f} | {data['seconds']:.1f} |"
-            )
+            costs = [f"{data['tokens']:,.0f}", f"{data['rounds']:.1f}", f"{data['seconds']:.1f}"]
+            lines.append(_row([name, accuracy, *([f"{data['draws']:.1f}"] if draws else []), *costs]))
     return "\n".join(lines)
 
 
-def blocks(parts: Mapping[str, Mapping[str, Any]], verdicts: list[Verdict]) -> dict[str, str]:
-    """Return each block of the page by its name, such as `power: gsm8k`."""
-    found = {f"{part}: {name}": figure_table(figures) for part, own in parts.items() for name, figures in own.items()}
-    return {**found, "claims": claims_table(verdicts)}
+def arms_table(figures: Mapping[str, Any]) -> str:
+    """Return pass@k of each arm, and by how much it is above direct draws at its largest k."""
+    names = [name.rpartition(" pass@") for name in figures if " pass@" in name]
+    ks = sorted({int(k) for _, _, k in names})
+    heads = [f"pass@{k}" for k in ks]
+    lines = _head(["arm", *heads, "tokens", *OVER], 1)
+    for arm in dict.fromkeys(arm for arm, _, _ in names):
+        own = [k for k in ks if f"{arm} pass@{k}" in figures]
+        means = [f"{figures[f'{arm} pass@{k}']['accuracy']:.3f}" if k in own else "" for k in ks]
+        gaps = figures["over direct"].get(f"{arm} at {own[-1]}", {})
+        tokens = f"{figures[f'{arm} pass@{own[-1]}']['tokens']:,.0f}"
+        lines.append(_row([arm, *means, tokens, *(_gap(gaps.get(column)) for column in OVER)]))
+    refused = [f"{arm}: {share:.0%}" for arm, share in figures["direct instead of arm"].items() if share]
+    if refused:
+        lines += ["", f"Direct draws that stand in for an arm's whose helper's text was refused: {', '.join(refused)}."]
+    return "\n".join(lines)
+
+
+def choices_table(figures: Mapping[str, Any]) -> str:
+    """Return what selectors make of direct draws and of the mix, "" where that was not decided."""
+    lines = _head(["chosen by", "direct", "mix", *OVER, "over vote, on the mix"], 1)
+    for word, gaps in figures["over direct"].items():
+        if "mix" in gaps:
+            cells = [_interval(gaps[source]) for source in ("direct", "mix")]
+            lines.append(_row([word, *cells, *(_gap(gaps.get(c)) for c in (*OVER, "over vote, on the mix"))]))
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def mixing_table(exactness: Mapping[str, float]) -> str:
+    """Return how well power samplers mixed."""
+    names = ("acceptance", "changed", "swapped", "ess")
+    lines = _head(["sampler", "proposals that differ, taken", "steps that change it", "swaps", "effective draws"], 1)
+    for sampler in dict.fromkeys(key.rpartition(": ")[0] for key in exactness if not key.startswith("log_z")):
+        values = [exactness.get(f"{sampler}: {name}") for name in names]
+        lines.append(_row([sampler, *("" if value is None else f"{value:.2f}" for value in values)]))
+    if "log_z: smc - sir" in exactness:
+        gap, low, high = (exactness[f"log_z: {name}"] for name in ("smc - sir", "low", "high"))
+        lines += ["", f"log Z by `smc` less log Z by the weights of `sir`: {gap:.1f} nats [{low:.1f}, {high:.1f}]."]
+    return "\n".join(lines)
+
+
+def groups_table(figures: Mapping[str, Any]) -> str:
+    """Return what groups hold, and what the policies measured of themselves."""
+    lines = _head(["policy", "pass@1", "different right ones", *MEASURED.values()], 1)
+    for policy, one in figures["pass@1"].items():
+        own = figures["groups"].get(policy, {})
+        values = [f"{own[name]:.2f}" if name in own else "" for name in MEASURED]
+        lines.append(_row([policy, f"{one:.3f}", f"{figures['different_right'][policy]:.2f}", *values]))
+    return "\n".join(lines)
+
+
+def _head(columns: Sequence[str], num_names: int) -> list[str]:
+    return [_row(columns), _row(["---"] * num_names + ["---:"] * (len(columns) - num_names))]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _gap(data: Mapping[str, float] | None) -> str:
+    return "" if data is None else str(Difference(**data))
+
+
+def _interval(data: Mapping[str, float]) -> str:
+    return f"{data['value']:.3f} [{data['low']:.3f}, {data['high']:.3f}]"
+
+
+def block(part: str, name: str, figures: Mapping[str, Any]) -> str:
+    """Return a part's picture and tables on one benchmark, and what they were made from."""
+    tables = (
+        [arms_table(figures), choices_table(figures)] if part == "vary" else [figure_table(figures, part == "stop")]
+    )
+    tables += [mixing_table(figures["exactness"])] if part == "power" else []
+    tables += [groups_table(figures)] if part == "explore" else []
+    file = f"evidence/{part}-{name}"
+    size = f"{figures['problems']} problems, {figures['draws']:,} draws, {figures['seconds']:,.0f} s of a core"
+    return "\n\n".join(
+        [
+            f"![{name}: accuracy against tokens]({file}-tokens.svg)",
+            *filter(None, tables),
+            f"{size}; [the picture against seconds]({file}-seconds.svg).",
+        ]
+    )
+
+
+def blocks(parts: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str, list[Verdict]]) -> dict[str, str]:
+    """Return each block of the page by its name, such as `power: gsm8k` or `claims: power`."""
+    found = {
+        f"{part}: {name}": block(part, name, figures) for part, own in parts.items() for name, figures in own.items()
+    }
+    return {**found, **{f"claims: {part}": claims_table(rows) for part, rows in verdicts.items() if rows}}
 
 
 def renewed(text: str, contents: Mapping[str, str]) -> str:
@@ -44,12 +142,12 @@ def renewed(text: str, contents: Mapping[str, str]) -> str:
 
     def fill(match: re.Match[str]) -> str:
         content = contents.get(match["name"])
-        return match[0] if content is None else f"{match[1]}\n{content}\n\n{match[3]}"
+        return match[0] if content is None else f"{match['head']}\n{content}\n\n{match['end']}"
 
     return BLOCK.sub(fill, text)
 
 
-def renew(parts: Mapping[str, Mapping[str, Any]], verdicts: list[Verdict]) -> None:
+def renew(parts: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str, list[Verdict]]) -> None:
     """Fill in the page's tables, and draw its pictures."""
     PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8"), blocks(parts, verdicts)), encoding="utf-8")
     PICTURES.mkdir(exist_ok=True)

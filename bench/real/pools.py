@@ -23,6 +23,7 @@ from samplewise.runs.orders import StoredPool
 from samplewise.select.base import Graded
 
 FOLDER = Path(__file__).parent / "pools"
+JOINT = "joint outputs"  # what programs do, numbered across the rows of a question's arms
 INDEPENDENT = ("plain", "plain, more", "temperature .25", "temperature .6", "min-p")  # methods that only draw
 
 
@@ -43,6 +44,21 @@ class Row(NamedTuple):
     scores: Mapping[str, tuple[float | None, ...]] = {}
     figures: Mapping[str, float] = {}  # what the sampler or the policy measured of itself
 
+    @property
+    def all_arms(self) -> tuple[str, ...]:
+        """The arm of each draw."""
+        return self.arms or ("direct",) * len(self.answers)
+
+    def some(self, indices: Sequence[int]) -> Row:
+        """Return the row with some of its draws alone; helpers are paid all the same."""
+
+        def kept(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[i] for i in indices) if values else ()
+
+        columns = ("answers", "grades", "tokens", "costs", "logps", "arms", "log_weights")
+        fields: dict[str, Any] = {name: kept(getattr(self, name)) for name in columns}
+        return self._replace(**fields, scores={name: kept(values) for name, values in self.scores.items()})
+
 
 class Sitting(NamedTuple):
     """A time in which a method was drawn: seconds on the clock, of processors, and tokens drawn."""
@@ -53,6 +69,13 @@ class Sitting(NamedTuple):
     processor_s: float
     tokens: int
     engine: str = ""  # its name, precision and processor
+
+
+class Pace(NamedTuple):
+    """Processor seconds of a drawn token, and of the helpers of one question."""
+
+    token: float
+    helpers: float
 
 
 class Pools(NamedTuple):
@@ -70,21 +93,35 @@ class Pools(NamedTuple):
         """The methods that have draws."""
         return list(dict.fromkeys(name for name, _ in self.rows))
 
-    def seconds_per_token(self, method: str) -> float:
-        """Return processor seconds for each token of a method's recorded draws, nan where nothing is known.
+    def pace(self, method: str) -> Pace:
+        """Return a method's processor seconds for each token of its recorded draws, and for a question's helpers.
 
-        What a chain or a helper drew on the way is in them: all that was paid for is shared out. They are seconds of
-        the engine that drew `plain`. What another precision or processor drew is scaled by what independent draws took
-        on both; nan where it has drawn none.
+        nan where nothing is known. What a chain drew on the way is in its tokens' seconds: all that was paid for is
+        shared out. Arms are at the rate of what was paid for, since runs of one store share their direct draws; at that
+        rate helpers are paid before the first draw.
+        """
+        rows = self.of(method)
+        drawn = sum(sum(row.tokens) for row in rows)
+        if not drawn:
+            return Pace(math.nan, math.nan)
+        paid = sum(sitting.tokens for sitting in self.sittings if sitting.method == method)
+        has_arms = any(row.arms for row in rows)
+        rate = self.seconds(method) / (paid if has_arms and paid else drawn)
+        return Pace(rate, rate * float(np.mean([row.figures.get("helper_tokens", 0.0) for row in rows])))
+
+    def seconds(self, method: str) -> float:
+        """Return the processor seconds of drawing a method, as on the engine that drew `plain`.
+
+        What another precision or processor drew is scaled by what independent draws took on both; nan where it has
+        drawn none.
         """
         home = next((sitting.engine for sitting in self.sittings if sitting.method == "plain"), None)
-        seconds, tokens = 0.0, sum(sum(row.tokens) for row in self.of(method))
+        seconds = 0.0
         for sitting in self.sittings:
             if sitting.method == method:
                 is_home = sitting.engine == home or home is None
-                scale = 1.0 if is_home else self._pace(home) / self._pace(sitting.engine)
-                seconds += scale * sitting.processor_s
-        return seconds / tokens if tokens else math.nan
+                seconds += sitting.processor_s * (1.0 if is_home else self._pace(home) / self._pace(sitting.engine))
+        return seconds
 
     def _pace(self, engine: str | None) -> float:
         """Return the processor seconds of an independent draw's token; nan where an engine drew none."""
@@ -153,11 +190,14 @@ def stored(rows: Iterable[Row]) -> list[StoredPool]:
 
 
 def candidates_of(row: Row) -> tuple[Candidate, ...]:
-    """Return a row's candidates. Their text is empty: selectors and rules look at answers and scores."""
+    """Return a row's candidates. The name of an answer stands for the text, which is empty where there is none.
+
+    Rules and selectors look at answers and scores; some take an empty text for a response that says nothing.
+    """
     num = len(row.answers)
     return tuple(
         Candidate(
-            "",
+            row.answers[i] or "",
             arm=row.arms[i] if row.arms else "direct",
             log_weight=row.log_weights[i] if row.log_weights else 0.0,
             num_tokens=row.tokens[i],

@@ -19,9 +19,10 @@ from bench.real.figures import (
     Figure,
     at_equal,
     chosen_by,
-    common,
+    complete,
     difference,
     method,
+    passes,
     spread_json,
 )
 from bench.real.methods import METHODS
@@ -32,9 +33,21 @@ from samplewise.recipe import parse_choice
 
 ALPHA = 4.0
 SIR = 16  # plain draws, weighted
+MANY = 8  # responses of a method, of which some is right
 KS = (1, 2, 4, 8, 12, 16)
 SAMPLERS = ("power", "power, published", "tempering", "smc")
-BY_CHOICE = {"vote": "vote", "best(likelihood)": "best(likelihood)"}
+BY_CHOICE = {  # what is drawn, and how one of several responses is chosen
+    "vote": ("plain", "vote"),
+    "best(likelihood)": ("plain", "best(likelihood)"),
+    "vote, T .25": ("temperature .25", "vote"),
+    "best(likelihood), T .25": ("temperature .25", "best(likelihood)"),
+    "vote, T .6": ("temperature .6", "vote"),
+    "best(likelihood), T .6": ("temperature .6", "best(likelihood)"),
+}
+
+
+PRINTED = ("vote", "best(likelihood)")  # of them have columns on the screen
+LIKELIEST = "best(likelihood), T .25"  # of few draws, cheaper than any sampler of p ** alpha
 
 
 def weighted(row: Row, log_weights: Floats) -> float:
@@ -67,6 +80,19 @@ def any_of(dealt: Dealt) -> Figure:
     whole = returned(dealt)
     num = float(np.mean([len(row.grades) for row in dealt.rows]))
     return whole._replace(tokens=whole.tokens / num, seconds=whole.seconds / num)
+
+
+def any_of_all(dealt: Dealt, num: int) -> Figure:
+    """Return whether some of `num` responses is right: of a weighted group, of all that it left."""
+    if any(row.log_weights for row in dealt.rows):
+        return returned(dealt)._replace(values=np.array([max(row.grades) for row in dealt.rows]), draws=num)
+    return passes(dealt, [num])[0]
+
+
+def choice_curve(dealt: Dealt, spec: str) -> list[Figure]:
+    """Return what a selector makes of 1, 2, ... of a method's draws, as many of `KS` as it has."""
+    least = min(len(row.grades) for row in dealt.rows)
+    return dealt.curve(chosen_by(parse_choice(spec)[1]), [k for k in KS if k <= least])
 
 
 def importance(plain: Dealt) -> Figure:
@@ -129,16 +155,18 @@ def power_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, 
     claims: dict[str, Any] = {}
     for name, own in pools.items():
         drawn = {each: method(own, each, rounds=rounds[each]) for each in ("plain", *_singles(), *SAMPLERS)}
-        drawn = {each: dealt for each, dealt in drawn.items() if dealt.rows}
-        if "plain" not in drawn or len(drawn) < 3:
+        drawn = complete(drawn)
+        if not set(SAMPLERS) & set(drawn):
             continue
-        drawn = dict(zip(drawn, common(*drawn.values()), strict=True))
         figures = {each: any_of(drawn[each]) for each in ("plain", *_singles()) if each in drawn}
         figures["sir"] = importance(drawn["plain"])
         figures |= {each: returned(drawn[each]) for each in SAMPLERS if each in drawn}
-        curves = {word: drawn["plain"].curve(chosen_by(parse_choice(spec)[1]), KS) for word, spec in BY_CHOICE.items()}
+        curves = {
+            word: choice_curve(drawn[source], spec) for word, (source, spec) in BY_CHOICE.items() if source in drawn
+        }
         low = figures["temperature .25"].values if "temperature .25" in figures else figures["plain"].values
-        table = Table(f"{name}, one response", "accuracy", "tokens", "rounds", "s", "over T .25", *_beside(), box=None)
+        pairs = [f"over {word} at equal {by}" for word in PRINTED for by in ("tokens", "seconds")]
+        table = Table(f"{name}, one response", "accuracy", "tokens", "rounds", "s", "over T .25", *pairs, box=None)
         for each, figure in figures.items():
             own_claims = {"over low temperature": difference(figure.values, low)}
             if each == "power" and "power, published" in figures:
@@ -146,18 +174,25 @@ def power_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, 
                 own_claims["share of tokens saved"] = saved(drawn[each], drawn["power, published"])
             for word, curve in curves.items():
                 for by in ("tokens", "seconds"):
-                    cost = getattr(figure, by)
-                    if cost >= getattr(curve[0], by):
-                        same = at_equal(curve, KS, cost, by=by)
+                    same = at_equal(curve, KS[: len(curve)], getattr(figure, by), by=by)
+                    if not np.isnan(same).any():
                         own_claims[f"over {word} at equal {by}"] = difference(figure.values, same)
+            if LIKELIEST in curves:
+                few = curves[LIKELIEST][-1]
+                own_claims[f"over {LIKELIEST} of {few.draws:.0f}"] = difference(figure.values, few.values)
             claims[f"{name}: {each}"] = own_claims
-            shown = [str(own_claims.get(f"over {word} at equal {by}", "")) for word, by in _pairs()]
+            shown = [str(own_claims.get(pair, "")) for pair in pairs]
             table.add_row(each, *_cells(figure), str(own_claims["over low temperature"]), *shown)
         for word, curve in curves.items():
-            for k, figure in zip(KS, curve, strict=True):
+            for k, figure in zip(KS, curve, strict=False):
                 if k in (4, 16):
                     figures[f"{word} of {k}"] = figure
                     table.add_row(f"{word} of {k}", *_cells(figure), str(difference(figure.values, low)))
+        for each, dealt in drawn.items():
+            num = min(MANY, min(len(row.grades) for row in dealt.rows))
+            if num > 1:
+                figures[f"{each}, any of {num}"] = any_of_all(dealt, num)
+                table.add_row(f"{each}, any of {num}", *_cells(figures[f"{each}, any of {num}"]))
         console.print(table, "")
         part[name] = {
             "exactness": exactness(drawn, own.models("smc") == own.models("plain"), console),
@@ -171,14 +206,6 @@ def power_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, 
 
 def _singles() -> tuple[str, ...]:
     return ("greedy", "temperature .25", "temperature .6")
-
-
-def _pairs() -> list[tuple[str, str]]:
-    return [(word, by) for word in BY_CHOICE for by in ("tokens", "seconds")]
-
-
-def _beside() -> list[str]:
-    return [f"over {word}, equal {by}" for word, by in _pairs()]
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:

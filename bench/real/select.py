@@ -38,8 +38,8 @@ def select_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str,
         figures: dict[str, Figure] = {}
         for each, spec in specs.items():
             worth = chosen_by(parse_choice(spec)[1])
-            figures |= {f"{each} of {k}": plain.at(worth, k) for k in KS}
-        figures |= {f"any of {k}": passes(plain, k) for k in KS}
+            figures |= dict(zip((f"{each} of {k}" for k in KS), plain.curve(worth, KS), strict=True))
+        figures |= dict(zip((f"any of {k}" for k in KS), passes(plain, KS), strict=True))
         greedy = greedy_of(own, {row.question for row in plain.rows})
         if greedy is not None:
             figures["greedy"] = greedy

@@ -1,6 +1,8 @@
 """What varying the prompt is worth: pass@k and choices of each arm and of the mix, beside direct draws.
 
-Direct draws for comparison are those of `plain`; a mix has its own. Arms that ask a helper are charged its tokens.
+Direct draws for comparison are those of `plain`; a mix has its own. Arms that ask a helper are charged for all that it
+read and wrote. Where a helper's text was refused, further direct draws of the run stand in for the arm's, as they do in
+any run: an arm is scored as it was meant, and so is the mix.
 """
 
 from __future__ import annotations
@@ -18,18 +20,24 @@ from bench.real.figures import (
     Figure,
     at_equal,
     chosen_by,
-    common,
+    complete,
     difference,
+    family,
     joined,
     method,
+    only,
     passes,
     solved,
     spread_json,
 )
+from bench.real.methods import METHODS
 from bench.real.pools import Pools
 from samplewise.recipe import parse_choice
 
 KS = (1, 2, 4, 8, 16, 32)
+CHOSEN = 16  # draws that are chosen from
+RUNS = ("plain", "plain, more", "fixed arms", "ideas", "rephrasings", "ladder")
+PER_ARM = 8  # draws that an arm was meant to have in its run
 LEVELS = {  # of relevance, from a poem to the question in other words
     "1 jabberwocky": ("fixed arms", "jabberwocky"),
     "2 role": ("fixed arms", "role"),
@@ -37,24 +45,45 @@ LEVELS = {  # of relevance, from a poem to the question in other words
     "4 idea": ("ideas", "idea"),
     "5 rephrase": ("rephrasings", "rephrase"),
 }
-MIX = ("role", "instruction", "idea", "rephrase")
-CHOICES = {"vote": "vote", "log-pool": "log_pool", "best(likelihood)": "best(likelihood)", "arm vote": "arm_vote"}
+CHOICES = {
+    "vote": "vote",
+    "arm vote": "arm_vote",
+    "log-pool": "log_pool",
+    "softsat": "softsat",
+    "best(likelihood)": "best(likelihood)",
+}
+BY_SCORE = {"behaviour": ("outputs", "behaviour"), "best(public_tests)": ("public_tests", "best(public_tests)")}
 
 
-def arms_of(pools: Pools) -> dict[str, Dealt]:
-    """Return direct draws, each level's arm, the ladder and the mix, as far as they are recorded."""
-    direct = method(pools, "plain")
-    more = method(pools, "plain, more")
-    found = {"direct": joined(direct, more) if more.rows else direct}
-    for name, (run, arm) in LEVELS.items():
-        found[name] = method(pools, run, (arm,), 2.0 if arm in ("idea", "rephrase") else 1.0)
-    found["ladder"] = method(pools, "ladder", ("ladder",))
-    parts = [method(pools, "fixed arms", ("direct", "role", "instruction"))]
-    parts += [method(pools, "ideas", ("idea",), 2.0), method(pools, "rephrasings", ("rephrase",), 2.0)]
-    if all(part.rows for part in parts):
-        found["mix"] = joined(*parts)
-    found["mix without helpers"] = parts[0]
-    return {name: dealt for name, dealt in found.items() if dealt.rows}
+def runs_of(pools: Pools) -> dict[str, Dealt]:
+    """Return the runs that are recorded for all questions of `plain`, nothing if it is alone."""
+    rounds = {each.name: float(each.rounds) for each in METHODS}
+    runs = complete({name: method(pools, name, rounds[name]) for name in RUNS})
+    return runs if set(runs) - {"plain", "plain, more"} else {}
+
+
+def arms_of(runs: Mapping[str, Dealt]) -> dict[str, Dealt]:
+    """Return direct draws, each level's arm, the ladder with its direct draws, and the mixes."""
+    found = {"direct": joined(*(runs[name] for name in ("plain", "plain, more") if name in runs))}
+    found |= {level: arm_of(runs[run], arm) for level, (run, arm) in LEVELS.items() if run in runs}
+    if "ladder" in runs:
+        found["ladder"] = runs["ladder"]
+    if "fixed arms" in runs:
+        found["mix without helpers"] = only(runs["fixed arms"], ("direct", "role", "instruction"))
+        if {"ideas", "rephrasings"} <= set(runs):
+            found["mix"] = joined(found["mix without helpers"], found["4 idea"], found["5 rephrase"])
+    return found
+
+
+def arm_of(run: Dealt, arm: str) -> Dealt:
+    """Return the draws that an arm was meant to have in a run: its own, and direct ones that stand in for others."""
+    rows = []
+    for row in run.rows:
+        own = [i for i, name in enumerate(row.all_arms) if family(name) == arm]
+        spare = [i for i, name in enumerate(row.all_arms) if name == "direct"]
+        missing = min(len(spare), max(0, PER_ARM - len(own)))
+        rows.append(row.some(sorted([*own, *spare[len(spare) - missing :]])))
+    return run._replace(rows=rows)
 
 
 def vary_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -62,75 +91,123 @@ def vary_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, A
     part: dict[str, Any] = {}
     claims: dict[str, Any] = {}
     for name, own in pools.items():
-        drawn = arms_of(own)
-        if len(drawn) < 3:
+        runs = runs_of(own)
+        if not runs:
             continue
-        drawn = dict(zip(drawn, common(*drawn.values()), strict=True))
-        figures: dict[str, Figure] = {}
-        direct_ks = [k for k in KS if k <= min(len(row.grades) for row in drawn["direct"].rows)]
-        curve = [passes(drawn["direct"], k) for k in direct_ks]
-        table = Table(f"{name}, pass@k", *map(str, KS), "tokens a draw", "over direct, equal draws", "tokens", box=None)
-        for each, dealt in drawn.items():
-            ks = [k for k in KS if k <= min(len(row.grades) for row in dealt.rows)]
-            mine = curve if each == "direct" else dealt.curve(solved, ks)
-            figures |= {f"{each} pass@{k}": figure for k, figure in zip(ks, mine, strict=True)}
-            last = min(len(ks), len(direct_ks)) - 1
-            own_gaps = gaps(mine[last], curve, direct_ks)
-            if each != "direct":
-                claims |= {
-                    f"{name}: {each} at {k}": gaps(mine[i], curve, direct_ks)
-                    for i, k in enumerate(ks)
-                    if k in direct_ks
-                }
-            cells = [f"{figure.values.mean():.3f}" for figure in mine] + [""] * (len(KS) - len(ks))
-            beside = (
-                ("", "")
-                if each == "direct"
-                else (f"@{ks[last]} {own_gaps['equal draws']}", str(own_gaps["equal tokens"]))
-            )
-            table.add_row(each, *cells, f"{mine[-1].tokens / ks[-1]:.0f}", *beside)
-        console.print(table, "")
+        drawn = arms_of(runs)
+        figures, over = curves(drawn)
+        chosen = choices(drawn, runs["plain"]) if "mix" in drawn else {}
+        show(name, figures, over, chosen, console)
         part[name] = {
             "problems": len(drawn["direct"].rows),
-            "draws": sum(len(row.grades) for each in drawn.values() for row in each.rows),
-            "seconds": sum(s.processor_s for s in own.sittings if s.method in ("plain", "fixed arms", "ideas")),
+            "draws": sum(len(row.grades) for run in runs.values() for row in run.rows),
+            "seconds": sum(own.seconds(run) for run in runs),
             **spread_json(figures),
+            "over direct": {
+                each: {by: gap._asdict() for by, gap in gaps.items()} for each, gaps in {**over, **chosen}.items()
+            },
+            "direct instead of arm": {
+                level: float(np.mean([name == "direct" for row in drawn[level].rows for name in row.all_arms]))
+                for level in LEVELS
+                if level in drawn
+            },
         }
-        if "mix" in drawn:
-            claims |= choices(name, drawn, part[name], console)
+        claims |= {f"{name}: {each}": gaps for each, gaps in {**over, **chosen}.items()}
     return part, claims
 
 
-def gaps(figure: Figure, direct: Sequence[Figure], ks: Sequence[int]) -> dict[str, Difference]:
-    """Return by how much a figure is above direct draws: as many, as many tokens, as many seconds."""
-    same = {
-        "equal draws": direct[list(ks).index(round(figure.draws))].values,
-        "equal tokens": at_equal(direct, ks, figure.tokens),
-        "equal seconds": at_equal(direct, ks, figure.seconds, by="seconds"),
-    }
-    return {name: difference(figure.values, values) for name, values in same.items() if not np.isnan(values).all()}
+def least(dealt: Dealt) -> int:
+    """Return the draws that every question has."""
+    return min(len(row.grades) for row in dealt.rows)
 
 
-def choices(name: str, drawn: Mapping[str, Dealt], figures: dict[str, Any], console: Console) -> dict[str, Any]:
-    """Show what selectors make of direct draws and of the mix, and return the claims' differences."""
-    k = min(16, *(len(row.grades) for each in ("direct", "mix") for row in drawn[each].rows))
-    table = Table(f"{name}, chosen of {k}", "direct", "mix", "mix over direct", box=None)
-    claims: dict[str, Any] = {}
-    found: dict[str, dict[str, Figure]] = {}
-    for word, spec in {**CHOICES, **BY_TESTS}.items():
+def curves(drawn: Mapping[str, Dealt]) -> tuple[dict[str, Figure], dict[str, dict[str, Difference]]]:
+    """Return each arm's pass@k for k of `KS`, and by how much it is above direct draws."""
+    direct = passes(drawn["direct"], range(1, least(drawn["direct"]) + 1))
+    figures: dict[str, Figure] = {}
+    over: dict[str, dict[str, Difference]] = {}
+    for each, dealt in drawn.items():
+        own = direct if each == "direct" else dealt.curve(solved, range(1, least(dealt) + 1))
+        for k in KS:
+            if k <= len(own):
+                figures[f"{each} pass@{k}"] = own[k - 1]
+                if each != "direct" and k <= len(direct):
+                    over[f"{each} at {k}"] = gaps(own, k, direct)
+    return figures, over
+
+
+def gaps(own: Sequence[Figure], k: int, direct: Sequence[Figure]) -> dict[str, Difference]:
+    """Return by how much k draws are above direct draws: as many, as many tokens, as many seconds.
+
+    Both are curves from one draw on. Where k draws cost more than all direct draws, as many are counted as those pay.
+    """
+    found = {"equal draws": difference(own[k - 1].values, direct[k - 1].values)}
+    for by in ("tokens", "seconds"):
+        mine, same = own[k - 1].values, at_equal(direct, range(1, len(direct) + 1), getattr(own[k - 1], by), by=by)
+        if np.isnan(same).all():
+            same = direct[-1].values
+            mine = at_equal(own, range(1, len(own) + 1), getattr(direct[-1], by), by=by)
+        if not np.isnan(mine).any():
+            found[f"equal {by}"] = difference(mine, same)
+    return found
+
+
+def choices(drawn: Mapping[str, Dealt], plain: Dealt) -> dict[str, dict[str, Difference]]:
+    """Return what selectors make of the mix and of direct draws, and their differences.
+
+    What programs do is numbered for `plain` draws and for those of the mix, but not across, so `behaviour` has the
+    former alone to compare with.
+    """
+    k = min(CHOSEN, least(drawn["direct"]), least(drawn["mix"]))
+    known = set.intersection(
+        *({name for row in rows for name in row.scores} for rows in (plain.rows, drawn["mix"].rows))
+    )
+    specs = {**CHOICES, **{word: spec for word, (score, spec) in BY_SCORE.items() if score in known}}
+    found: dict[str, dict[str, Difference]] = {}
+    mixed: dict[str, Figure] = {}
+    for word, spec in specs.items():
         worth = chosen_by(parse_choice(spec)[1])
-        if word in BY_TESTS and not any("public_tests" in row.scores for row in drawn["mix"].rows):
-            continue
-        found[word] = {each: drawn[each].at(worth, k) for each in ("direct", "mix")}
-        gap = difference(found[word]["mix"].values, found[word]["direct"].values)
-        claims[f"{name}: {word} of {k}"] = {"mix over direct": gap}
-        cells = [f"{found[word][each].values.mean():.3f}" for each in ("direct", "mix")]
-        table.add_row(word, *cells, str(gap))
-        figures |= {f"{word} of {k}, {each}": figure.json() for each, figure in found[word].items()}
-    pooled = difference(found["log-pool"]["mix"].values, found["vote"]["mix"].values)
-    claims[f"{name}: log-pool of {k}"]["over vote, on the mix"] = pooled
-    console.print(table, f"log-pool over vote, on the mix: {pooled}", "")
-    return claims
+        base = plain if word == "behaviour" else drawn["direct"]
+        ks = [num for num in (k, 20, 24, 32) if k <= num <= least(base)]
+        direct = base.curve(worth, ks)
+        mixed[word] = drawn["mix"].at(worth, k)
+        found[f"{word} of {k}"] = own = {
+            "direct": interval(direct[0]),
+            "mix": interval(mixed[word]),
+            "equal draws": difference(mixed[word].values, direct[0].values),
+            "over vote, on the mix": difference(mixed[word].values, mixed["vote"].values),
+        }
+        for by in ("tokens", "seconds"):
+            same = at_equal(direct, ks, getattr(mixed[word], by), by=by)
+            if not np.isnan(same).any():
+                own[f"equal {by}"] = difference(mixed[word].values, same)
+    return found
 
 
-BY_TESTS = {"best(public_tests)": "best(public_tests)"}
+def interval(figure: Figure) -> Difference:
+    """Return a figure's accuracy with its interval: its difference from nothing."""
+    return Difference(*(figure.json()[name] for name in ("accuracy", "low", "high")))
+
+
+def show(
+    name: str,
+    figures: Mapping[str, Figure],
+    over: Mapping[str, Mapping[str, Difference]],
+    chosen: Mapping[str, Mapping[str, Difference]],
+    console: Console,
+) -> None:
+    """Print pass@k of each arm, and what selectors make of the mix."""
+    ways = ("equal draws", "equal tokens", "equal seconds")
+    table = Table(f"{name}, pass@k", "accuracy", "tokens", *ways, box=None)
+    for each, figure in figures.items():
+        gaps_of = over.get(each.replace(" pass@", " at "), {})
+        table.add_row(
+            each, f"{figure.values.mean():.3f}", f"{figure.tokens:,.0f}", *(str(gaps_of.get(w, "")) for w in ways)
+        )
+    console.print(table, "")
+    if chosen:
+        columns = ("direct", "mix", *ways, "over vote, on the mix")
+        table = Table(f"{name}, chosen by", *columns, box=None)
+        for word, found in chosen.items():
+            table.add_row(word, *(str(found.get(column, "")) for column in columns))
+        console.print(table, "")

@@ -12,7 +12,7 @@ from tests.support.commands import Call, caller
 from tests.verify.sandbox.conftest import why_not
 
 from samplewise.cli.app import out
-from samplewise.cli.doctor import ABOUT, FINDINGS
+from samplewise.cli.doctor import ABOUT, FINDINGS, _print_profile
 from samplewise.core.types import Capability
 from samplewise.engines.http.dialect.profile import Profile
 from samplewise.engines.toy import Toy
@@ -278,3 +278,17 @@ def test_a_model_that_is_not_there_is_code_4(call: Call) -> None:
         done = call("--engine", f'http("other", base_url="{endpoint.url}")')
     assert done.code == 4
     assert "other" in done.err
+
+
+def test_every_finding_of_an_endpoint_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it does all, none or is not known to; some texts hold braces of their own."""
+    monkeypatch.setattr(out, "width", 200)
+    for value in (True, False, None):
+        found: dict[str, Any] = {name: value for name in Profile._fields if name not in ("api", "notes", "refused")}
+        found |= {"max_tokens_field": value and "max_tokens", "top_logprobs": value and 20}
+        _print_profile(Profile(**found).to_json())
+        shown = capsys.readouterr().out
+        assert ("extra={'response_format': ...}" in shown) == (value is True)
+        assert ("up to 20" in shown) == (value is True)

@@ -71,6 +71,26 @@ def test_a_new_key_is_shown_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "sk-sw-" in shown
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python begins tasks at once from 3.12 on")
+def test_tasks_begin_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    async def until_stopped() -> None:
+        async def begin() -> None:
+            seen.append("begun")
+
+        task = asyncio.create_task(begin())
+        seen.append("made")
+        await task
+
+    monkeypatch.setattr(serve, "_until_stopped", until_stopped)
+    monkeypatch.setattr(sys, "argv", ["samplewise", "serve", "--engine", "toy", "--port", "0"])
+    with pytest.raises(SystemExit) as ended:
+        run_command()
+    assert not ended.value.code
+    assert seen == ["begun", "made"]
+
+
 def test_it_serves_and_stops(tmp_path: Path) -> None:
     """Two engines, a preset and a store; SIGTERM ends it by itself."""
     log = tmp_path / "log"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from aiohttp.test_utils import TestClient, TestServer
 
+from samplewise.cli.serve import begin_tasks_at_once
 from samplewise.serve.app import SERVICE, Service, make_app
 from samplewise.serve.jobs import Jobs
 from samplewise.serve.keys import KeyRing
@@ -85,6 +86,7 @@ async def serving(
     **settings: Any,
 ) -> AsyncIterator[Served]:
     """Serve one engine. Runs are numbered, so everything that is drawn can be repeated."""
+    begin_tasks_at_once()
     numbers = itertools.count(1)
     settings = {"presets": PRESETS, "max_tokens": 8, **settings}
     options: dict[str, Any] = {} if now is None else {"now": now}

@@ -270,7 +270,7 @@ def test_the_body_goes_before_the_headers() -> None:
     assert call(headers, samplewise={"recipe": "repeat(4)"}).wishes == Wishes("repeat(4)", 5)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many", "", "1.0", "9" * 400, "١", "10001"])
+@pytest.mark.parametrize("value", ["0", "-1", "many", "", "1.0", "9" * 400, "١", "1025"])
 def test_a_budget_of_draws_is_a_number(value: str) -> None:
     assert refused({"X-ITS-Budget": value}).param == "X-ITS-Budget"
 

@@ -240,7 +240,7 @@ def _print_profile(profile: Mapping[str, Json]) -> None:
         if value is None:
             table.add_row(finding.feature, "not known", finding.unknown)
         else:
-            does = (finding.yes if value else finding.no).format(value=value)
+            does = (finding.yes if value else finding.no).replace("{value}", str(value))
             table.add_row(finding.feature, _word(value), does)
     if profile["refused"]:
         table.add_row("refuses", ", ".join(profile["refused"]), "leaves them out; refuses a recipe that needs one")

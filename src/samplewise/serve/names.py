@@ -16,6 +16,7 @@ from samplewise.core.registry import kinds_of
 from samplewise.core.spec import Spec, parse_spec
 from samplewise.core.types import Json
 from samplewise.recipe import Stages, parse_stages
+from samplewise.serve.fields import MAX_DRAWS
 from samplewise.serve.wire import RequestError
 
 PRESET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -36,7 +37,6 @@ FREE_VERIFIERS = (
     "self_certainty",
 )
 MAX_SPLITS = 16  # of the "@" in a name that are tried
-MAX_FREE = 1024  # of a whole number in it, draws among them
 LARGE = {"max_tokens": 131_072, "budget_tokens": 10**9}  # arguments that may be larger
 WORD = re.compile(r"[A-Za-z_]{1,32}")
 
@@ -145,8 +145,8 @@ def _problems(value: Json, *, is_prompt: bool, name: str = "") -> Iterator[str]:
     elif isinstance(value, dict):
         yield "must not hold a dictionary"
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        if abs(value) > LARGE.get(name, MAX_FREE):
-            yield f"must not hold a number above {LARGE.get(name, MAX_FREE):,}"
+        if abs(value) > LARGE.get(name, MAX_DRAWS):
+            yield f"must not hold a number above {LARGE.get(name, MAX_DRAWS):,}"
     elif isinstance(value, str) and not is_prompt and (name in ("", "prior") or not WORD.fullmatch(value)):
         yield f"must not hold the text {value[:40]!r}"
 

@@ -21,6 +21,7 @@ Cost of a decision: 5 microseconds (better), 160 (paper; 6 milliseconds with a p
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal, NamedTuple
 
@@ -152,6 +153,7 @@ def _planner(
             plan = plan_draws_for(tally, passes, target, confidence, cap, prior, plan.distribution if plan else None)
         return PlanState(draws, tally, passes, plan)
 
+    @functools.lru_cache(maxsize=1024)  # a replay in many orders meets the same few scores again
     def _released(tally: ScoreTally) -> int:
         if tally.num == 0:
             return cap

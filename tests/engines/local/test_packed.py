@@ -171,3 +171,16 @@ def test_an_8_bit_engine_draws_what_its_model_says(tmp_path: Path) -> None:
 def test_an_unknown_dtype_names_the_known_ones() -> None:
     with pytest.raises(SetupError, match="dtype must be one of float32, float16, bfloat16, int8, auto, got 'int4'"):
         local(str(TINY), dtype="int4")
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2"])
+def test_the_head_sees_rows_that_lie_together(kind: str, checkpoint: Any, kit: Any) -> None:
+    """Of rows that lie apart torch copies the head for each, in half precision: gigabytes, and minutes."""
+    engine = local(checkpoint(kind), device="cpu", dtype="bfloat16")
+    seen: list[tuple[int, bool]] = []
+    head = engine.checkpoint.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[0].numel(), inputs[0].is_contiguous())))
+    asks = [Generate(kit.question(num, num), seed=num, max_tokens=2) for num in range(5, 10)]
+    kit.answers(engine, asks)
+    assert max(seen)[0] == 5 * 32  # the last token alone, of all five rows at once
+    assert all(is_close for _, is_close in seen)
