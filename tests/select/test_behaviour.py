@@ -80,7 +80,9 @@ COUNT = {
 
 
 def note(selector: Selector, *answers: str | None) -> str:
-    return selector.note_on(Pool(tuple(Candidate(str(answer)) for answer in answers)), answers)
+    """Return what a selector says of draws that all have a score."""
+    drawn = tuple(Candidate(str(answer), scores={"v": 0.5}) for answer in answers)
+    return selector.note_on(Pool(drawn), answers)
 
 
 def test_a_vote_over_texts_that_all_differ_is_none() -> None:
