@@ -93,6 +93,7 @@ SELECTORS: Mapping[str, str] = {
     "first": "first",
     "learned": "learned",
     "log_pool": "log_pool",
+    "merged": "merged",
     "mob": "mob(likelihood)",
     "only": "only",
     "sharpened": "sharpened",
@@ -108,12 +109,14 @@ VERIFIERS: Mapping[str, tuple[str, str]] = {
     "judge": ("judge(samples=2)", NUMBERS),
     "knockout": ("knockout", NUMBERS),
     "likelihood": ("likelihood", NUMBERS),
+    "listwise": ("listwise", NUMBERS),
     "logp": ("logp", NUMBERS),
     "outputs": ("outputs(8)", NUMBERS),
     "pivot": ("pivot(pivots=2)", NUMBERS),
     "public_tests": ("public_tests", NOTHING),  # of programs
     "puzzle": ("puzzle", NOTHING),
     "reward": ("reward", NUMBERS),
+    "same": ("same", NUMBERS),
     "self_certainty": ("self_certainty", NUMBERS),
 }
 OF_PROGRAMS = ("behaviour", "outputs")  # parts that refuse a question without a program
