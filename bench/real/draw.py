@@ -19,7 +19,7 @@ from typing import Any
 from bench.about import cpu
 from bench.real.benchmarks import BENCHMARKS, SEED, Benchmark, chunks, load
 from bench.real.methods import METHODS, Method
-from bench.real.pools import FOLDER, JOINT, Pools, Row, Sitting, read_pools, write_pools
+from bench.real.pools import FOLDER, JOINT, Pools, Row, Sitting, joint_name, read_pools, write_pools
 from samplewise.cli.progress import Bar
 from samplewise.core.keys import Key
 from samplewise.core.registry import build
@@ -131,8 +131,9 @@ def record_again(store: Store, folder: Path = FOLDER) -> None:
                 rows |= rows_of(benchmark, method, store, run)
                 arms += [(method, run)] if method.part == "vary" else []
         if benchmark.is_code:
+            together = joint_name(method.name for method, _ in arms)
             for key, values in joint_outputs(store, arms).items():
-                rows[key] = rows[key]._replace(scores={**rows[key].scores, JOINT: values})
+                rows[key] = rows[key]._replace(scores={**rows[key].scores, together: values})
         if rows:
             write_pools(benchmark.name, pools._replace(rows=rows), folder)
 

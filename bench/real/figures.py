@@ -241,8 +241,8 @@ def _join(rows: Sequence[Row]) -> Row:
     def all_of(name: str) -> tuple[Any, ...]:
         return tuple(value for row in rows for value in getattr(row, name))
 
-    scores = [_shared_scores(row) for row in rows]
-    names = set.intersection(*map(set, scores))
+    names = {_shared_name(name): name for name in set.intersection(*(set(row.scores) for row in rows))}
+    names.pop("", None)
     return first._replace(
         answers=all_of("answers"),
         grades=all_of("grades"),
@@ -251,18 +251,15 @@ def _join(rows: Sequence[Row]) -> Row:
         logps=all_of("logps"),
         arms=tuple(arm for row in rows for arm in row.all_arms),
         log_weights=(),
-        scores={name: tuple(v for each in scores for v in each[name]) for name in names},
+        scores={shared: tuple(v for row in rows for v in row.scores[name]) for shared, name in names.items()},
         helpers=math.fsum(row.helpers for row in rows),
         rest=math.fsum(row.rest for row in rows),
     )
 
 
-def _shared_scores(row: Row) -> dict[str, tuple[float | None, ...]]:
-    """Return the scores that mean the same in other rows: `outputs` counts within a row, `JOINT` across them."""
-    scores = {name: values for name, values in row.scores.items() if name != "outputs"}
-    if JOINT in scores:
-        scores["outputs"] = scores.pop(JOINT)
-    return scores
+def _shared_name(score: str) -> str:
+    """Return what a score is called in joined rows: `outputs` counts within a row alone, and is "" there."""
+    return "" if score == "outputs" else "outputs" if score.startswith(JOINT) else score
 
 
 def spread_json(figures: Mapping[str, Figure]) -> dict[str, Any]:

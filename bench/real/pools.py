@@ -23,7 +23,7 @@ from samplewise.runs.orders import StoredPool
 from samplewise.select.base import Graded
 
 FOLDER = Path(__file__).parent / "pools"
-JOINT = "joint outputs"  # what programs do, numbered across the rows of a question's arms
+JOINT = "joint outputs"  # what programs do, numbered across the rows of a question: see `joint_name`
 INDEPENDENT = ("plain", "plain, more", "temperature .25", "temperature .6", "min-p")  # methods that only draw
 
 
@@ -132,6 +132,14 @@ class Pools(NamedTuple):
     def models(self, method: str) -> set[str]:
         """Return the models, with their precisions, that a method was drawn from."""
         return {sitting.engine.rpartition(", ")[0] for sitting in self.sittings if sitting.method == method}
+
+
+def joint_name(methods: Iterable[str]) -> str:
+    """Return the name of the score that numbers what programs do across the rows of these methods.
+
+    Numbers that were given for other methods mean something else, so they have another name.
+    """
+    return f"{JOINT}: {'; '.join(sorted(set(methods)))}"
 
 
 def path_of(benchmark: str, folder: Path = FOLDER) -> Path:

@@ -18,7 +18,7 @@ from bench.real.explore import at_equal_cost, group
 from bench.real.figures import Dealt, Difference, at_equal, chosen_by, complete, dealt_orders, joined, passes, solved
 from bench.real.methods import METHODS, Method
 from bench.real.page import BLOCK, EMPTY, PAGE, PICTURES, block, blocks, picture, renewed
-from bench.real.pools import JOINT, Pools, Row, Sitting, read_pools, stored, write_pools
+from bench.real.pools import Pools, Row, Sitting, joint_name, read_pools, stored, write_pools
 from bench.real.power import any_of_all, exactness, importance, returned
 from bench.real.stop import calibrated, remembering, stop_part
 from bench.real.vary import LEVELS, arms_of, runs_of, vary_part
@@ -360,7 +360,14 @@ def test_a_method_that_is_drawn_in_part_takes_no_question_from_others() -> None:
 def test_what_programs_do_is_numbered_across_arms() -> None:
     first, second = row("10", scores={"outputs": (0.0, 1.0)}), row("01", scores={"outputs": (0.0, 1.0)})
     assert "outputs" not in joined(Dealt([first], 1.0), Dealt([second], 1.0)).rows[0].scores
-    first, second = (each._replace(scores={**each.scores, JOINT: (2.0, None)}) for each in (first, second))
+    others = [
+        each._replace(scores={**each.scores, joint_name(("role", other)): (2.0, None)})
+        for each, other in ((first, "idea"), (second, "poem"))
+    ]
+    apart = joined(*(Dealt([each], 1.0) for each in others)).rows[0].scores
+    assert "outputs" not in apart, "the numbers of two countings are not compared"
+    joint = joint_name(("role", "idea"))
+    first, second = (each._replace(scores={**each.scores, joint: (2.0, None)}) for each in (first, second))
     assert joined(Dealt([first], 1.0), Dealt([second], 1.0)).rows[0].scores["outputs"] == (2.0, None, 2.0, None)
 
 

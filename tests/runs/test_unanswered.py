@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 from typing import get_args
@@ -12,9 +13,9 @@ from tests.loop.test_run_failures import Moody
 
 from samplewise.cli import main
 from samplewise.core import retry
-from samplewise.core.errors import BadRequest, ContextOverflow, EngineError, EngineUnavailable, UsageError
+from samplewise.core.errors import BadRequest, ContextOverflow, EngineError, EngineUnavailable, SetupError, UsageError
 from samplewise.core.events import in_words
-from samplewise.core.types import Message, Problem, Question, Score
+from samplewise.core.types import Grader, Message, Problem, Question, Score
 from samplewise.engines.toy import Toy
 from samplewise.loop.ledger import Budget
 from samplewise.recipe import recipe
@@ -22,6 +23,9 @@ from samplewise.runs.run import Spread, Summary, check_limit, run_task
 from samplewise.store.database import Store
 from samplewise.tasks.base import Task
 from samplewise.testing.endpoint import EndpointSettings, serving
+from samplewise.verify.code import grade_code
+from samplewise.verify.sandbox import pool
+from samplewise.verify.value import grade_value
 
 TASK = Task(
     "words",
@@ -44,6 +48,31 @@ def go(store: Store, engine: Moody, draws: int = 8, concurrency: int = 1) -> Sum
 
 def healthy() -> Moody:
     return Moody(lambda attempts, place: None)
+
+
+@pytest.mark.parametrize(
+    ("grade", "choice"),
+    [
+        (grade_code, "first"),
+        (grade_value, "first"),
+        (TASK.grade, "best(public_tests)"),
+        (TASK.grade, "behaviour"),
+        (TASK.grade, "best(codet)"),
+    ],
+)
+def test_a_missing_sandbox_is_said_before_anything_is_drawn(
+    grade: Grader, choice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was found by the first program that was graded: after half of the run's draws."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(pool, "_shared", {})
+    facts = {"entry_point": "f", "tests": ["assert f(1) == 1"]}
+    asked = tuple(Problem(problem.question._replace(facts=facts), "a") for problem in TASK.problems)
+    task = dataclasses.replace(TASK, problems=asked, grade=grade)
+    with Store(":memory:") as store:
+        with pytest.raises(SetupError, match="bubblewrap"):
+            asyncio.run(run_task(task, recipe(f"repeat(2) | {choice}"), healthy(), store))
+        assert not store.has_draws()
 
 
 @pytest.mark.parametrize("error", [BadRequest("418"), EngineUnavailable("gone")])

@@ -291,6 +291,14 @@ class RemoteVerifier(BatchVerifier, Protocol):
         ...
 
 
+@runtime_checkable
+class NeedsSetup(Protocol):
+    """A grader or a verifier that needs something of this machine, such as a sandbox."""
+
+    def check_setup(self) -> None:
+        """Raise SetupError where it is missing. A run asks before anything is drawn."""
+
+
 class Grader(Protocol):
     """Scores an answer with the reference; 0 to 1. An answer of None is wrong, not unknown."""
 

@@ -17,7 +17,17 @@ from samplewise.core.bill import CostSplit
 from samplewise.core.errors import SetupError, Unsupported, UsageError
 from samplewise.core.events import BrokenOff, StopChecked, Stopped
 from samplewise.core.keys import Key
-from samplewise.core.types import Ask, Capability, Completion, Generate, Question, Reader, Stop, Usage
+from samplewise.core.types import (
+    Ask,
+    Capability,
+    Completion,
+    Generate,
+    NeedsSetup,
+    Question,
+    Reader,
+    Stop,
+    Usage,
+)
 from samplewise.engines.base import Engine
 from samplewise.loop.context import RunContext
 from samplewise.loop.dispatch import Dispatcher, Flight, Leftover
@@ -72,6 +82,8 @@ def check_recipe(recipe: Recipe, engine: Engine, budget: Budget = Budget()) -> N
     for name, verifier in recipe.verifiers.items():
         if isinstance(verifier, Judge):
             check_judge(name, verifier, engine)
+        if isinstance(verifier, NeedsSetup):
+            verifier.check_setup()
     if engine.is_batched:
         check_batch(recipe, engine, budget)
     for name in ("", *sorted(recipe.engines)) if budget.usd is not None else ():

@@ -33,7 +33,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 from samplewise.core.errors import SamplewiseError, StoreError, UsageError
 from samplewise.core.events import Arrived, Ended, Event, OnEvent, Recorded, Retried, Started, Stopped, Waiting, ignore
 from samplewise.core.spec import wire
-from samplewise.core.types import Generate, Json, Problem, Score, Selection, Usage
+from samplewise.core.types import Generate, Json, NeedsSetup, Problem, Score, Selection, Usage
 from samplewise.engines.base import Engine
 from samplewise.loop.context import RunContext, Trial
 from samplewise.loop.drive import check_questions, check_recipe, least_cost, run_question
@@ -478,6 +478,8 @@ def check_run(task: Task, recipe: Recipe, engine: Engine, budget: Budget) -> Non
     recipe = recipe.with_max_tokens(engine.default_max_tokens)
     check_recipe(recipe, engine, budget)
     check_questions(recipe, (problem.question for problem in task.problems))
+    if isinstance(task.grade, NeedsSetup) and any(problem.reference is not None for problem in task.problems):
+        task.grade.check_setup()
 
 
 def _check_spread(spread: Spread, recipe: Recipe, budget: Budget, apart: str) -> None:

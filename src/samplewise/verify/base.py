@@ -33,6 +33,10 @@ class Rate(Protocol):
     ) -> tuple[float, ...]: ...
 
 
+class Setup(Protocol):
+    def __call__(self) -> object: ...
+
+
 class Detail(Protocol):
     def __call__(
         self, key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, replies: Replies
@@ -49,8 +53,9 @@ class Judge:
     the names of those that it asks besides the solver.
 
     A judge that never `asks` needs no engine. `unfit(question)` says why it cannot score answers to a question, "" if
-    it can; a run none of whose questions is fit is refused before anything is drawn. `detail` returns further numbers
-    of the candidates by name, each (N,): they are kept beside the scores, as "NAME.further".
+    it can; a run none of whose questions is fit is refused before anything is drawn, and so is one where `setup()`
+    raises SetupError, as something is missing on this machine. `detail` returns further numbers of the candidates by
+    name, each (N,): they are kept beside the scores, as "NAME.further".
     """
 
     name: str
@@ -61,6 +66,12 @@ class Judge:
     asks: bool = True
     unfit: Unfit | None = None
     detail: Detail | None = None
+    setup: Setup | None = None
+
+    def check_setup(self) -> None:
+        """Raise SetupError where something that it needs is missing on this machine."""
+        if self.setup is not None:
+            self.setup()
 
     def scores(
         self, key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, replies: Replies

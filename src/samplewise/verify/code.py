@@ -87,6 +87,10 @@ class CodeGrader:
     limits: Limits = LIMITS
     sandbox: Sandbox | None = None
 
+    def check_setup(self) -> None:
+        """Raise SetupError if no sandbox can be started."""
+        _ = self.sandbox or shared_sandbox()
+
     def __call__(self, problem: Problem, answer: str | None) -> Score:
         """Raise SetupError if no sandbox can be started: programs do not run without one."""
         if problem.reference is None:
@@ -127,6 +131,10 @@ class PublicTests:
 
     def __post_init__(self) -> None:
         self.limits.check()
+
+    def check_setup(self) -> None:
+        """Raise SetupError if no sandbox can be started."""
+        _ = self.sandbox or shared_sandbox()
 
     def __call__(self, question: Question, candidate: Candidate) -> Score:
         """Raise SetupError if no sandbox can be started."""

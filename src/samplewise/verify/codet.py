@@ -134,4 +134,4 @@ def codet(engine: str = "", *, texts: int = 8, max_tokens: int = 300) -> Judge:
         scores = iter(codet_scores(who_passes([p for p in programs if p], tests, name)).tolist())
         return tuple(next(scores) if program else math.nan for program in programs)
 
-    return Judge("codet", next_asks, rate, engines=frozenset({engine} - {""}))
+    return Judge("codet", next_asks, rate, engines=frozenset({engine} - {""}), setup=shared_sandbox)

@@ -29,11 +29,17 @@ class NamedReader:
 
 @dataclass(frozen=True, slots=True)
 class NamedGrader:
-    """A grader with a name and a version."""
+    """A grader with a name and a version. `setup` raises SetupError where this machine lacks what it needs."""
 
     name: str
     version: int
     grade: Grader = field(repr=False)
+    setup: Callable[[], object] | None = field(default=None, repr=False)
+
+    def check_setup(self) -> None:
+        """Raise SetupError where this machine lacks what it needs."""
+        if self.setup is not None:
+            self.setup()
 
     def __call__(self, problem: Problem, answer: str | None) -> Score:
         return self.grade(problem, answer)
@@ -44,9 +50,9 @@ def named_reader(name: str, version: int) -> Callable[[Reader], NamedReader]:
     return lambda read: NamedReader(name, version, read)
 
 
-def named_grader(name: str, version: int) -> Callable[[Grader], NamedGrader]:
-    """Give a function that grades its name and version."""
-    return lambda grade: NamedGrader(name, version, grade)
+def named_grader(name: str, version: int, setup: Callable[[], object] | None = None) -> Callable[[Grader], NamedGrader]:
+    """Give a function that grades its name and version, and what checks its needs of this machine."""
+    return lambda grade: NamedGrader(name, version, grade, setup)
 
 
 def accepted_texts(problem: Problem) -> list[str]:
@@ -72,7 +78,7 @@ def accept_any(grader: NamedGrader) -> NamedGrader:
             return Score(0.0, f"expected any of {', '.join(map(repr, accepted_texts(problem)))}"[:160])
         return best
 
-    return NamedGrader(grader.name, grader.version, grade)
+    return NamedGrader(grader.name, grader.version, grade, grader.setup)
 
 
 def identity_of(part: Reader | Grader) -> str:

@@ -489,4 +489,4 @@ def outputs(inputs: int = NUM_INPUTS) -> Judge:
         num_examples = max(1, len(example_calls(question)))
         return tuple(group_outputs([next(ran) if program else None for program in programs], num_examples).tolist())
 
-    return Judge("outputs", next_asks, rate, asks=False, unfit=why_no_inputs)
+    return Judge("outputs", next_asks, rate, asks=False, unfit=why_no_inputs, setup=shared_sandbox)

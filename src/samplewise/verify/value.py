@@ -23,7 +23,7 @@ def read_value(question: Question, text: str) -> str | None:
     return text.strip() or None
 
 
-@named_grader("value", 1)
+@named_grader("value", 1, setup=shared_sandbox)
 def grade_value(problem: Problem, answer: str | None) -> Score:
     """Score 1 if the answer, in place of what was asked for, makes `f(input) == output` true, otherwise 0.
 
