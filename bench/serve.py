@@ -6,10 +6,11 @@ The upstream is the faulty endpoint, the server and the clients each have a proc
 own, so nothing is answered from the store.
 
 **Overhead.** 1, 32 and 256 clients, each with one request at a time, against the endpoint directly and through the
-server (the plain model: one draw, no recipe). The endpoint answers after 20 ms, 250 ms and 2 s (with
-`--quick` 1 s), so that the clients make 50 to 256 requests a second: what is measured is latency, not capacity. Sides
-take turns. `overhead_ms_p50` and `overhead_ms_p99` are differences of the quantiles, the largest of the three levels;
-`first_byte_ms_p99` is the time to the first byte of a stream, at the same levels.
+server (the plain model: one draw, no recipe). The endpoint answers after 20 ms, 250 ms and 2 s (with `--quick` 1 s), so
+that the clients make 50 to 256 requests a second: what is measured is latency, not capacity. Sides take turns.
+`overhead_ms_p50` and `overhead_ms_p99` are differences of the quantiles, the largest of the three levels;
+`first_byte_ms_p99` is the time to the first byte of a stream, at the same levels. `proxy_ms_p50` is what a proxy adds
+that passes requests on and does nothing else, made of the same library: the least of any such server on this machine.
 
 These clients are a closed loop: each asks again when it is answered. As the endpoint always takes as long, requests
 that were once held up together come back together, at every turn, and wait for one another again, whatever the server
@@ -172,6 +173,39 @@ def server(folder: Path, upstream: str, *options: str) -> Iterator[tuple[str, in
         yield (url if url.endswith("/v1") else f"{url}/v1"), pid
 
 
+PROXY = """
+import sys
+from aiohttp import ClientSession, TCPConnector, web
+async def go(request):
+    data, headers = await request.read(), {"Content-Type": "application/json"}
+    async with request.app["session"].post(sys.argv[1] + "/chat/completions", data=data, headers=headers) as reply:
+        return web.Response(body=await reply.read(), status=reply.status, content_type="application/json")
+async def begin(app):
+    app["session"] = ClientSession(connector=TCPConnector(limit=0))
+    yield
+    await app["session"].close()
+app = web.Application()
+app.router.add_post("/v1/chat/completions", go)
+app.cleanup_ctx.append(begin)
+async def main():
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", flush=True)
+    await asyncio.sleep(3600)
+import asyncio
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def proxy(folder: Path, upstream: str) -> Iterator[str]:
+    """Run a proxy that only passes requests on, and yield its base URL."""
+    command = [sys.executable, "-u", "-W", "ignore", "-c", PROXY, upstream]
+    with process(command, re.compile(r"http://\S+/v1\b"), folder / f"proxy-{time.monotonic_ns()}.log") as (url, _):
+        yield url
+
+
 @asynccontextmanager
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
     """Yield a client without limits of its own."""
@@ -280,52 +314,62 @@ class Overhead(NamedTuple):
     first_byte_p99: float
     paced_p50: float
     paced_p99: float
+    proxy_p50: float  # what a proxy adds that does nothing
+    proxy_p99: float
     cpu_ms: float  # of the server's process, for a request
 
 
 async def overhead(folder: Path, clients: int, latency_ms: float, size: Size) -> Overhead:
     """Compare requests through the server with direct ones."""
-    direct: list[float] = []
-    ours: list[float] = []
+    took: dict[str, list[float]] = {}
     first: list[float] = []
     paced: dict[str, list[float]] = {}
     used_s = 0.0
     with (
         endpoint(folder, "--latency-ms", f"{latency_ms}") as upstream,
         server(folder, upstream, "--queue", "4096") as (url, pid),
+        proxy(folder, upstream) as idle,
     ):
         async with client() as session:
             num, spread_s = size.direct[clients], latency_ms / 1000
-            for side in (upstream, url):
+            for side in (upstream, idle, url):
                 await load(session, side, max(4, 8 * clients), clients, spread_s, size.warm_s)
             for number in range(size.rounds):
-                for side in (upstream, url) if number % 2 == 0 else (url, upstream):
+                for side in (upstream, idle, url) if number % 2 == 0 else (url, idle, upstream):
                     before = cpu_s(pid)
                     latencies = await load(session, side, num, clients, spread_s, size.pass_s)
-                    (direct if side == upstream else ours).extend(latencies.whole)
+                    took.setdefault(side, []).extend(latencies.whole)
                     used_s += cpu_s(pid) - before if side == url else 0.0
                 for side in (upstream, url) if number % 2 == 0 else (url, upstream):
                     key = Key(SEED).fold("pace", clients, number)  # both sides have the same times
-                    took = await pace(session, side, num, clients / (latency_ms / 1000), size.pass_s, key)
-                    paced.setdefault(side, []).extend(took)
+                    whole = await pace(session, side, num, clients / (latency_ms / 1000), size.pass_s, key)
+                    paced.setdefault(side, []).extend(whole)
             streamed = await load(session, url, num // 2, clients, spread_s, size.pass_s / 2, stream=True)
             first += streamed.first_byte
-    p50, p99 = (float(np.quantile(ours, q) - np.quantile(direct, q)) for q in (0.5, 0.99))
-    paced_p50, paced_p99 = (float(np.quantile(paced[url], q) - np.quantile(paced[upstream], q)) for q in (0.5, 0.99))
+
+    def added(by_side: dict[str, list[float]], side: str) -> list[float]:
+        return [float(np.quantile(by_side[side], q) - np.quantile(by_side[upstream], q)) for q in (0.5, 0.99)]
+
+    p50, p99 = added(took, url)
+    proxy_p50, proxy_p99 = added(took, idle)
+    paced_p50, paced_p99 = added(paced, url)
     level = Overhead(
         clients,
         latency_ms,
-        float(np.median(direct)),
+        float(np.median(took[upstream])),
         p50,
         p99,
         float(np.quantile(first, 0.99)),
         paced_p50,
         paced_p99,
-        used_s / len(ours) * 1000,
+        proxy_p50,
+        proxy_p99,
+        used_s / len(took[url]) * 1000,
     )
     print(
-        f"{clients:4d} clients, upstream {latency_ms:g} ms: {len(ours):,} requests, overhead p50 {p50:.2f} ms, "
-        f"p99 {p99:.2f} ms; paced p50 {level.paced_p50:.2f} ms, p99 {level.paced_p99:.2f} ms; "
+        f"{clients:4d} clients, upstream {latency_ms:g} ms: {len(took[url]):,} requests, overhead p50 {p50:.2f} ms, "
+        f"p99 {p99:.2f} ms (a proxy: {proxy_p50:.2f} and {proxy_p99:.2f}); "
+        f"paced p50 {level.paced_p50:.2f} ms, p99 {level.paced_p99:.2f} ms; "
         f"first byte of a stream, p99: {level.first_byte_p99:.1f} ms; "
         f"processor time of the server {level.cpu_ms:.2f} ms a request",
         flush=True,
@@ -529,6 +573,8 @@ def bench(options: argparse.Namespace) -> dict[str, Json]:
         "overhead_ms_p99": round(max(level.p99 for level in levels), 2),
         "paced_ms_p50": round(max(level.paced_p50 for level in levels), 2),
         "paced_ms_p99": round(max(level.paced_p99 for level in levels), 2),
+        "proxy_ms_p50": round(max(level.proxy_p50 for level in levels), 2),
+        "proxy_ms_p99": round(max(level.proxy_p99 for level in levels), 2),
         "first_byte_ms_p99": round(max(level.first_byte_p99 for level in levels), 2),
         "lost": faulty.lost,
         "billed_twice": faulty.billed_twice,
