@@ -15,10 +15,12 @@ from samplewise import Budget, Message, Question, asolve, solve
 from samplewise.cli.progress import Bar
 from samplewise.core.errors import UnknownName, UsageError
 from samplewise.core.events import Arrived, Drawn, Retried, Started, StopChecked, Stopped
+from samplewise.core.registry import build
 from samplewise.core.types import Failure, Stop, Usage
 from samplewise.engines.toy import Toy
 from samplewise.loop.result import Result
 from samplewise.store.database import Store
+from samplewise.testing.endpoint import serving
 from samplewise.verify.puzzle import puzzle
 
 LINE = "repeat(12, max_tokens=3) | vote"
@@ -43,6 +45,21 @@ def test_a_store_answers_the_second_time(tmp_path: Path) -> None:
     first = solve("hello", engine="toy", recipe=LINE, store=tmp_path / "s.db")
     again = solve("hello", engine="toy", recipe=LINE, store=tmp_path / "s.db")
     assert again == first._replace(paid=Usage())
+
+
+def test_one_endpoint_answers_solve_after_solve() -> None:
+    """Each `solve` has an event loop of its own, which is closed when the next one begins."""
+    with serving() as endpoint:
+        engine = build("engine", f'http("toy", base_url={endpoint.url!r}, probe="never")')
+        for seed in range(3):
+            result = solve("hello", engine=engine, recipe="repeat(3, max_tokens=3) | vote", seed=seed)
+            assert len(result.pool.candidates) == 3
+
+
+def test_errors_of_solve_say_nothing_of_event_loops() -> None:
+    with pytest.raises(UnknownName) as caught:
+        solve("hello", engine="nonsense")
+    assert caught.value.__context__ is None or "event loop" not in str(caught.value.__context__)
 
 
 def test_an_engine_of_ones_own_stays_open() -> None:

@@ -104,13 +104,19 @@ def solve(
         budget=budget,
         store=store,
     )
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _loop_runs():
         return asyncio.run(work())
     if isinstance(store, Store):
         raise UsageError("an event loop runs here, so solve works in a thread: give the store's path, or await asolve")
     return _run_in_thread(work)
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _run_in_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -16,6 +16,7 @@ from tests.support.script import Script, completion, reply
 
 from samplewise.core.errors import EngineError, EngineTimeout, EngineUnavailable, SetupError
 from samplewise.engines.http.transport.client import Client, Reply, is_loopback, was_sent, without_credentials
+from samplewise.testing.endpoint import serving
 
 KEY = "sk-very-secret"
 
@@ -55,6 +56,26 @@ def test_bytes_go_out_unchanged_and_two_slashes_mean_the_root() -> None:
     script = Script(lambda seen: reply({}))
     posted(script, b'{"a":1}', "//tokenize")
     assert (script.seen[0].path, script.seen[0].body) == ("/tokenize", {"a": 1})
+
+
+def test_a_closed_event_loop_may_be_followed_by_another() -> None:
+    """As in a notebook, where every `solve` has a loop of its own: the same client works in each of them."""
+    with serving() as endpoint:
+        client = Client(endpoint.url)
+
+        async def get() -> int:
+            return (await client.get("models")).status
+
+        assert [asyncio.run(get()) for _ in range(3)] == [200] * 3
+
+        async def from_two() -> None:
+            await get()
+            with pytest.raises(SetupError, match="in use in another event loop"):
+                await asyncio.to_thread(lambda: asyncio.run(get()))
+            await client.close()
+            assert await asyncio.to_thread(lambda: asyncio.run(get())) == 200
+
+        asyncio.run(from_two())
 
 
 @pytest.mark.parametrize(

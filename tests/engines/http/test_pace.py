@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -133,6 +134,19 @@ def test_the_oldest_goes_first_and_cancelled_tasks_leave_the_queue() -> None:
         return order
 
     assert asyncio.run(go()) == [1, 2, 4, 5]
+
+
+def test_a_pause_goes_on_in_the_next_event_loop() -> None:
+    gate = RequestGate(Pace(4), time.monotonic)
+    gate.pace.record_overload(time.monotonic(), time.monotonic(), 0.3)
+
+    async def wait(ticket: int, timeout_s: float) -> None:
+        await asyncio.wait_for(gate.enter(ticket), timeout_s)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(wait(0, 0.01))
+    asyncio.run(wait(1, 30))
+    assert gate.in_flight == 1
 
 
 def test_the_queue_moves_on_when_a_pause_is_over() -> None:

@@ -47,7 +47,10 @@ PROMISE_S = 0.05  # how long reported free slots are kept from other callers
 
 
 class HttpEngine(Engine):
-    """An engine for one model behind one or more base URLs. Made by `http(...)`; use it within one event loop."""
+    """An engine for one model behind one or more base URLs. Made by `http(...)`.
+
+    Use it within one event loop at a time: once that is closed, as after `asyncio.run`, in another.
+    """
 
     def __init__(self, model: str | None, clients: Sequence[Client], settings: HttpSettings) -> None:
         clock = time.monotonic
@@ -221,8 +224,11 @@ class HttpEngine(Engine):
     async def open(self) -> None:
         """Find the model if none was named, and what the endpoint supports: from the cache, or by a dozen requests.
 
-        Raises SetupError, EngineUnavailable, EngineTimeout, AuthError.
+        Raises SetupError, also where the engine is in use in another event loop, EngineUnavailable, EngineTimeout,
+        AuthError.
         """
+        for client in self.clients:
+            await client.enter_loop()
         if self._opened:
             return
         async with self._lock:

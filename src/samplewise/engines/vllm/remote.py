@@ -63,7 +63,7 @@ class _Progress:
 
 
 class RemoteVllm(Engine):
-    """The engine behind one server. Made by `vllm(url)`; use it within one event loop."""
+    """The engine behind one server. Made by `vllm(url)`; use it within one event loop at a time."""
 
     def __init__(self, client: Client, settings: RemoteSettings) -> None:
         self.client = client
@@ -84,6 +84,7 @@ class RemoteVllm(Engine):
 
     async def open(self) -> None:
         """Ask the server what it is: one request. Raises SetupError and EngineUnavailable in one line."""
+        await self.client.enter_loop()
         async with self._lock:
             if self._facts is not None:
                 return

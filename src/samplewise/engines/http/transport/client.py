@@ -7,6 +7,7 @@ Like them it never resends a POST by itself. It is imported with the first reque
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import html
 import ipaddress
@@ -14,7 +15,7 @@ import json
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -96,9 +97,9 @@ class Client:
     """Requests to one base URL, such as http://127.0.0.1:8000/v1. A query in it is sent with every request.
 
     A path that begins with "//" is relative to the server's root instead ("//tokenize"). `timeout_s` limits a whole
-    request, `connect_timeout_s` its connection. Use a client within one event loop. The API key, credentials in
-    `headers` and the `secrets` appear in no error, text or repr, and in no reply, should a server repeat them. Raises
-    SetupError if the base URL is invalid.
+    request, `connect_timeout_s` its connection. Use a client within one event loop at a time: once that is closed,
+    another may follow. The API key, credentials in `headers` and the `secrets` appear in no error, text or repr, and in
+    no reply, should a server repeat them. Raises SetupError if the base URL is invalid.
     """
 
     def __init__(
@@ -127,6 +128,8 @@ class Client:
         self._secrets = KnownSecrets((*credentials, *secret_values([self._headers, of_query])))
         self._urls: dict[str, yarl.URL] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._closer: AsyncGenerator[None, None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that the connections belong to
 
     def __repr__(self) -> str:
         return f"Client({self.shown!r})"
@@ -192,11 +195,24 @@ class Client:
 
         return self._request("POST", path, json.dumps(body).encode(), max_bytes, idle_timeout_s, read)
 
+    async def enter_loop(self) -> None:
+        """Move to the running event loop, if that of the connections is closed. Raises SetupError if it still runs."""
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            raise SetupError(
+                f"the engine of {self.shown} is in use in another event loop: await asolve in that one, or give each "
+                "thread an engine of its own"
+            )
+        await self.close()
+        self._loop = loop
+
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        closer, self._closer, self._session, self._loop = self._closer, None, None, None
+        if closer is not None:
+            await closer.aclose()
 
     async def _request(
         self,
@@ -211,8 +227,11 @@ class Client:
     ) -> Reply:
         import aiohttp
 
+        await self.enter_loop()
         if self._session is None:
             self._session = self._open()
+            self._closer = _close_with_loop(self._session)
+            await anext(self._closer)
         url = self._urls.get(path) or self._url(path)
         timeout = self._session.timeout
         if idle_timeout_s is not None:
@@ -312,6 +331,14 @@ class Client:
         text = f"{server}{path[1:]}" if path.startswith("//") else f"{server}{parts.path}/{path}"
         mark = "&" if "?" in path else "?"
         return self._urls.setdefault(path, yarl.URL(f"{text}{mark}{self._query}" if self._query else text))
+
+
+async def _close_with_loop(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
+    """Close a session when this generator is closed: by the event loop at the latest, which ends its generators."""
+    try:
+        yield
+    finally:
+        await session.close()
 
 
 class _ReadStream(Protocol):

@@ -107,6 +107,7 @@ class RequestGate:
         self._waiting: list[_Waiting] = []  # a heap; cancelled entries stay until their turn comes
         self._num_waiting = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def load(self) -> int:
@@ -149,9 +150,11 @@ class RequestGate:
                 future.set_result(None)
                 self.in_flight += 1
                 self._num_waiting -= 1
-        if self._num_waiting and now < self.pace.resumes_at and self._timer is None:
+        if self._num_waiting and now < self.pace.resumes_at:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self.pace.resumes_at - now + 0.001, self._wake)
+            if self._timer is None or self._timer_loop is not loop:  # a closed loop's timer wakes nobody
+                self._timer_loop = loop
+                self._timer = loop.call_later(self.pace.resumes_at - now + 0.001, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
