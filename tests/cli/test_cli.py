@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,10 +25,12 @@ from samplewise.core.events import Retried
 from samplewise.core.types import Candidate, Failure, Message, Pool, Problem, Question, Selection, Stop, Usage
 from samplewise.store.database import Store
 from samplewise.store.records import Record, Run
+from samplewise.testing.endpoint import EndpointSettings, serving
 
 ROWS = [{"id": f"q{i}", "question": f"say {letter}", "answer": letter} for i, letter in enumerate("abcabc")]
 TOY = ["--engine", "toy", "--store", "s.db"]
 LINE = "repeat(6, max_tokens=3) | vote"
+MODULE = [sys.executable, "-m", "samplewise"]
 
 
 @pytest.fixture
@@ -173,6 +178,9 @@ MISTAKES = {
     "an argument out of range": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", "repeat(0)"], 2, "at least 1"),
     "an unknown argument": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", "repeat(3, temp=1)"], 2, "temperature"),
     "a missing file": (["run", "jsonl:none.jsonl", "-e", "toy", "-r", LINE], 2, "none.jsonl"),
+    "a missing file by its name": (["run", "data/none.jsonl"], 2, "data/none.jsonl: there is no such file"),
+    "a seed that no store holds": (["run", "mine.jsonl", "--seed", str(2**63)], 2, "--seed"),
+    "a comparison at no tokens": (["compare", "--tokens", "0"], 2, "--tokens"),
     "no store": (["select", "vote", "--store", "none.db"], 3, "none.db"),
     "a store that is a folder": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", LINE, "--store", "."], 3, "store"),
     "a store in no folder": (["run", "jsonl:mine.jsonl", "-e", "toy", "-r", LINE, "--store", "no/s.db"], 3, "no/s.db"),
@@ -223,6 +231,74 @@ def test_the_version_and_the_module(call: Call) -> None:
     assert call("--version").out == f"samplewise {samplewise.__version__}\n"
     done = subprocess.run([sys.executable, "-m", "samplewise", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"samplewise {samplewise.__version__}\n")
+
+
+def test_failed_requests_are_said_before_the_json(call: Call) -> None:
+    """The endpoint refuses two of twelve requests, for good."""
+    with serving(EndpointSettings(plan=("400", "", "400"), model="toy")) as endpoint:
+        engine = f'http("toy", base_url="{endpoint.url}", probe="never", n="never")'
+        asked = call("ask", "hi", "-e", engine, "-r", LINE, "--json")
+        assert "\nfinished: 4 of 6 draws, 2 failed\n2 requests failed (http(toy) answered 400" in asked.out
+        assert asked.json["spent"]["requests"] == 6
+    with serving(EndpointSettings(plan=("400", "", "400"), model="toy")) as endpoint:
+        engine = f'http("toy", base_url="{endpoint.url}", probe="never", n="never")'
+        done = call("run", "mine.jsonl", "-e", engine, "-r", LINE, "--store", "s.db", "--json")
+    assert done.code == 0
+    assert "\n2 requests failed (http(toy) answered 400" in done.out
+    assert done.json["done"] == len(ROWS)
+
+
+def test_an_endpoint_that_is_not_there_is_one_line() -> None:
+    words = [*MODULE, "ask", "hi", "-e", 'http("m", base_url="http://127.0.0.1:9/v1")']
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "told"),
+    [
+        ("| head -1 > head.txt; exit ${PIPESTATUS[0]}", 0, ""),
+        ("> /dev/full", 3, "samplewise: the output cannot be written: No space left on device\n"),
+        (">&-", 0, ""),
+    ],
+    ids=["nobody reads on", "the disk is full", "closed"],
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_output_that_cannot_be_written(tmp_path: Path, ending: str, code: int, told: str) -> None:
+    command = f"{shlex.join([*MODULE, 'list', '--json'])} {ending}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (code, told)
+
+
+def test_no_output_is_written_over_a_store(call: Call) -> None:
+    call("run", "mine.jsonl", "-r", LINE, *TOY)
+    for words in (
+        ["export", "-o", "s.db", "--format", "csv"],
+        ["export", "-o", "s.db", "--format", "eval"],
+        ["report", "-o", "s.db"],
+        ["compare", "-o", "s.db"],
+        ["plan", "-o", "s.db", "--orders", "20"],
+    ):
+        done = call(*words, "--store", "s.db")
+        assert (done.code, done.err) == (
+            2,
+            "samplewise: s.db is a store or another database, which is not overwritten: give another file\n",
+        ), words
+    with Store("s.db", must_exist=True) as store:
+        assert store.num_draws() == 36
+
+
+def test_an_interrupted_question_claims_nothing_of_a_store(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(*_: Any, **__: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    written: list[bytes] = []
+    monkeypatch.setattr("samplewise.api.asolve", interrupted)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(os, "write", lambda _, text: written.append(text))
+    assert call("ask", "hi", "-e", "toy").code == 130
+    assert written == [b"samplewise: interrupted; draws that a store keeps are not paid for again\n"]
 
 
 @pytest.mark.parametrize("question", ["", "  \n"])

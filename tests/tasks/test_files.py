@@ -68,6 +68,7 @@ def test_the_folder_of_benchmarks_comes_first(folder: Path) -> None:
         ("x.jsonl.gz", b"no gzip", "cannot be read: Not a gzipped file"),
         ("x.csv", b"a,b\n1\n", r"x\.csv:2: expected 2 columns"),
         ("x.csv", b"a,b\n1,2\n1,2,3\n", r"x\.csv:3: expected 2 columns"),
+        ("x.csv", b"a,b,a,,\n1,2,3,,\n", r"x\.csv:1: two columns are called 'a'; one of them would be lost"),
         ("x.csv", b'a,b\n1,"2\n', r"x\.csv:2: not CSV: unexpected end of data"),
         ("x.parquet", b"PAR1", r"expected a \.jsonl, \.json or \.csv file"),
     ],

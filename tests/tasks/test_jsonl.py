@@ -84,7 +84,9 @@ def test_gzip_limit_and_name(tmp_path: Path) -> None:
         ('{"prompt": "\\ud800"}', "half of a surrogate pair"),
         ("[1]", 'expected a JSON object, got a list; write {"prompt": ...}'),
         ('"text"', "expected a JSON object, got a string"),
+        ('{"prompt": "a', "not JSON: Unterminated string starting at column 12"),
         ({}, "no question; give one of prompt, question, problem, input, messages"),
+        ({" Question ": "a", "b;c": 1}, 'input, messages; this row has " Question ", "b;c"'),
         ({"prompt": "a", "input": "b"}, "prompt and input both ask the question; keep one of them"),
         (
             {"prompt": "a", "messages": [{"role": "user", "content": "b"}]},

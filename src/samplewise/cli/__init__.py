@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import NoReturn
 
-INTERRUPTED = b"samplewise: interrupted; what was paid for is kept, the same command goes on from there\n"
+INTERRUPTED = "interrupted; draws that a store keeps are not paid for again"
 
 
 def main() -> NoReturn:
@@ -33,6 +33,7 @@ def main() -> NoReturn:
 
 
 def _end(number: int, frame: object) -> NoReturn:
-    sys.stdout.flush()
-    os.write(2, INTERRUPTED)
+    with contextlib.suppress(Exception):  # closed, full, or in the middle of a write
+        sys.stdout.flush()
+    os.write(2, f"samplewise: {INTERRUPTED}\n".encode())
     os._exit(130)

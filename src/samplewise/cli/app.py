@@ -22,6 +22,7 @@ from rich.text import Text
 from samplewise.cli.completion import complete_engine, complete_recipe
 from samplewise.cli.config import Config, load_config
 from samplewise.core.errors import SamplewiseError, UsageError
+from samplewise.core.files import refuse_database
 from samplewise.core.spec import Spec
 from samplewise.core.text import CONTROLS, printable
 from samplewise.core.types import Json
@@ -53,6 +54,12 @@ class PlainConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+    def on_broken_pipe(self) -> None:
+        """Go on without the progress that nobody reads. Where nobody reads the output, the command ends."""
+        if not self.stderr:
+            raise  # what rich is handling
+        self.quiet = True
 
 
 out = PlainConsole()
@@ -162,7 +169,7 @@ Recipes = Annotated[
 StorePath = Annotated[
     Path, typer.Option("--store", help="The SQLite file that keeps every draw", envvar="SAMPLEWISE_STORE")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed, the same run")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="The same seed, the same run")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line")]
 BudgetRequests = Annotated[int | None, typer.Option("--budget-requests", min=0, help="Limit of the run in requests")]
 BudgetTokens = Annotated[
@@ -205,11 +212,13 @@ Read = Annotated[
 ]
 System = Annotated[str | None, typer.Option("--system", help="A system prompt before every question")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write an HTML report here")]
+EqualTokens = Annotated[float | None, typer.Option("--tokens", min=1.0, help="Compare at so many tokens per problem")]
 
 DEFAULT_STORE = Path("samplewise.db")
 
 
 def write(path: Path, text: str) -> None:
+    refuse_database(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -224,7 +233,6 @@ def say(text: str) -> None:
 
 def print_json(**fields: Json) -> None:
     """The last line of standard output. Unknown numbers are null, control characters are escaped as JSON does."""
-    sys.stdout.flush()
     text = json.dumps(_known(fields), ensure_ascii=False)
     print(CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text), flush=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import NoReturn
 
@@ -10,6 +12,7 @@ import typer
 from samplewise.core.errors import SamplewiseError
 
 from . import (
+    INTERRUPTED,
     completion,
     demo,
     doctor,
@@ -39,6 +42,8 @@ app.registered_commands.sort(key=lambda command: ORDER.index(command.name or com
 # What the parser says of a wrong word. Its class has no name that holds for every release of typer; its children do.
 COMPLAINT: type[Exception] = typer.BadParameter.mro()[2]
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
+
 
 def run_command() -> NoReturn:
     """Run the command that the arguments name. Samplewise's own errors become one line and an exit code."""
@@ -56,7 +61,19 @@ def run_command() -> NoReturn:
         begun = getattr(error, "ctx", None)  # the command that was begun
         fail(f"{error.format_message()}{f' See: {begun.command_path} --help' if begun else ''}", 2)  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
-        fail("interrupted; what was paid for is kept, the same command goes on from there", 130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has what it wanted
-        sys.exit(0)
+        fail(INTERRUPTED, 130)
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):  # which the parser takes for a failure
+            raise
+        _drop_output()
+        sys.exit(0)  # the reader has what it wanted
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _drop_output()
+        fail(f"the output cannot be written: {error.strerror}", 3)
+
+
+def _drop_output() -> None:
+    """Lose what is still to be printed, so that the interpreter's last flush does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

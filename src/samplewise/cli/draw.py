@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samplewise.core import registry
-from samplewise.core.errors import StoreError, UsageError
+from samplewise.core.errors import BadInput, BadSpec, StoreError, UsageError
 from samplewise.core.events import Arrived, Event, OnEvent, in_words
 from samplewise.core.files import is_file
 from samplewise.core.spec import Spec, parse_spec
@@ -32,6 +32,7 @@ from .app import (
     BudgetUsd,
     ConfirmAbove,
     Engine,
+    EqualTokens,
     Interrupted,
     Output,
     Read,
@@ -54,6 +55,8 @@ from .stored import finished_runs, print_comparison, records_of, stop_reasons, u
 
 if TYPE_CHECKING:
     from samplewise.runs.tracking.follow import RunFollower
+
+FILES = (".jsonl", ".json", ".csv", ".gz")  # how a file of questions is called
 
 
 @app.command()
@@ -92,8 +95,9 @@ def ask(
     async def go() -> Result:
         with loading(engine_to_load(engine)):
             opened = registry.build("engine", engine_for(context, engine, [parsed]))
-            await opened.open()
         try:
+            with loading(engine_to_load(engine)):
+                await opened.open()
             with Bar("drawing", one_question=True) as bar:
 
                 def on_event(event: Event) -> None:
@@ -130,8 +134,10 @@ def ask(
         say(f"a tie of {result.tied}: as many answers came out equal, and this one was drawn among them")
     if note := outside_note(result.pool.candidates):
         say(note)
-    draws = len(result.pool.candidates) + result.pool.num_failed
-    say(in_words(result.stop, draws, parsed.max_draws))
+    num_failed = result.pool.num_failed
+    say(in_words(result.stop, len(result.pool.candidates) + num_failed, parsed.max_draws, num_failed))
+    if num_failed and failures:
+        say(f"{num_failed} requests failed ({failures[-1]})")
     for line in describe_trace(result.trace):
         say(line)
     if as_json:
@@ -245,6 +251,7 @@ def run(
         say(", ".join(f"{num} {reason}" for reason, num in stops.items()) + f"; why: samplewise show {summary.run}")
     for line in (*([note] if note else []), *no_choice):
         say(line)
+    say_failed(summary)
     if as_json:
         print_json(
             run=summary.run,
@@ -260,7 +267,7 @@ def run(
             complete=not summary.cancelled,
             **({} if part is None else {"shard": str(part), "task_questions": summary.num_in_task}),
         )
-    _finish(summary)
+    end_if_unanswered(summary)
 
 
 @app.command()
@@ -273,7 +280,7 @@ def compare(
     read: Read = None,
     store: StorePath = DEFAULT_STORE,
     seed: Seed = 0,
-    tokens: Annotated[float | None, typer.Option("--tokens", help="Compare at so many tokens per problem")] = None,
+    tokens: EqualTokens = None,
     output: Output = None,
     confirm_above_usd: ConfirmAbove = None,
     yes: Yes = False,
@@ -293,7 +300,8 @@ def compare(
                 context, open_task(task, read, system), engine, lines, kept, seed, Budget(), limit_usd=limit
             )
             for summary in summaries:
-                _finish(summary)
+                say_failed(summary)
+                end_if_unanswered(summary)
             runs = {run.id: run for run in kept.runs()}
             chosen = [(runs[summary.run].recipe, runs[summary.run]) for summary in summaries]
         else:
@@ -318,7 +326,12 @@ def open_task(text: str, read: str | None = None, system: str | None = None) -> 
 
     Says what must be known of its problems. Raises UsageError where the task has a reader of its own.
     """
-    spec = Spec("jsonl", (text,)) if is_file(Path(text)) else parse_spec(text)
+    try:
+        spec = Spec("jsonl", (text,)) if is_file(Path(text)) else parse_spec(text)
+    except BadSpec:
+        if Path(text).suffix in FILES:
+            raise BadInput(f"{text}: there is no such file") from None
+        raise
     if read is not None:
         if spec.name != "jsonl":
             raise UsageError(f"--read is for files of questions; {spec.name} says itself how its answers are read")
@@ -484,14 +497,21 @@ def describe_kept(store: Any, summary: Any) -> str:
     )
 
 
-def _finish(summary: Any) -> None:
-    """Say what failed. Exit code 4 where a question got no answer."""
+def say_failed(summary: Any) -> None:
+    """Say what failed of a run whose questions all have an answer."""
+    if summary.num_failed and summary.num_done == summary.num_questions and summary.spent.completion_tokens:
+        say(_describe_failed(summary))
+
+
+def end_if_unanswered(summary: Any) -> None:
+    """End with exit code 4 where a question got no answer."""
     if summary.failure and (summary.num_done == 0 or summary.spent.completion_tokens == 0):
         fail(f"no request was answered: {summary.failure}", 4)
-    if summary.num_failed:
-        left = summary.num_questions - summary.num_done
-        questions = f", {left} questions got no answer" if left else ""
-        line = f"{summary.num_failed} requests failed{questions} ({summary.failure}); the same command makes them again"
-        if left:
-            fail(line, 4)
-        say(line)
+    if summary.num_failed and summary.num_done < summary.num_questions:
+        fail(_describe_failed(summary), 4)
+
+
+def _describe_failed(summary: Any) -> str:
+    left = summary.num_questions - summary.num_done
+    questions = f", {left} questions got no answer" if left else ""
+    return f"{summary.num_failed} requests failed{questions} ({summary.failure}); the same command makes them again"

@@ -20,6 +20,7 @@ from samplewise.recipe import recipe as parse_recipe
 from .app import (
     DEFAULT_STORE,
     AsJson,
+    EqualTokens,
     Output,
     Sandbox,
     StorePath,
@@ -181,7 +182,7 @@ def recheck(
 def report(
     store: StorePath = DEFAULT_STORE,
     output: Output = Path("report.html"),
-    tokens: Annotated[float | None, typer.Option("--tokens", help="Compare at so many tokens per problem")] = None,
+    tokens: EqualTokens = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a self-contained HTML page about a store's finished runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
@@ -11,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from samplewise.core.errors import BadInput
+from samplewise.core.errors import BadInput, UsageError
 from samplewise.core.types import Json
+
+SQLITE = b"SQLite format 3\0"  # how a database begins
 
 
 def data_folder() -> Path | None:
@@ -39,6 +42,13 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
+
+
+def refuse_database(path: Path) -> None:
+    """Raise UsageError if a file that is to be written is an SQLite database, such as a store of paid draws."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(SQLITE)) == SQLITE:
+            raise UsageError(f"{path} is a store or another database, which is not overwritten: give another file")
 
 
 def find_data_file(file: str) -> Path | None:
@@ -121,9 +131,14 @@ def _parsed(path: Path, line: int, text: str) -> Json:
     try:
         return json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        _fail(path, line + error.lineno - 1, f"not JSON: {error.msg} at column {error.colno}; is the file complete?")
+        _fail(path, line + error.lineno - 1, f"not JSON: {problem_of(error)}; is the file complete?")
     except (ValueError, RecursionError) as error:
         _fail(path, line, f"not JSON: {error}")
+
+
+def problem_of(error: json.JSONDecodeError) -> str:
+    """Return what is wrong with a line of JSON, and at which column."""
+    return f"{error.msg.removesuffix(' at')} at column {error.colno}"
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -134,6 +149,10 @@ def _csv(path: Path) -> list[dict[str, Json]]:
     reader = csv.DictReader((text for _, text in read_lines(path, blank=True)), strict=True)
     rows: list[dict[str, Json]] = []
     try:
+        named = [name for name in reader.fieldnames or () if name.strip()]  # columns without a name are often empty
+        for name in named:
+            if named.count(name) > 1:
+                _fail(path, reader.line_num, f"two columns are called {name!r}; one of them would be lost")
         for row in reader:
             if None in row or None in row.values():
                 _fail(path, reader.line_num, f"expected {len(reader.fieldnames or ())} columns")

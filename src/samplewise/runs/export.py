@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 from samplewise.core.errors import MissingExtra, UsageError
+from samplewise.core.files import refuse_database
 from samplewise.core.types import Json
 from samplewise.recipe import recipe
 from samplewise.runs.harness import lm_eval_rows, write_eval
@@ -73,8 +74,9 @@ INSPECT_ROLES = {"developer": "system"}
 def export_run(store: Store, run: Run, path: Path, form: Format, table: Table = "draws") -> int:
     """Write a stored run to `path`; return the number of rows, or of samples.
 
-    Raises UsageError where the file cannot be written, MissingExtra for Parquet without pyarrow.
+    Raises UsageError where the file cannot be written or is a store, MissingExtra for Parquet without pyarrow.
     """
+    refuse_database(path)
     num = 0
     if form in ("inspect", "eval"):
         log = _utf8(inspect_log(store, run))

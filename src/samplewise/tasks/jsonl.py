@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from samplewise.core.checks import check_choice
 from samplewise.core.errors import BadInput, UsageError
-from samplewise.core.files import read_lines, read_table
+from samplewise.core.files import problem_of, read_lines, read_table
 from samplewise.core.registry import build, names
 from samplewise.core.spec import parse_spec
 from samplewise.core.text import as_one_line
@@ -103,7 +103,7 @@ def _parsed(path: Path, line: int, raw: str) -> Json:
         value = json.loads(raw, parse_constant=_no_constant)
         json.dumps(value, ensure_ascii=False).encode()  # a store could not write half a surrogate pair
     except json.JSONDecodeError as error:
-        _fail(path, line, f"not JSON: {error.msg} at column {error.colno}; write one object a line")
+        _fail(path, line, f"not JSON: {problem_of(error)}; write one object a line")
     except UnicodeEncodeError:
         _fail(path, line, "half of a surrogate pair (\\ud800 to \\udfff) is no text; write the character itself")
     except (ValueError, RecursionError) as error:

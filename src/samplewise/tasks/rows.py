@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError, model_validator
 
+from samplewise.core.text import as_one_line
+
 ASKED = ("prompt", "question", "problem", "input", "messages")
 ANSWERED = ("answer", "target", "expected_answer")
 
@@ -104,7 +106,11 @@ def explain(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     path = ".".join(str(step) for step in first["loc"] if isinstance(step, int) or step in _EXPECTED)
     if not path:
-        return first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ")
+        if first["input"] and not any(name in first["input"] for name in ASKED):
+            names = ", ".join(json.dumps(name, ensure_ascii=False) for name in first["input"])
+            message += f"; this row has {as_one_line(names, 100)}"
+        return message
     field = next(step for step in reversed(first["loc"]) if step in _EXPECTED)
     shown = {"missing": "nothing", "string_pattern_mismatch": "an empty one", "too_short": "an empty one"}
     value = first["input"]
