@@ -72,6 +72,19 @@ def test_gains_are_those_by_hand() -> None:
     assert not np.isnan(found.findings.selected.value), "both runs chose by vote"
 
 
+def test_a_shorter_ladder_is_compared_at_its_own_draws() -> None:
+    with Store(":memory:") as store:
+        direct = drawn(store, "repeat(24, max_tokens=3) | vote", task())
+        mix = drawn(store, "vary(ladder(0.3, 2.0)) | repeat(12, max_tokens=3) | vote", task())
+        ladder = drawn(store, "vary(ladder(0.5, 0.8)) | repeat(3, max_tokens=3) | vote", task())
+        found = measure_effect(store, EffectRuns(direct, mix, ladder))
+        mixed, rungs = (load_outcomes(store, run.id).graded.grades for run in (mix, ladder))
+    fails = np.stack([(mixed[:, arm::3] == 0).mean(axis=1) for arm in range(3)])
+    by_hand = (1 - fails.prod(axis=0)) - rungs.max(axis=1)
+    assert found.num_draws == 3
+    assert found.findings.over_ladder.gain.value == pytest.approx(by_hand.mean())
+
+
 def test_what_cannot_be_compared_is_said() -> None:
     with Store(":memory:") as store:
         direct = drawn(store, "repeat(6, max_tokens=3) | vote", task())

@@ -115,7 +115,6 @@ class _Drawn(NamedTuple):
 
     def coverage(self, num: int) -> Floats:
         """Return the probability (P,) that one of `num` draws, allocated as the run's first ones, is right."""
-        num = min(num, self.num_draws)
         allocation = np.array([np.bincount(row[:num], minlength=len(self.names)) for row in self.arms])
         return 1.0 - stratified_failure(self.counts(), allocation)
 
@@ -135,8 +134,8 @@ def measure_effect(
 ) -> Effect:
     """Measure the effect of a mix of arms over direct draws, and over a temperature ladder where there is one.
 
-    `draws` of the mix are compared: by default all, or fewer where the direct run has too few draws for the mix's
-    tokens. Where it has too few for two draws of the mix, both are compared at equal draws alone. `smallest_gain` in
+    `draws` of the mix are compared: by default all, or as many as the run with the fewest has, or fewer where the
+    direct run has too few draws for the mix's tokens. Where it has too few for two draws of the mix, both are compared at equal draws alone. `smallest_gain` in
     coverage is the one of interest; state it before drawing. Raises ValueError for runs over different questions, a mix
     with a single arm, or fewer than two comparable draws.
     """
@@ -144,7 +143,8 @@ def measure_effect(
     direct, mix = _read(store, runs.direct), _read(store, runs.mix)
     ladder = None if runs.ladder is None else _read(store, runs.ladder)
     _check(direct, mix, ladder)
-    budget = _common_budget(direct, mix, draws)
+    most = min(run.num_draws for run in (direct, mix, ladder) if run is not None)
+    budget = _common_budget(direct, mix, most if draws is None else min(draws, most))
     num = budget.num_draws
     arms = _accuracies(mix)
     worst = min(arms, key=lambda arm: math.inf if math.isnan(arm.accuracy.value) else arm.accuracy.value)
@@ -199,15 +199,14 @@ def _check(direct: _Drawn, mix: _Drawn, ladder: _Drawn | None) -> None:
         raise ValueError(f"run {mix.run.id} has one arm alone, {mix.names[0]}: there is nothing to compare within it")
 
 
-def _common_budget(direct: _Drawn, mix: _Drawn, draws: int | None) -> _Budget:
-    """Return the draws to compare: as many as asked for, and as the direct run has tokens for, where it has for two.
+def _common_budget(direct: _Drawn, mix: _Drawn, most: int) -> _Budget:
+    """Return the draws to compare: at most `most`, and as many as the direct run has tokens for, where it has for two.
 
     The direct run has tokens for them where its next draw would go beyond them, or where it has at least as many draws
     at as many tokens.
     """
-    most = min(mix.num_draws, direct.num_draws, mix.num_draws if draws is None else draws)
     if most < 2:
-        raise ValueError("fewer than two draws of each run can be compared; draw more direct ones")
+        raise ValueError("fewer than two draws of each run can be compared; draw more in the run that has the fewest")
     costs = [direct.tokens(num) for num in range(1, direct.num_draws + 1)]
     end = costs[-1] + (costs[-1] - costs[-2])  # where one more direct draw would fit
     for num in range(most, 1, -1):
