@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 
 from samplewise.core.bill import CostSplit, bill_json
-from samplewise.core.errors import SetupError
+from samplewise.core.errors import ContextOverflow, SetupError
 from samplewise.core.events import Event, Started, Stopped
 from samplewise.core.keys import Key
 from samplewise.core.registry import build
 from samplewise.core.spec import Spec
 from samplewise.core.types import Ask, Candidate, Message, Pool, Problem, Question, Score, Selection, Usage
-from samplewise.engines.base import Arrival
+from samplewise.engines.base import Arrival, failed
 from samplewise.engines.toy import Toy
 from samplewise.loop.ledger import Budget
 from samplewise.recipe import parse_choice, recipe
@@ -211,6 +211,78 @@ def test_a_stop_rule_stands_at_its_mean_over_orders_where_the_store_has_its_draw
     assert row.accuracy.value == pytest.approx(np.mean(grades), abs=0.065)
     assert 0 < row.run_deviation < 0.25
     assert f"lead {row.run_deviation:.3f}" in report.basis_notes[0]
+
+
+def test_draws_without_a_grade_are_left_out_by_every_method() -> None:
+    """Not the whole question: the methods would be compared on different ones, or the hard ones would be gone."""
+
+    def grade(problem: Problem, answer: str | None) -> Score:
+        is_unknown = problem.question.id == "q1" or (answer is not None and answer.startswith("a"))
+        return Score(math.nan) if is_unknown else Score(float(answer is not None and answer[0] == problem.reference))
+
+    task = replace(make_task(), grade=grade)
+    lines = ("repeat(10, max_tokens=4)", "repeat(10, max_tokens=4) | until(agreement)")
+    with Store(":memory:") as store:
+        for line in lines:
+            asyncio.run(run_task(task, recipe(f"{line} | vote"), Toy(3), store))
+        plain, stopped = (next(r for r in store.runs() if r.recipe == f"{line} | vote") for line in lines)
+        outcomes, ks = load_outcomes(store, plain.id), np.array([1, 3])
+        grades = outcomes.graded.grades
+        assert np.isnan(grades).any(axis=1).sum() > 6
+        by_formula = accuracy_at(store, outcomes, vote(), ks, Key(0))
+        by_subsets = accuracy_at(store, outcomes, replace(vote(), expected=None), ks, Key(0))
+        entries = [ReportEntry("plain", plain, "vote"), ReportEntry("stopped", stopped, "vote")]
+        rows = {row.name: row for row in build_report(store, entries, title="", baseline="plain").methods}
+    known = ~np.isnan(grades).all(axis=1)
+    assert 0 < (~known).sum() < 6
+    for accuracy in (by_formula, by_subsets):
+        assert (np.isnan(accuracy) == ~known).all()
+    assert np.nanmean(np.abs(by_formula - by_subsets)) < 0.05
+    assert rows["stopped"].basis == "orders"
+    for row in rows.values():
+        assert row.coverage.num_problems == known.sum()
+    assert rows["stopped"].accuracy.num_problems >= known.sum() - 1, "one question's vote never has a grade"
+
+
+def test_a_question_without_a_draw_is_wrong_in_every_figure() -> None:
+    class Refusing(Toy):
+        async def answer(self, asks: Sequence[Ask]) -> AsyncGenerator[Arrival, None]:
+            taken = [i for i, ask in enumerate(asks) if ask.messages[0].content not in ("word 2", "word 5")]
+            for i in set(range(len(asks))) - set(taken):
+                yield Arrival(i, failed(ContextOverflow("refused")))
+            async for position, completion in super().answer([asks[i] for i in taken]):
+                yield Arrival(taken[position], completion)
+
+    lines = ("repeat(6, max_tokens=4) | vote", "repeat(6, max_tokens=4) | until(lead(2)) | vote")
+    with Store(":memory:") as store:
+        summaries = [asyncio.run(run_task(make_task(), recipe(line), Refusing(3), store)) for line in lines]
+        assert all(summary.accuracy[2] == summary.accuracy[5] == 0 for summary in summaries)
+        runs = [next(run for run in store.runs() if run.id == summary.run) for summary in summaries]
+        outcomes, ks = load_outcomes(store, runs[0].id), np.array([1, 6])
+        figures = [
+            accuracy_at(store, outcomes, vote(), ks, Key(0)),
+            accuracy_at(store, outcomes, replace(vote(), expected=None), ks, Key(0)),
+            coverage_at(store, outcomes, ks, Key(0)),
+        ]
+        entries = [ReportEntry(run.recipe, run, "vote") for run in runs]
+        rows = build_report(store, entries, title="", baseline=lines[0]).methods
+    for figure in figures:
+        assert (figure[:, [2, 5]] == 0).all()
+        assert not np.isnan(figure).any()
+    assert [(row.accuracy.num_problems, row.coverage.num_problems) for row in rows] == [(12, 12)] * 2
+
+
+def test_one_run_knows_no_coverage_of_what_could_not_be_graded() -> None:
+    def grade(problem: Problem, answer: str | None) -> Score:
+        return Score(math.nan if problem.question.id == "q1" else float(answer is not None))
+
+    line = "repeat(6, max_tokens=4) | until(lead(2)) | vote"
+    with Store(":memory:") as store:
+        asyncio.run(run_task(replace(make_task(), grade=grade), recipe(line), Toy(3), store))
+        (entry,) = (ReportEntry("stopped", run, "vote") for run in store.runs())
+        (row,) = build_report(store, [entry], title="", baseline="stopped").methods
+    assert row.basis == "one run"
+    assert (row.accuracy.num_unscored, row.coverage.num_unscored) == (1, 1)
 
 
 def test_curves_of_a_mix_deal_arms_as_the_recipe_does() -> None:

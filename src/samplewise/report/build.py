@@ -245,8 +245,9 @@ def _measure_whole(store: Store, entry: ReportEntry, parsed: Recipe, outcomes: O
     """Measure a run that cannot be split, as one point."""
     chosen = {row.question: row.grade for row in store.selections(entry.run.id) if row.selector == entry.selector}
     accuracy = np.array([[chosen.get(question, math.nan) for question in outcomes.questions]])
-    grades = np.where(np.isnan(outcomes.graded.grades), -np.inf, outcomes.graded.grades)
-    coverage = grades.max(axis=1, initial=0.0)[None]
+    best = np.nan_to_num(outcomes.graded.grades, nan=0.0).max(axis=1, initial=0.0)
+    is_unknown = (outcomes.num_graded == 0) & (outcomes.num_draws > 0)  # without a draw there is no answer: wrong
+    coverage = np.where(is_unknown, math.nan, best)[None]
     tokens = np.array([float(bill.whole().mean())])
     ks = np.array([max(1, round(float(outcomes.num_draws.mean())))])
     num_graded = dict(zip(outcomes.questions, outcomes.num_graded.tolist(), strict=True))
@@ -288,12 +289,12 @@ def _measure_over_orders(
     return _Measured(
         entry,
         parsed,
-        Curve(entry.name, ks, tokens, replays.grades.mean(axis=1)[None]),
-        Curve(entry.name, ks, tokens, replays.best_grades.mean(axis=1)[None]),
+        Curve(entry.name, ks, tokens, replays.accuracy[None]),
+        Curve(entry.name, ks, tokens, replays.coverage[None]),
         bill,
         dict(zip(outcomes.questions, outcomes.num_graded.tolist(), strict=True)),
         "orders",
-        float(replays.grades.mean(axis=0).std(ddof=1)),
+        replays.run_deviation,
     )
 
 

@@ -88,7 +88,7 @@ class QuestionBill(NamedTuple):
 
         In the order of the asks, these add up to what a stop after any candidate has paid for.
         """
-        starts = (0, *(ask + 1 for ask in self.asks[:-1]))
+        starts = (0, *(ask + 1 for ask in self.asks[:-1]))[: len(self.asks)]  # none where every ask failed
         return tuple(
             math.fsum(self.draws[start : ask + 1]) + scoring
             for start, ask, scoring in zip(starts, self.asks, self.scoring, strict=True)

@@ -111,6 +111,29 @@ class OrderReplays(NamedTuple):
     rounds: Ints  # (P, R) sequential waves until the stop
     seconds: Floats  # (P, R) of the draws, with each wave at once; nan where unknown
 
+    @property
+    def accuracy(self) -> Floats:
+        """Return each pool's mean grade (P,) over the orders whose chosen answer has one; nan without any."""
+        return _mean_known(self.grades)
+
+    @property
+    def coverage(self) -> Floats:
+        """Return each pool's mean best grade (P,) over the orders that have one; nan without any."""
+        return _mean_known(self.best_grades)
+
+    @property
+    def run_deviation(self) -> float:
+        """Return how far a single run's accuracy lies from the mean over orders, as a standard deviation."""
+        return float(_mean_known(self.grades.T).std(ddof=1))
+
+
+def _mean_known(values: Floats) -> Floats:
+    """Return the mean of each row of `values` (A, B) without its nan; nan where a row has nothing else."""
+    known = ~np.isnan(values)
+    total, num = np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1)
+    mean: Floats = np.where(num > 0, total / np.maximum(num, 1), math.nan)
+    return mean
+
 
 def stored_pools(store: Store, run: str, bill: RunBill) -> tuple[StoredPool, ...]:
     """Return a stored run's pools, billed by `bill`."""

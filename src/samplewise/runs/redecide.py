@@ -152,9 +152,13 @@ def accuracy_at(store: Store, outcomes: Outcomes, selector: Selector, ks: Ints, 
     """Return the expected grade (K, P) of what `selector` chooses among k of a problem's draws, for each k of `ks`.
 
     By the selector's formula where it has one, else over `NUM_RESAMPLES` subsets. A problem with fewer than k graded
-    draws stands with all that it has. Where draws are of several arms, k of them are dealt to the arms as the recipe
-    deals them (see `samplewise.runs.orders`).
+    draws stands with all that it has; one whose every draw failed has no answer, which is wrong. Where draws are of
+    several arms, k of them are dealt to the arms as the recipe deals them (see `samplewise.runs.orders`).
     """
+    return _with_failed(_accuracy_at(store, outcomes, selector, ks, key), outcomes)
+
+
+def _accuracy_at(store: Store, outcomes: Outcomes, selector: Selector, ks: Ints, key: Key) -> Floats:
     expected = selector.expected
     if _has_arms(store, outcomes.run):
         fits = _fit_selectors(store, outcomes.run, selector, key)
@@ -172,20 +176,33 @@ def accuracy_at(store: Store, outcomes: Outcomes, selector: Selector, ks: Ints, 
     value = np.full((len(ks), len(outcomes.questions)), np.nan)
     fits = _fit_selectors(store, outcomes.run, selector, key)
     for column, (record, fit) in enumerate(zip(store.records(outcomes.run), fits, strict=True)):
-        for row, k in enumerate(ks.tolist()):
+        graded = np.flatnonzero(~np.isnan(outcomes.graded.grades[column]))
+        for row, k in enumerate(ks.tolist() if len(graded) else ()):
             grades = [
-                _grade_of_subset(record, fit, k, resample) for resample in key.fold(column, k).split(NUM_RESAMPLES)
+                _grade_of_subset(record, fit, graded, k, resample)
+                for resample in key.fold(column, k).split(NUM_RESAMPLES)
             ]
             value[row, column] = np.mean(grades)
+    return value
+
+
+def _with_failed(value: Floats, outcomes: Outcomes) -> Floats:
+    """Return values (K, P) that are 0 for a problem without a draw, as no answer is; nan in a run without a grade."""
+    value[:, outcomes.num_draws == 0] = 0.0 if outcomes.num_graded.any() else math.nan
     return value
 
 
 def coverage_at(store: Store, outcomes: Outcomes, ks: Ints, key: Key) -> Floats:
     """Return the expected best grade (K, P) among k of a problem's draws, for each k of `ks`.
 
-    Exact for draws of one arm. As in `accuracy_at`, problems with fewer draws stand with all that they have, and arms
-    are dealt draws in turn: the same key takes the same orders there, so that no accuracy is above its ceiling.
+    Exact for draws of one arm. As in `accuracy_at`, problems with fewer draws stand with all that they have, those
+    whose every draw failed with 0, and arms are dealt draws in turn: the same key takes the same orders there, so that
+    no accuracy is above its ceiling.
     """
+    return _with_failed(_coverage_at(store, outcomes, ks, key), outcomes)
+
+
+def _coverage_at(store: Store, outcomes: Outcomes, ks: Ints, key: Key) -> Floats:
     grades = outcomes.graded.grades
     if _has_arms(store, outcomes.run):
         rows = [
@@ -261,9 +278,8 @@ def _grade_of(record: Record, selector: Selector, indices: Sequence[int], key: K
     return grade_at(record, None if position is None else indices[position])
 
 
-def _grade_of_subset(record: Record, selector: Selector, k: int, key: Key) -> float:
-    num = len(record.answers)
-    subset = np.sort(key.generator().choice(num, size=min(k, num), replace=False)).tolist()
+def _grade_of_subset(record: Record, selector: Selector, graded: Ints, k: int, key: Key) -> float:
+    subset = np.sort(key.generator().choice(graded, size=min(k, len(graded)), replace=False)).tolist()
     return _grade_of(record, selector, subset, key.fold("select"))
 
 

@@ -134,10 +134,10 @@ def measure_effect(
 ) -> Effect:
     """Measure the effect of a mix of arms over direct draws, and over a temperature ladder where there is one.
 
-    `draws` of the mix are compared: by default all, or as many as the run with the fewest has, or fewer where the
-    direct run has too few draws for the mix's tokens. Where it has too few for two draws of the mix, both are compared at equal draws alone. `smallest_gain` in
-    coverage is the one of interest; state it before drawing. Raises ValueError for runs over different questions, a mix
-    with a single arm, or fewer than two comparable draws.
+    `draws` of the mix are compared: by default all, but no more than any other run has, and fewer where the direct run
+    has too few draws for the mix's tokens. Where it has too few for two draws of the mix, all are compared at equal
+    draws alone. `smallest_gain` in coverage is the one of interest; state it before drawing. Raises ValueError for runs
+    over different questions, a mix with a single arm, or fewer than two comparable draws.
     """
     key = Key(seed).fold("effect")
     direct, mix = _read(store, runs.direct), _read(store, runs.mix)

@@ -159,7 +159,7 @@ def _replayed(pilot: Pilot, selected: _Selected, rule: _Rule, pools: Sequence[St
     for replays in replay_pools(
         rule.by_question, selected.selector, pools, key, caps=caps, num_orders=pilot.num_orders
     ):
-        values, costs = replays.grades.mean(axis=1), replays.tokens.mean(axis=1)
+        values, costs = replays.accuracy, replays.tokens.mean(axis=1)
         if np.isnan(costs).any():  # a judge of whole pools
             continue
         tokens = float(costs.mean())
