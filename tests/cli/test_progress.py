@@ -12,8 +12,8 @@ import pytest
 from samplewise.cli import progress
 from samplewise.cli.app import PlainConsole
 from samplewise.cli.progress import Bar, engine_to_load, loading
-from samplewise.core.events import Arrived, Dispatched, Drawn, Started
-from samplewise.core.types import Usage
+from samplewise.core.events import Arrived, Dispatched, Drawn, Started, Stopped
+from samplewise.core.types import Stop, Usage
 
 
 class Clock:
@@ -58,6 +58,14 @@ def test_a_question_whose_draws_were_given_up_counts_less(capsys: pytest.Capture
         bar(Drawn("b", 9))
         bar(Drawn("a", 12))
     assert "0 draws done, 21 tokens drawn" in capsys.readouterr().err
+
+
+def test_a_question_that_was_interrupted_is_not_done(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar("draw") as bar:
+        bar(Started("r", 3, 1))
+        bar(Stopped("a", Stop("settled"), Usage(), "1"))
+        bar(Stopped("b", Stop("cancelled"), Usage(), None))
+    assert "draw: 2/3 questions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("one_question", [True, False])

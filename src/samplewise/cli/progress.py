@@ -117,7 +117,7 @@ class Bar:
         elif isinstance(event, StopChecked):
             self._last = event
         elif isinstance(event, Stopped):
-            self._done += 1
+            self._done += event.stop.reason != "cancelled"
         elif isinstance(event, Retried):
             why = event.failure.message if event.failure else "failed"
             self._console.print(f"{event.num} asks again in {event.wait_s:.1f} s: {as_one_line(why)}", style="yellow")
