@@ -176,8 +176,17 @@ def test_p_value_of_a_mean_difference_is_students() -> None:
     holed = np.where(np.arange(40) < 3, np.nan, first)
     assert paired_p_value(holed, second) == pytest.approx(ttest_rel(first[3:], second[3:]).pvalue, rel=1e-12)
     assert paired_p_value(first, first) == 1.0
-    assert paired_p_value(first, first + 0.25) == 0.0
+    assert paired_p_value(first, first + 0.25) == 2.0**-39
     assert math.isnan(paired_p_value(first[:1], second[:1]))
+
+
+@pytest.mark.parametrize("num", range(2, 9))
+def test_a_few_equal_differences_are_not_certain(num: int) -> None:
+    """Two problems that one method alone solves had p = 0, beside an interval that holds 0."""
+    ones, zeros = np.ones(num), np.zeros(num)
+    p_value = paired_p_value(ones, zeros)
+    assert p_value == sign_test(ones, zeros).p_value
+    assert (p_value < 0.05) == (paired_difference(ones, zeros).low > 0)
 
 
 def test_p_value_does_not_let_the_sixth_decimal_outvote_a_whole_problem() -> None:

@@ -219,6 +219,33 @@ def test_best_is_the_best_candidate() -> None:
     assert winners("best", [("a", math.nan), ("b", math.nan)]) == {"a", "b"}
 
 
+def test_best_by_its_formula_is_best_by_choosing() -> None:
+    """A score of -inf comes before none, and none before an answer that cannot be read."""
+    answers, scores, grades = ("c", "b", None), (-math.inf, math.nan, 1.0), (0.0, 1.0, 0.0)
+    for places in itertools.permutations(range(3)):
+        graded = Graded(
+            np.array([[0, 1, -1]])[:, places], np.array([grades])[:, places], {"v": np.array([scores])[:, places]}
+        )
+        assert best("v").expected is not None
+        # of two draws: c before b, c before None, b before None
+        assert best("v").expected(graded, np.array([1, 2, 3]), KEY)[:, 0] == pytest.approx([1 / 3, 1 / 3, 0.0])  # type: ignore[misc]
+        assert winners("best", [(answers[i], scores[i]) for i in places]) == {"c"}
+
+
+@pytest.mark.parametrize("ranked", [borda("v", p=0.0), mob("v", m=1)])
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [(-5.0, math.nan), (-5.0, -math.inf), (-math.inf, math.nan), (math.inf, 5.0), (-4.0, -5.0)],
+)
+def test_ties_go_to_the_better_scores(ranked: Selector, better: float, worse: float) -> None:
+    """Log-probabilities are negative: an unscored draw, or one of -inf, counted as 0 and won every tie."""
+    pool = Pool(
+        tuple(Candidate(text, scores={"v": value}) for text, value in (("a", better), ("b", worse), ("c", -9.0)))
+    )
+    for seed in range(8):
+        assert ranked.choose(Key(seed), pool, ("a", "b", None)).answer == "a"
+
+
 def test_a_weighted_pool_votes_with_its_weights() -> None:
     draws: list[tuple[str | None, float]] = [("a", 1.0), ("b", 1.0), ("b", 1.0)]
     assert chosen("vote", draws, Key(0), [math.log(3.0), 0.0, 0.0]).answer == "a"

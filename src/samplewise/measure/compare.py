@@ -7,6 +7,7 @@ same k; `Curve.tokens` must count everything a method spent, verifier and helper
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,7 +36,8 @@ def paired_p_value(first: ArrayLike, second: ArrayLike) -> float:
 
     For values that are themselves expectations over draws, where a sign test would let a problem that differs in the
     sixth decimal weigh as much as one that differs by 1. For single draws of 0 and 1, `sign_test` is exact. Equal
-    everywhere is 1.0; below two scored problems it is nan. Raise ValueError for different shapes.
+    everywhere is 1.0; the same difference everywhere has no spread, and the p value of its signs. Below two scored
+    problems it is nan. Raise ValueError for different shapes.
     """
     from scipy.special import stdtr
 
@@ -45,7 +47,7 @@ def paired_p_value(first: ArrayLike, second: ArrayLike) -> float:
         return float("nan")
     spread, mean = float(difference.std(ddof=1)), float(difference.mean())
     if spread <= 1e-12 * max(1.0, abs(mean)):  # a constant difference, up to rounding
-        return float(abs(mean) <= 1e-12)
+        return 1.0 if abs(mean) <= 1e-12 else math.ldexp(1.0, 1 - len(difference))
     return float(2 * stdtr(len(difference) - 1, -abs(mean) / spread * np.sqrt(len(difference))))
 
 

@@ -35,7 +35,8 @@ def best(verifier: str) -> Selector:
 
     def expected(graded: Graded, ks: Ints, key: Key) -> Floats:
         scores = graded.scores[verifier]
-        readable = np.where(np.isnan(scores), -np.inf, scores)  # unscored, but before what cannot be read
+        scored = np.maximum(scores, -np.finfo(np.float64).max)  # -inf is a score, and before none
+        readable = np.where(np.isnan(scores), -np.inf, scored)  # unscored, but before what cannot be read
         return best_at(np.where(graded.answers < 0, np.nan, readable), graded.grades, ks)
 
     return Selector("best", choose, (verifier,), expected, note=unscored(verifier, "by chance"))

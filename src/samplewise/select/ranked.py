@@ -175,5 +175,13 @@ def _sum(named: Sequence[str], votes: Floats) -> dict[str, float]:
 
 
 def _total(named: Sequence[str], scores: Floats) -> dict[str, float]:
-    """Return the sum of finite scores of each answer, which breaks ties."""
-    return _sum(named, np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0))
+    """Return the sum of the scores of each answer, which breaks ties.
+
+    Infinite scores lie a step beyond the finite ones, and those of unscored draws below all.
+    """
+    if np.isnan(scores).all():
+        return _sum(named, np.zeros(len(scores)))
+    finite = scores[np.isfinite(scores)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+    step = high - low + 1.0
+    return _sum(named, np.nan_to_num(scores, nan=low - 2 * step, posinf=high + step, neginf=low - step))

@@ -135,7 +135,7 @@ def forecast_cost(plan: RunPlan, option: Option, questions: int) -> CostForecast
     """
     mean, num = option.tokens * questions, plan.num_questions
     half = 1.645 * float(np.nanstd(option.costs, ddof=1)) * math.sqrt(questions + questions**2 / num)
-    return CostForecast(questions, mean, max(0.0, mean - half), mean + half)
+    return CostForecast(questions, mean, float(np.maximum(0.0, mean - half)), mean + half)
 
 
 def choose_option(options: Sequence[Option], goal: Goal, usd_per_token: float = math.nan) -> Option | None:
