@@ -271,6 +271,17 @@ def test_output_that_cannot_be_written(tmp_path: Path, ending: str, code: int, t
     assert (done.returncode, done.stderr) == (code, told)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_an_answer_that_the_output_cannot_show_is_spelled_out(encoding: str) -> None:
+    with serving(EndpointSettings(answer="naïve ☃")) as endpoint:
+        engine = f'http("toy", base_url="{endpoint.url}", probe="never")'
+        words = [*MODULE, "ask", "hi", "-e", engine, "-r", "repeat(2) | vote", "--json"]
+        done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    first, *_, last = done.stdout.decode(encoding).splitlines()
+    assert (done.returncode, first.endswith(r"ve \u2603")) == (0, True), done.stderr
+    assert json.loads(last)["answer"] == "naïve ☃"
+
+
 def test_no_output_is_written_over_a_store(call: Call) -> None:
     call("run", "mine.jsonl", "-r", LINE, *TOY)
     for words in (

@@ -72,8 +72,9 @@ def test_the_nearest_file_counts_up_to_the_repository_and_home(tmp_path: Path) -
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "samplewise.toml"
-    path.write_text(FULL)
+    path.write_text(FULL, encoding="utf-8-sig")  # as some editors write it
     config = read_config(path)
+    assert read_prices(path)["m"].input == 1.0
     assert config.engine_spec("letters") == "toy"
     assert config.engine_spec("tiny") == "tiny"
     assert config.recipe_line("careful") == "repeat(6, max_tokens=3) | vote"

@@ -45,7 +45,7 @@ def load(tmp_path: Path, text: str) -> KeyRing:
 
 
 def test_a_key_has_its_policy(tmp_path: Path) -> None:
-    keys = load(tmp_path, FILE)
+    keys = load(tmp_path, "\ufeff" + FILE)  # as some editors write it
     assert len(keys) == 2
     assert keys.names == ("alice", "bob")
     assert keys.has_daily_limits

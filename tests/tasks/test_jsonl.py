@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +300,12 @@ def test_a_file_of_numbers_and_texts_reads_each_as_its_reference_is(tmp_path: Pa
     grades = [task.grade(problem, answer).value for problem, answer in zip(task.problems, answers, strict=True)]
     assert grades[:3] == [1.0, 1.0, 1.0]
     assert math.isnan(grades[3])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_files_name_that_is_not_utf_8_is_spelled_out(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"x\xff.jsonl")
+    path.write_text('{"prompt": "a"}\n')
+    task = jsonl(path)
+    assert task.name == r"x\udcff"
+    assert task.source == rf"{tmp_path}/x\udcff.jsonl"

@@ -4,6 +4,7 @@ the last line of standard output. Exit codes: 0 done, 2 usage, 3 set-up, 4 engin
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -17,6 +18,10 @@ def main() -> NoReturn:
 
     A command that draws takes the signal over, to keep what arrives (see `app.end_on_signal`).
     """
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # what another encoding lacks is spelled out, not lost after it was paid
+        sys.stdout.reconfigure(errors="backslashreplace")
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGINT, _end)

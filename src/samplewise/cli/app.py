@@ -233,7 +233,7 @@ def say(text: str) -> None:
 
 def print_json(**fields: Json) -> None:
     """The last line of standard output. Unknown numbers are null, control characters are escaped as JSON does."""
-    text = json.dumps(_known(fields), ensure_ascii=False)
+    text = json.dumps(_known(fields), ensure_ascii=not out.encoding.startswith("utf"))
     print(CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text), flush=True)
 
 

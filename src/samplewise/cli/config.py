@@ -161,7 +161,7 @@ def load_config(given: str | None) -> Config:
 def read_config(path: Path) -> Config:
     """Return the settings of a file. Raises BadInput."""
     try:
-        table: Json = tomllib.loads(path.read_text(encoding="utf-8"))
+        table: Json = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise BadInput(f"the settings {path} cannot be read: {error.strerror}") from None
     except ValueError as error:

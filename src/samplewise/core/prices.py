@@ -78,7 +78,7 @@ def read_prices(path: str | Path) -> dict[str, Price]:
     A `samplewise.toml` and a `pyproject.toml` hold other settings too; their table may be missing.
     """
     try:
-        raw = Path(path).read_text(encoding="utf-8")
+        raw = Path(path).read_text(encoding="utf-8-sig")
         table = tomllib.loads(raw) if str(path).endswith(".toml") else json.loads(raw)
     except (OSError, ValueError) as error:  # both formats' errors are ValueErrors
         raise BadInput(f"the price table {path} cannot be read: {error}") from None

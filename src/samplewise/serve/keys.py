@@ -106,7 +106,7 @@ class KeyRing:
     def load(cls, path: Path) -> KeyRing:
         """Return the keys of a file. Raises BadInput, with what to change, if it is not a key file."""
         try:
-            text = Path(path).read_text("utf-8")
+            text = Path(path).read_text("utf-8-sig")
         except OSError as error:
             raise BadInput(f"cannot read the key file {path}: {error.strerror}") from None
         except UnicodeDecodeError:

@@ -72,14 +72,19 @@ def jsonl(path: str | Path, *, limit: int | None = None, read: str = "auto", nam
     if kind == "choice":
         _check_letters(path, problems, lines)
     return Task(
-        name=name or path.name.removesuffix(".gz").removesuffix(".jsonl"),
+        name=name or _as_utf8(path.name).removesuffix(".gz").removesuffix(".jsonl"),
         problems=tuple(problems),
         read=_reader(read, numeric, problems),
         grade=accept_any(_grader(kind)),
-        source=str(path),
+        source=_as_utf8(str(path)),
         description=f"{len(problems)} questions, {len(references)} with a reference.",
         notes=_note_of_fields(path, list(unknown)),
     )
+
+
+def _as_utf8(name: str) -> str:
+    """Return a file's name with bytes that are no UTF-8 spelled out: a store could not write them."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _values(path: Path) -> Iterator[tuple[int, Json]]:
