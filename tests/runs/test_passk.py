@@ -75,6 +75,17 @@ def test_a_run_without_references_has_no_figure(tmp_path: Path) -> None:
             pass_table(store, run)
 
 
+def test_a_grade_in_part_is_right_for_neither(tmp_path: Path) -> None:
+    """pass@k took it for wrong and maj@k for half right, so a vote could be above the best of its own draws."""
+    with Store(tmp_path / "s.db") as store:
+        run = run_toy(store, tmp_path, "repeat(4, max_tokens=2) | vote")
+        for record in list(store.records(run.id)):
+            partly = record._replace(grades=(0.5,) * len(record.grades))
+            store.save(run.id, partly, "vote", Selection(None, None, ()), 0.5)
+        table = pass_table(store, run)
+    assert [(row.pass_at.value, row.majority_at.value) for row in table.rows] == [(0.0, 0.0)] * 3
+
+
 def test_k_draws_of_a_mix_are_those_that_its_arms_are_dealt(tmp_path: Path) -> None:
     """One arm is always right and one never: two draws in turn hold one of each, so pass@2 is 1 (any two: 5/6)."""
     with Store(tmp_path / "s.db") as store:

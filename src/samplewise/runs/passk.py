@@ -62,7 +62,7 @@ def pass_table(store: Store, run: Run) -> PassTable:
     ks = np.array(sorted({*(2**i for i in range(most.bit_length())), most}))
     key = run_key(run.seed).fold("passk")
     as_right = outcomes._replace(graded=outcomes.graded._replace(grades=right))
-    passed, voted = coverage_at(store, as_right, ks, key), accuracy_at(store, outcomes, vote(), ks, key)  # (K, P)
+    passed, voted = coverage_at(store, as_right, ks, key), accuracy_at(store, as_right, vote(), ks, key)  # (K, P)
     rows = []
     for row, k in enumerate(ks.tolist()):
         enough = num_graded >= k

@@ -184,7 +184,7 @@ def _notes(pilot: Pilot) -> list[str]:
     if num < 50:
         notes.append(f"the pilot has {num} questions: one of them is {1 / num:.3f} of accuracy")
     if pilot.line.stages.vary is not None:
-        notes.append("the pilot has arms: its draws are taken in random order, not round-robin")
+        notes.append("the pilot has arms: beyond its draws, arms are taken in random order, not in turn")
     return notes
 
 
