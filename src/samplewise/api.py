@@ -91,7 +91,8 @@ def solve(
     """Answer one question, from code that is not asynchronous: `asolve`, run to its end.
 
     Works in a notebook too: where an event loop runs already, the work is done in a thread of its own. An open `Store`
-    belongs to the thread that opened it, so there give its path.
+    belongs to the thread that opened it, so there give its path. An engine of an endpoint may be given to call after
+    call; calls at the same time, from several threads, need one each.
     """
     work = functools.partial(
         asolve,
