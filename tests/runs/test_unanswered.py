@@ -120,6 +120,23 @@ def test_one_question_that_is_refused_does_not_hold_up_a_run() -> None:
             assert (again.paid.requests, again.num_done, again.num_empty) == (8, 3, 0)
 
 
+@pytest.mark.parametrize(("error", "num_done"), [(BadRequest("filtered"), 3), (EngineUnavailable("gone"), 2)])
+def test_a_refused_question_holds_up_no_run_on_the_same_draws(error: EngineError, num_done: int) -> None:
+    """A stop rule finds all other draws in the store, so nothing shows that the engine answers: the earlier run does.
+
+    Without that the two could never be compared. An engine that may come back is waited for.
+    """
+    with Store(":memory:") as store:
+        filtered = Moody(lambda attempts, place: BadRequest("filtered") if place < 8 else None)
+        assert go(store, filtered).num_empty == 1
+        refusing = Moody(lambda attempts, place: error)
+        rule = recipe("repeat(8, max_tokens=4) | until(lead(2)) | vote")
+        second = asyncio.run(run_task(TASK, rule, refusing, store, concurrency=1))
+        assert (second.num_done, second.num_empty) == (num_done, num_done - 2)
+        again = asyncio.run(run_task(TASK, rule, healthy(), store, concurrency=1))
+        assert (again.num_done, again.num_empty) == (3, 0), "the next start asks it again all the same"
+
+
 def test_a_limit_below_one_draw_is_refused() -> None:
     line = recipe("repeat(4, max_tokens=4) | vote")
     few = r"2 requests over 3 questions does not admit one draw .* give at least 3"

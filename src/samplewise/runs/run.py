@@ -360,8 +360,10 @@ async def run_task(
         if attending is not None:
             attending.cancel()
             on_event(Waiting(""))
+    refused_before = _refused_before(store, identity) if empty else set()
     for solved in empty:
-        if solved.record is not None and log.is_about_the_question(solved.record.problem.question.id):
+        question = "" if solved.record is None else solved.record.problem.question.id
+        if solved.record is not None and log.is_about_the_question(question, question in refused_before):
             keep(solved, solved.record)
     stored = store.questions(identity)
     finished = stored >= own
@@ -431,15 +433,31 @@ class RunLog:
         """Return whether a request for the question failed that the next start makes again."""
         return question in self._refused_after
 
-    def is_about_the_question(self, question: str) -> bool:
-        """Return whether the engine answered others after it had refused this question, for a reason that stays."""
-        return self._refused_after[question] < self._num_answered
+    def is_about_the_question(self, question: str, refused_before: bool) -> bool:
+        """Return whether the engine answered others after it had refused this question, for a reason that stays.
+
+        What it answers may all be in the store: then it counts that another run says so, `refused_before`.
+        """
+        after = self._refused_after[question]
+        return after < (math.inf if refused_before else self._num_answered)
 
 
 def _failed_questions(store: Store, identity: str) -> set[str]:
     """Return the questions of a run with requests that failed and are made again."""
     nums = dict(data for _, kind, data in store.events(identity) if kind == "failed")
     return {question for question, num in nums.items() if num}
+
+
+def _refused_before(store: Store, identity: str) -> set[str]:
+    """Return the questions that another run of the same task and engine holds without a draw, as they were refused."""
+    runs = store.runs()
+    own = next(run for run in runs if run.id == identity)
+    refused: set[str] = set()
+    for run in runs:
+        if run.id != identity and (run.task, run.engine) == (own.task, own.engine):
+            empty = {outcome.question for outcome in store.outcomes(run.id) if not outcome.grades}
+            refused |= empty & _failed_questions(store, run.id)
+    return refused
 
 
 def _is_noted(store: Store, identity: str, shard: Shard) -> bool:
