@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from samplewise.core.errors import BadInput, UnknownName
+from samplewise.core.types import Message
 from samplewise.recorded import load_recording
+from samplewise.recorded.inspect_logs import read_log
 from samplewise.recorded.load import _of_folder
 
 GOOD: list[dict[str, Any]] = [
@@ -179,3 +181,19 @@ def test_a_damaged_row_of_a_published_folder_is_one_line(
         write_rows(home / file, rows)
         _of_folder.cache_clear()
     assert num_refused > 40
+
+
+def test_a_message_of_inspect_without_text_is_an_empty_one(tmp_path: Path) -> None:
+    """A picture alone, as a question or as an output, had made the whole log unreadable."""
+    picture = [{"type": "image", "image": "data:image/png;base64,AAAA"}]
+    both = [{"type": "reasoning", "reasoning": "so"}, {"type": "text", "text": "4"}]
+    sample = {"id": "a", "epoch": 1, "input": [{"role": "user", "content": picture}], "target": "4", "scores": {}}
+    outputs = [{"choices": [{"message": {"content": content}, "stop_reason": "stop"}]} for content in (both, picture)]
+    samples = [{**sample, "epoch": 1 + i, "output": output} for i, output in enumerate(outputs)]
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps({"version": 2, "eval": {"task": "mine"}, "samples": samples}))
+    recording = read_log(path)
+    ((first, second),) = recording.draws
+    assert recording.problems[0].question.messages == (Message("user", ""),)
+    assert (first.completion.text, first.completion.reasoning) == ("4", "so")
+    assert second.completion.text == ""

@@ -204,3 +204,16 @@ def test_a_run_without_draws_claims_no_accuracy(
         assert (code, "has no draw: left out" in text) == (0, True)
     code, text = invoke([*command, "repeat(4, max_tokens=3) | vote", "--budget-tokens", "4"], capsys, monkeypatch)
     assert (code, "give at least" in text) == (2, True)
+
+
+def test_a_run_without_grades_claims_no_accuracy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said "accuracy nan [nan, nan]", as did `select`."""
+    (tmp_path / "mine.jsonl").write_text('{"question": "say 1"}\n{"question": "say 2"}\n')
+    store = ["--store", f"{tmp_path}/s.db"]
+    command = ["run", f"jsonl:{tmp_path / 'mine.jsonl'}", "--engine", "toy", *store]
+    code, text = invoke([*command, "--recipe", "repeat(2, max_tokens=3) | vote"], capsys, monkeypatch)
+    assert (code, "no grade, so no accuracy" in text, "nan" in text) == (0, True, False)
+    code, text = invoke(["select", "first", *store], capsys, monkeypatch)
+    assert (code, "no grade" in text, "nan" in text) == (0, True, False)

@@ -1,5 +1,6 @@
 """The command line. Tables for people on standard output, progress on standard error; with `--json` one JSON object as
-the last line of standard output. Exit codes: 0 done, 2 usage, 3 set-up, 4 engine, 130 interrupted."""
+the last line of standard output. Exit codes: 0 done, 1 `recheck` or `store check` found something, 2 usage, 3 set-up,
+4 engine, 130 interrupted."""
 
 from __future__ import annotations
 

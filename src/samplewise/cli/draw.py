@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,6 +92,7 @@ def ask(
     checked = make_question(asked)
     reader = None if read is None else reader_of(read)
     failures: list[str] = []
+    notes: list[str] = []  # what an endpoint did not honor
 
     async def go() -> Result:
         with loading(engine_to_load(engine)):
@@ -116,6 +118,7 @@ def ask(
                     on_event=on_event,
                 )
         finally:
+            notes.extend(opened.notes)
             await opened.close()
 
     result = asyncio.run(go())
@@ -138,7 +141,7 @@ def ask(
     say(in_words(result.stop, len(result.pool.candidates) + num_failed, parsed.max_draws, num_failed))
     if num_failed and failures:
         say(f"{num_failed} requests failed ({failures[-1]})")
-    for line in describe_trace(result.trace):
+    for line in (*describe_trace(result.trace), *notes):
         say(line)
     if as_json:
         explored = summarize_exploration([*result.trace])
@@ -232,8 +235,8 @@ def run(
         f"run {name}: {summary.num_done} of {summary.num_questions} questions, "
         + (
             f"accuracy {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}], "
-            if summary.num_draws
-            else "no draw, so no accuracy, "
+            if not math.isnan(accuracy.value)
+            else f"no {'grade' if summary.num_draws else 'draw'}, so no accuracy, "
         )
         + f"{summary.spent.tokens:,} tokens ({summary.paid.tokens:,} of them paid now)",
         highlight=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,6 +64,7 @@ def select(
                     _judge(context, kept, stored, text, engine)
                 estimate = mean_interval(redecide(kept, stored, text))
                 row = f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+                row = "no grade" if math.isnan(estimate.value) else row
                 table.add_row(stored.id, parse_recipe(stored.recipe).draw_line, text, row)
                 rows.append({"run": stored.id, "selector": text, "accuracy": estimate.value})
                 rows[-1] |= {"accuracy_low": estimate.low, "accuracy_high": estimate.high}

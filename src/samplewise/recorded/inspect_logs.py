@@ -13,7 +13,7 @@ import importlib
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +102,11 @@ def _text(content: Json) -> tuple[str, str]:
     """Return the text and the reasoning of a message."""
     if isinstance(content, str):
         return content, ""
-    parts: Iterator[tuple[str, str]] = (
-        (part.get("text") or "", "") if part["type"] == "text" else ("", part.get("reasoning") or "")
-        for part in content
-        if part["type"] in ("text", "reasoning")
-    )
-    texts, reasonings = zip(*parts, strict=True) if content else ((), ())
-    return "".join(texts), "".join(reasonings)
+
+    def joined(kind: str) -> str:
+        return "".join(part.get(kind) or "" for part in content if part["type"] == kind)
+
+    return joined("text"), joined("reasoning")
 
 
 def _scores(sample: Mapping[str, Any]) -> dict[str, float]:
