@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from samplewise.core.bill import CostSplit, bill_json
-from samplewise.core.errors import ContextOverflow, SetupError
+from samplewise.core.errors import BadRequest, ContextOverflow, SetupError
 from samplewise.core.events import Event, Started, Stopped
 from samplewise.core.keys import Key
 from samplewise.core.registry import build
@@ -270,6 +270,35 @@ def test_a_question_without_a_draw_is_wrong_in_every_figure() -> None:
         assert (figure[:, [2, 5]] == 0).all()
         assert not np.isnan(figure).any()
     assert [(row.accuracy.num_problems, row.coverage.num_problems) for row in rows] == [(12, 12)] * 2
+
+
+def test_a_curve_counts_asks_that_failed_as_they_are_paid_for() -> None:
+    """k draws were credited for k asks, though two in six asks of some questions gave none."""
+
+    class Failing(Toy):
+        async def answer(self, asks: Sequence[Ask]) -> AsyncGenerator[Arrival, None]:
+            lost = {i for i, ask in enumerate(asks) if ask.draw in (1, 4) and ask.messages[0].content < "word 5"}
+            for i in lost:
+                yield Arrival(i, failed(BadRequest("lost"), Usage(1, 5, 0)))
+            kept = [i for i in range(len(asks)) if i not in lost]
+            async for position, completion in super().answer([asks[i] for i in kept]):
+                yield Arrival(kept[position], completion)
+
+    line = "repeat(6, max_tokens=4) | vote"
+    with Store(":memory:") as store:
+        asyncio.run(run_task(make_task(), recipe(line), Failing(3), store))
+        (stored,) = store.runs()
+        outcomes = load_outcomes(store, stored.id)
+        report = build_report(store, [ReportEntry("mine", stored, "vote")], title="", baseline="mine")
+    (curve,) = (series for series in report.series if series.kind == "coverage")
+    grades = [row[~np.isnan(row)] for row in outcomes.graded.grades]
+    assert {len(row) for row in grades} == {4, 6}
+    for point in curve.points:
+        best = []
+        for row in grades:
+            asks = [*row, *[0.0] * (6 - len(row))]  # an ask that failed is none of the right ones
+            best.append(np.mean([max(some) for some in itertools.combinations(asks, point.num_draws)]))
+        assert point.value == pytest.approx(np.mean(best))
 
 
 def test_one_run_knows_no_coverage_of_what_could_not_be_graded() -> None:

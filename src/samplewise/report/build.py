@@ -49,7 +49,7 @@ from samplewise.runs.arrays import Outcomes, has_draws, load_outcomes
 from samplewise.runs.bills import CostParts, RunBill, bill_run
 from samplewise.runs.orders import replay_pools, stored_pools
 from samplewise.runs.passk import can_subset, pass_table
-from samplewise.runs.redecide import accuracy_at, coverage_at, rescore
+from samplewise.runs.redecide import accuracy_at, at_paid_asks, coverage_at, rescore
 from samplewise.runs.replay import QuestionReplay
 from samplewise.stop.base import Reason
 from samplewise.store.database import Store
@@ -226,8 +226,9 @@ def _measure_entry(
         over_orders = _measure_over_orders(store, entry, parsed, outcomes, bill, key.fold("orders"))
         return over_orders or _measure_whole(store, entry, parsed, outcomes, bill)
     ks, tokens = _billed(bill, _grid(outcomes, parsed))
-    accuracy = Curve(entry.name, ks, tokens, accuracy_at(store, outcomes, parsed.selector, ks, key))
-    coverage = Curve(entry.name, ks, tokens, coverage_at(store, outcomes, ks, key))
+    chosen = at_paid_asks(outcomes, bill, ks, lambda sizes: accuracy_at(store, outcomes, parsed.selector, sizes, key))
+    covered = at_paid_asks(outcomes, bill, ks, lambda sizes: coverage_at(store, outcomes, sizes, key))
+    accuracy, coverage = (Curve(entry.name, ks, tokens, values) for values in (chosen, covered))
     num_graded = dict(zip(outcomes.questions, outcomes.num_graded.tolist(), strict=True))
     return _Measured(entry, parsed, accuracy, coverage, bill, num_graded)
 

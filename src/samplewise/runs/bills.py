@@ -95,6 +95,11 @@ class QuestionBill(NamedTuple):
         )
 
     @property
+    def num_failed(self) -> int:
+        """The asks that gave no candidate."""
+        return len(self.draws) - len(set(self.asks))
+
+    @property
     def rest(self) -> float:
         """Tokens of the failed asks after the last candidate."""
         return math.fsum(self.draws[self.asks[-1] + 1 :]) if self.asks else math.fsum(self.draws)

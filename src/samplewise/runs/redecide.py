@@ -6,7 +6,7 @@ Nothing is drawn. Only a judge may ask an engine, and only in `rejudge`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,9 +23,10 @@ from samplewise.loop.ledger import Budget, Ledger
 from samplewise.loop.scoring import judge_pool
 from samplewise.measure.best import best_at
 from samplewise.measure.coverage import pass_at
-from samplewise.measure.short import with_short_problems
+from samplewise.measure.short import at_asks, with_short_problems
 from samplewise.recipe import parse_choice, recipe
 from samplewise.runs.arrays import Outcomes
+from samplewise.runs.bills import RunBill
 from samplewise.runs.orders import draw_orders
 from samplewise.select.base import Expected, Graded, Round, Selector
 from samplewise.select.fit import fitted
@@ -184,6 +185,13 @@ def _accuracy_at(store: Store, outcomes: Outcomes, selector: Selector, ks: Ints,
             ]
             value[row, column] = np.mean(grades)
     return value
+
+
+def at_paid_asks(outcomes: Outcomes, bill: RunBill, ks: Ints, measure: Callable[[Ints], Floats]) -> Floats:
+    """Return what `measure` gives (K, P) at sizes in draws, at k asks instead: what a bill at k has paid for."""
+    failed = {each.question: each.num_failed for each in bill.questions}
+    num_failed = np.array([failed.get(question, 0) for question in outcomes.questions], dtype=np.int64)
+    return at_asks(ks, outcomes.num_draws, num_failed, measure)
 
 
 def _with_failed(value: Floats, outcomes: Outcomes) -> Floats:

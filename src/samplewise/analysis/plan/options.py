@@ -19,7 +19,7 @@ from samplewise.recipe import Recipe, parse_choice
 from samplewise.runs.arrays import Outcomes
 from samplewise.runs.bills import RunBill, bill_run
 from samplewise.runs.orders import StoredPool, replay_pools, replay_rule, stored_pools
-from samplewise.runs.redecide import accuracy_at
+from samplewise.runs.redecide import accuracy_at, at_paid_asks
 from samplewise.select.base import Selector
 from samplewise.stop.base import StopRule
 from samplewise.store.database import Store
@@ -107,7 +107,10 @@ def options_of(pilot: Pilot, text: str, rules: Sequence[str], goal: Goal, notes:
     if bill.note:
         notes.append(bill.note)
     ks = np.array([1]) if selector.name == "first" else _grid(pilot.most, dense=selector.expected is not None)
-    values = accuracy_at(pilot.store, pilot.outcomes, selector, ks, pilot.key.fold(text))  # (K, P)
+    key = pilot.key.fold(text)
+    values = at_paid_asks(  # (K, P)
+        pilot.outcomes, bill, ks, lambda sizes: accuracy_at(pilot.store, pilot.outcomes, selector, sizes, key)
+    )
     means = np.array([bill.beyond(k).mean() for k in ks.tolist()])
     selected = _Selected(text, selector, bill, Curve(text, ks, means, values))
     options = _fixed(selected, pilot)
