@@ -64,6 +64,14 @@ def test_an_arm_is_a_group() -> None:
     assert all(ask.group_size == len(group) for group in groups.values() for ask in group)
 
 
+def test_an_allocation_deals_an_arm_several_times_and_its_draws_are_one_group() -> None:
+    """The size said 2 of 4 draws, so the engine refused every draw and the run ended without an answer."""
+    arms = [Variant(name, QUESTION.messages) for name in ("a", "b", "a", "a")]
+    asks = asks_of("repeat(6, explore=css)", arms)
+    assert len({ask.group for ask in asks}) == 2
+    assert [ask.group_size for ask in asks] == [4, 2, 4, 4, 4, 2]
+
+
 def test_what_makes_a_difference_makes_another_group() -> None:
     lines = [
         "repeat(4, explore=css)",

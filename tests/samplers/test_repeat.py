@@ -8,7 +8,7 @@ from samplewise.core.checks import check_sampling
 from samplewise.core.keys import Key
 from samplewise.core.types import Candidate, Completion, Generate, Message, Question, Sampling, Usage
 from samplewise.engines.toy import Toy
-from samplewise.samplers.base import Sampler, Variant, deal, direct
+from samplewise.samplers.base import Sampler, Variant, deal, direct, draws_of_arm
 from samplewise.samplers.repeat import RepeatState, repeat
 
 QUESTION = Question("q", (Message("user", "spell a word"),))
@@ -62,6 +62,14 @@ def test_arms_are_dealt_round_robin_with_the_identity_first() -> None:
     assert [a.group for a in asks[:3]] == ["", "", "rudeness"]
     assert asks[2].messages == (Message("user", "spell, now"),)
     assert deal(ARMS, 0) == deal(ARMS, 3) == direct(QUESTION)
+
+
+@pytest.mark.parametrize("num", [1, 2, 5, 9])
+def test_the_draws_of_an_arm_are_those_that_are_dealt_it(num: int) -> None:
+    allocated = tuple(Variant(name, ()) for name in ("direct", "cold", "direct", "rude"))
+    names = [deal(allocated, index).arm for index in range(num)]
+    for index, name in enumerate(names):
+        assert draws_of_arm(allocated, index, num) == tuple(i for i in range(num) if names[i] == name)
 
 
 def test_a_draw_depends_on_its_arm_and_index_alone() -> None:

@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samplewise import solve
 from samplewise.core.errors import UsageError
 from samplewise.core.keys import Key
-from samplewise.core.types import Message, Question, Sampling
+from samplewise.core.types import Ask, Completion, Message, Question, Sampling
+from samplewise.engines.toy import Toy
 from samplewise.samplers.base import Step, Variant, direct
 from samplewise.vary import Arm, ladder, vary
 
@@ -55,6 +57,23 @@ def test_twin_arms_are_refused(arms: tuple[Arm, ...]) -> None:
     so it is a usage error: it was a ValueError, which reached the command line as a traceback."""
     with pytest.raises(UsageError, match="is in the mix twice"):
         variants(*arms)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vary(idea(2), ladder(0.5, 0.5)) | repeat(2)",
+        "vary(idea(2) + ladder(0.5) + ladder(0.7)) | repeat(2)",
+        "vary(idea(2) + ladder(0.5)) | power(4, 2, cuts='entropy')",
+    ],
+)
+def test_arms_that_do_not_go_together_are_refused_before_helpers_are_paid(line: str) -> None:
+    class Unasked(Toy):
+        def one(self, ask: Ask) -> Completion:
+            raise AssertionError("asked")
+
+    with pytest.raises(UsageError, match=r"in the mix twice|both set temperature|entropy cuts need"):
+        solve("spell a word", engine=Unasked(), recipe=line)
 
 
 @pytest.mark.parametrize("temperature", [0, 0.0, -1, float("inf"), float("nan")])

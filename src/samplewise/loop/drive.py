@@ -213,6 +213,7 @@ class _Drive:
     async def _result(self) -> Result:
         recipe, question = self._recipe, self._question
         vary = _Process(recipe.vary, recipe.vary.init(question), self._keys.vary)
+        self._check_mix(vary.state)
         stop = await self._drive(vary)
         sampler = _Process(recipe.sampler, recipe.sampler.init(recipe.vary.variants(vary.state)), self._keys.draw)
         if stop.reason in ("finished", "budget"):  # what helpers could not spend is left for direct draws
@@ -228,6 +229,13 @@ class _Drive:
         self._context.on_event(Stopped(question.id, stop, spent, selection.answer, num_draws, *left))
         trace, bill = (*vary.trace, *sampler.trace), self._bill(vary, sampler)
         return Result(question, selection.answer, pool, answers, selection, spent, paid, stop, trace, bill)
+
+    def _check_mix(self, state: Any) -> None:
+        """Raise UsageError for arms that do not go together, or not with the sampler, before helpers are paid."""
+        vary = self._recipe.vary
+        state, to_helpers = vary.step(self._keys.vary, state, ())
+        if to_helpers.asks:
+            self._recipe.sampler.init(vary.variants(state))
 
     def _bill(self, vary: _Process, sampler: _Process) -> CostSplit:
         """Return the cost in parts. What no part accounts for was dropped, or cancelled and is billed at its most."""

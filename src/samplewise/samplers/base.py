@@ -150,6 +150,13 @@ def deal(variants: tuple[Variant, ...], index: int) -> Variant:
     return variants[index % len(variants)]
 
 
+def draws_of_arm(variants: tuple[Variant, ...], index: int, num: int) -> tuple[int, ...]:
+    """Return which of `num` draws or chains take the arm of draw `index`. An allocation has an arm several times."""
+    arm = deal(variants, index).arm
+    turns = [turn for turn, variant in enumerate(variants[:num]) if variant.arm == arm]
+    return tuple(sorted(draw for turn in turns for draw in range(turn, num, len(variants))))
+
+
 def candidate(completion: Completion, arm: str) -> Candidate:
     """Return an independent draw as a candidate, scored by the confidence figures that its completion allows."""
     scores = dict(deepconf_scores(completion.top)) if completion.top else {}

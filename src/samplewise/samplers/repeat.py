@@ -15,7 +15,7 @@ from samplewise.core.checks import check_count, check_sampling
 from samplewise.core.keys import Key
 from samplewise.core.registry import build
 from samplewise.core.types import Candidate, Capability, Completion, Generate, Json, Pool, Sampling
-from samplewise.samplers.base import Sampler, Step, Variant, candidate, deal, sampler_of
+from samplewise.samplers.base import Sampler, Step, Variant, candidate, deal, draws_of_arm, sampler_of
 
 
 def repeat(
@@ -162,8 +162,7 @@ def _ask(settings: RepeatSettings, key: Key, state: RepeatState, index: int) -> 
         # Equal names are equal groups, so everything that makes a difference to one is in the name.
         group_key = key.fold("group", variant.arm, settings.num_samples, settings.wave_size, settings.max_tokens)
         group = f"{variant.arm}/{settings.num_samples}/{group_key.fold(*settings.stop, *map(str, sampling)).seed():x}"
-        num_arms = len(state.variants)
-        group_size = len(range(index % num_arms, settings.num_samples, num_arms))
+        group_size = len(draws_of_arm(state.variants, index, settings.num_samples))
     return Generate(
         messages=variant.messages,
         sampling=sampling,

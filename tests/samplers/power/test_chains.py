@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from samplewise import solve
+from samplewise.core.errors import UsageError
 from samplewise.core.keys import Key
 from samplewise.core.numerics import log_normalise, ratio_cannot_rise
 from samplewise.core.types import Completion, Generate, Message, Sampling, Usage
 from samplewise.engines.toy import Toy
 from samplewise.samplers.base import Sampler, Variant
 from samplewise.samplers.infos import read_trace
-from samplewise.samplers.power import chain_notes, greedy, power, summarize_chains
+from samplewise.samplers.power import chain_notes, greedy, power, smc, summarize_chains
 from samplewise.samplers.power.chains import Chain, ChainsState
 from samplewise.samplers.power.cuts import CutKind
 from samplewise.samplers.power.kernel import Kernel, expected_tokens
@@ -306,6 +308,26 @@ def test_starts_are_drawn_by_weight_from_the_chains_own_arm() -> None:
     run = Run(power(4.0, 1, 2, max_tokens=4, starts=20), Key(3), arms=arms)
     assert len([ask for ask in run.asks if not ask.prefix and ask.forbid_first is None]) == 20
     assert [ask.messages for ask in run.asks[:2]] == [arm.messages for arm in arms]
+
+
+def test_an_allocation_that_deals_arms_in_turn_is_dealing_in_turn() -> None:
+    """A chain chose among the starts of its own turn alone, one of five here, and smc never resampled."""
+    arms = (ARMS[0], Variant("rude", (Message("user", "spell, now"),)))
+    for sampler in (power(4.0, 1, 2, max_tokens=4, starts=20), smc(10, 4.0, block=1, max_tokens=4, temperature=1.0)):
+        plain, allocated = Run(sampler, Key(3), arms=arms), Run(sampler, Key(3), arms=arms * 5)
+        assert allocated.pool == plain.pool
+        assert allocated.trace == plain.trace
+    assert any(block.resampled for block in read_trace(allocated.trace).blocks)
+
+
+def test_entropy_cuts_refuse_an_arm_at_another_temperature() -> None:
+    """Its terms follow from the tokens drawn, so the chain drew from no stated distribution."""
+    line = "vary(ladder(0.6)) | power(4, 3, 2, cuts='entropy', max_tokens=4)"
+    with pytest.raises(
+        UsageError, match=r"and temperature/0\.6 sets 0\.6: give cuts=\"uniform\", or leave the arm out"
+    ):
+        solve("spell a word", engine=TOY, recipe=line)
+    solve("spell a word", engine=TOY, recipe=line.replace("0.6", "0.25"))
 
 
 def test_climbing_never_goes_down() -> None:

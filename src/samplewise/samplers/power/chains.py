@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from samplewise.core.checks import check_count, check_number
+from samplewise.core.errors import UsageError
 from samplewise.core.keys import Key
 from samplewise.core.types import Capability, Completion, Generate, Json, Pool, Sampling
-from samplewise.samplers.base import Sampler, Step, Variant, deal, sampler_of
+from samplewise.samplers.base import Sampler, Step, Variant, deal, draws_of_arm, sampler_of
 from samplewise.samplers.infos import MoveInfo, TargetInfo, to_json
 from samplewise.samplers.power.cuts import CUT_KINDS, CutKind
 from samplewise.samplers.power.kernel import (
@@ -286,6 +287,13 @@ def chain_sampler(settings: ChainSettings) -> Sampler[ChainsState]:
 
 
 def _init(settings: ChainSettings, variants: tuple[Variant, ...]) -> ChainsState:
+    for variant in variants if settings.cuts == "entropy" else ():
+        temperature = variant.sampled(settings.kernel.sampling).temperature
+        if not math.isclose(settings.kernel.alpha * temperature, 1.0):
+            raise UsageError(
+                f"entropy cuts need temperature 1 / alpha for every arm, and {variant.arm} sets {temperature:g}: "
+                'give cuts="uniform", or leave the arm out'
+            )
     return ChainsState(variants, (Chain(),) * settings.chains)
 
 
@@ -402,8 +410,8 @@ def _draw_start(
     settings: ChainSettings, key: Key, state: ChainsState, index: int, starts: Sequence[DrawnResponse | None]
 ) -> DrawnResponse | None:
     """Draw one of the starts of the chain's arm by its weight p^alpha exp(lambda L) / q."""
-    num_arms = len(state.variants)
-    of_arm = [start for start in starts[index % num_arms :: num_arms] if start is not None]
+    indices = draws_of_arm(state.variants, index, len(starts))
+    of_arm = [start for i in indices if (start := starts[i]) is not None]
     if not of_arm:
         return None
     alpha = _arm_kernel(settings, state, index).alpha

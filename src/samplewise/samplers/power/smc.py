@@ -35,7 +35,7 @@ from samplewise.core.checks import check_count, check_number
 from samplewise.core.keys import Key
 from samplewise.core.reasoning import split_reasoning
 from samplewise.core.types import Candidate, Capability, Completion, Generate, Json, Pool, Sampling
-from samplewise.samplers.base import Sampler, Step, Variant, deal, sampler_of
+from samplewise.samplers.base import Sampler, Step, Variant, deal, draws_of_arm, sampler_of
 from samplewise.samplers.infos import BlockInfo, to_json
 from samplewise.samplers.power.importance import drawn_first
 from samplewise.samplers.power.kernel import log_sum_exp
@@ -140,6 +140,7 @@ class Particle(NamedTuple):
     """A response that grows. `log_weight` is since the last resampling."""
 
     variant: int  # index
+    arm: int = 0  # index, in the order in which arms are dealt
     tokens: tuple[int, ...] = ()
     logp: float = 0.0  # nats, of all tokens
     text: str = ""
@@ -154,13 +155,9 @@ class ParticleSystem(NamedTuple):
     particles: tuple[Particle, ...] = ()
     log_normalizers: tuple[float, ...] = ()  # (A,)
 
-    def arm_of(self, particle: Particle) -> int:
-        """Return the index of a particle's arm."""
-        return particle.variant % len(self.log_normalizers)
-
     def log_weight(self, particle: Particle) -> float:
         """Return a particle's absolute log weight."""
-        return particle.log_weight + self.log_normalizers[self.arm_of(particle)]
+        return particle.log_weight + self.log_normalizers[particle.arm]
 
     def log_z(self) -> float:
         """Return the log of the estimated normalizer so far, with the particles' present weights."""
@@ -239,8 +236,10 @@ def _step(settings: SmcSettings, key: Key, state: SmcState, completions: Sequenc
 
 
 def _begin_sweep(settings: SmcSettings, state: SmcState) -> SmcState:
-    particles = tuple(Particle(variant=index) for index in range(settings.num_particles))
-    system = ParticleSystem(particles, (0.0,) * len(state.variants))
+    names = [deal(state.variants, index).arm for index in range(settings.num_particles)]
+    arms = {name: arm for arm, name in enumerate(dict.fromkeys(names))}
+    particles = tuple(Particle(variant=index, arm=arms[name]) for index, name in enumerate(names))
+    system = ParticleSystem(particles, (0.0,) * len(arms))
     return state._replace(system=system, sweep=state.sweep + 1, block=0, power=settings.power_at(0))
 
 
@@ -329,7 +328,7 @@ def _resample_if_needed(settings: SmcSettings, key: Key, state: SmcState) -> tup
     log_normalizers = list(system.log_normalizers)
     num_ancestors = 0
     for arm in range(len(log_normalizers)):
-        of_arm = [particle for particle in system.particles if system.arm_of(particle) == arm]
+        of_arm = [particle for particle in system.particles if particle.arm == arm]
         resampled = _resample_arm(settings, key, state, arm, of_arm)
         particles += of_arm if resampled is None else resampled.particles
         num_ancestors += len(of_arm) if resampled is None else resampled.num_ancestors
@@ -360,7 +359,7 @@ def _resample_arm(
     if effective_sample_size(weights) >= settings.threshold * len(particles):
         return None
     choices = settings.make_choices(key.fold("resample", state.sweep, state.block, *([arm] if arm else [])))
-    num = len(range(arm, settings.num_particles, len(state.variants)))
+    num = len(draws_of_arm(state.variants, particles[0].variant, settings.num_particles))
     offspring = resample(settings.scheme, weights, num, choices)
     mean = math.fsum(offspring.weights) / num
     resampled = tuple(
