@@ -53,6 +53,6 @@ def at_asks(ks: Integers, num_draws: Integers, num_failed: Integers, measure: Ca
         drawn, failed = int(num_draws[problem]), int(num_failed[problem])
         for row, k in enumerate(np.minimum(ks, drawn + failed).tolist()):
             ways = [math.comb(drawn, m) * math.comb(failed, k - m) for m in range(k + 1)]
-            chances = np.array([way / math.comb(drawn + failed, k) for way in ways])
-            values[row, problem] = chances @ by_draws[: k + 1, problem]
+            probabilities = np.array([way / math.comb(drawn + failed, k) for way in ways])
+            values[row, problem] = probabilities @ by_draws[: k + 1, problem]
     return values
