@@ -63,9 +63,15 @@ def returned(dealt: Dealt) -> Figure:
     return Figure(np.array(values), float(np.mean(tokens)), drawn_seconds(dealt), dealt.rounds)
 
 
-def saved(dealt: Dealt, other: Dealt) -> Difference:
-    """Return the share of another method's tokens that a method does without, question by question."""
+def saved(dealt: Dealt, other: Dealt, by: str) -> Difference:
+    """Return the share of another method's tokens or seconds that a method does without, question by question.
+
+    A method's seconds are shared out by what its questions cost in tokens.
+    """
     own, theirs = (np.array([row.helpers + sum(row.costs) + row.rest for row in each.rows]) for each in (dealt, other))
+    if by == "seconds":
+        own = own / own.mean() * drawn_seconds(dealt)
+        theirs = theirs / theirs.mean() * drawn_seconds(other)
     estimate = paired_difference(theirs / theirs.mean(), own / theirs.mean(), support=None)
     return Difference(estimate.value, estimate.low, estimate.high)
 
@@ -171,7 +177,8 @@ def power_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, 
             own_claims = {"over low temperature": difference(figure.values, low)}
             if each == "power" and "power, published" in figures:
                 own_claims["over published"] = difference(figure.values, figures["power, published"].values)
-                own_claims["share of tokens saved"] = saved(drawn[each], drawn["power, published"])
+                for by in ("tokens", "seconds"):
+                    own_claims[f"share of {by} saved"] = saved(drawn[each], drawn["power, published"], by)
             for word, curve in curves.items():
                 for by in ("tokens", "seconds"):
                     same = at_equal(curve, KS[: len(curve)], getattr(figure, by), by=by)

@@ -19,7 +19,7 @@ from bench.real.figures import Dealt, Difference, at_equal, chosen_by, complete,
 from bench.real.methods import METHODS, Method
 from bench.real.page import BLOCK, EMPTY, PAGE, PICTURES, block, blocks, picture, renewed
 from bench.real.pools import Pools, Row, Sitting, joint_name, read_pools, stored, write_pools
-from bench.real.power import any_of_all, exactness, importance, returned
+from bench.real.power import any_of_all, exactness, importance, returned, saved
 from bench.real.stop import calibrated, remembering, stop_part
 from bench.real.vary import LEVELS, arms_of, runs_of, vary_part
 from rich.console import Console
@@ -108,6 +108,16 @@ def test_one_response_by_weight() -> None:
     plain = row("10" + "0" * 14, logps=(0.0, -1.0) + (-50.0,) * 14)
     assert importance(Dealt([plain], 1.0)).values[0] == pytest.approx(1 / (1 + np.exp(-3)))
     assert importance(Dealt([plain], 1.0)).tokens == pytest.approx(160)
+
+
+def test_a_share_saved_in_tokens_and_in_seconds() -> None:
+    """Two questions of 20 and 60 tokens, where the other method takes 80 each, of which a token is twice as fast."""
+    ours = [row("1" * 2, question="a"), row("1" * 6, question="b")]
+    theirs = [row("1" * 8, question=name) for name in "ab"]
+    first, second = Dealt(ours, 1.0), Dealt(theirs, 0.5)
+    assert saved(first, second, "tokens").value == pytest.approx(1 - 40 / 80)
+    seconds = sum(sum(each.tokens) for each in ours) / (0.5 * sum(sum(each.tokens) for each in theirs))
+    assert saved(first, second, "seconds").value == pytest.approx(1 - seconds)
 
 
 def test_a_group_counts_fewer_draws_at_equal_tokens() -> None:
