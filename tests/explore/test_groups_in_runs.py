@@ -333,10 +333,13 @@ def test_a_group_gives_one_answer(tiny: Any) -> None:
         assert (again.pool, again.paid) == (found.pool, Usage())
 
 
-def test_consensus_takes_no_waves(tiny: Any) -> None:
-    found = made(tiny, "repeat(4, explore=consensus(start='='), wave=2, max_tokens=80) | vote")
-    assert found.pool.num_failed == 4
-    assert not found.pool.candidates
+def test_consensus_takes_no_waves_and_needs_tokens_to_reason_with() -> None:
+    """Both were let in, and then every draw failed."""
+    with pytest.raises(BadSpec, match="draws a group at once: leave out wave=2"):
+        recipe("repeat(4, explore=consensus(start='='), wave=2, max_tokens=80) | vote")
+    with pytest.raises(BadSpec, match="keeps 64 tokens for the answer, and max_tokens=64 leaves none to reason with"):
+        recipe("repeat(4, explore=consensus, max_tokens=64) | vote")
+    assert recipe("repeat(4, explore=consensus, wave=4, max_tokens=65) | vote").max_draws is None
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,22 @@ def test_a_weighted_pool_votes_with_its_weights() -> None:
     assert chosen("vote", draws, Key(0), [-math.inf, 0.0, 0.0]).answer == "b"
 
 
+@pytest.mark.parametrize("selector", [only("x"), arm_vote(), log_pool()], ids=lambda selector: selector.name)
+def test_the_draws_of_an_arm_count_with_their_weights(selector: Selector) -> None:
+    """They were counted one by one, so the choice from a weighted pool was that of its proposal.
+
+    An arm's level does not count: the weights of arm y are those of x times e^9.
+    """
+    logs = [math.log(3.0), 0.0, 0.0]
+    pool = Pool(
+        tuple(Candidate("", arm=arm, log_weight=log + level) for arm, level in (("x", 0), ("y", 9)) for log in logs)
+    )
+    answers = ("a", "b", "b", "a", "c", "c")
+    assert {selector.choose(Key(seed), pool, answers).answer for seed in range(4)} == {"a"}
+    plain = Pool(tuple(candidate._replace(log_weight=0.0) for candidate in pool.candidates[:3]))
+    assert selector.choose(Key(0), plain, answers[:3]).answer == "b"
+
+
 @pytest.mark.parametrize(
     ("name", "draws", "shares"),
     [

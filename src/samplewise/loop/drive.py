@@ -278,7 +278,8 @@ class _Drive:
                 process.bill(asks[: len(completions)], completions, self._dispatcher)
                 following = process.advance(completions)
                 self.num_draws += len(completions)
-                if fold is not None and (stop := await self._check_stop(process, fold, "steps")):
+                is_part = bool(following.asks) and self._recipe.sampler.partial
+                if fold is not None and not is_part and (stop := await self._check_stop(process, fold, "steps")):
                     return stop, following
             if len(completions) < num:  # cancelled, or out of time
                 return self._out_of_budget(asks[len(completions) :]), following

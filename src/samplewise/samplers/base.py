@@ -93,6 +93,7 @@ class Sampler(Generic[S]):
     weighted: bool = False  # the pool's weights make it follow a stated distribution
     copies: bool = False  # at temperature 0 every draw is the same one, or meant to be
     stepwise: bool = False  # a candidate is made of several completions, and changes with the next one
+    partial: bool = False  # candidates are parts of responses until it has finished: no stop rule sees them
 
     @property
     def independent(self) -> bool:
@@ -130,6 +131,7 @@ def sampler_of(
     weighted: bool = False,
     copies: bool = False,
     stepwise: bool = False,
+    partial: bool = False,
 ) -> Sampler[S]:
     """Bind settings to the functions of a sampler."""
     return Sampler(
@@ -142,6 +144,7 @@ def sampler_of(
         weighted=weighted,
         copies=copies,
         stepwise=stepwise,
+        partial=partial,
     )
 
 

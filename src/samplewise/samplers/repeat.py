@@ -15,6 +15,7 @@ from samplewise.core.checks import check_count, check_sampling
 from samplewise.core.keys import Key
 from samplewise.core.registry import build
 from samplewise.core.types import Candidate, Capability, Completion, Generate, Json, Pool, Sampling
+from samplewise.explore.settings import ExploreSettings
 from samplewise.samplers.base import Sampler, Step, Variant, candidate, deal, draws_of_arm, sampler_of
 
 
@@ -46,7 +47,9 @@ def repeat(
     """
     sampling = Sampling(float(temperature), top_k, float(top_p), float(min_p))
     if explore:
-        sampling = sampling._replace(explore=str(build("explore", str(explore))))
+        policy = build("explore", str(explore))
+        _check_meeting(policy, num_samples, wave, max_tokens)
+        sampling = sampling._replace(explore=str(policy))
     settings = RepeatSettings(
         num_samples=num_samples,
         wave=wave,
@@ -106,6 +109,17 @@ class RepeatSettings:
     def wanted(self) -> tuple[Capability, ...]:
         """Return what each draw asks for besides its text."""
         return _wanted(self.top, self.certainty, self.explores)
+
+
+def _check_meeting(policy: ExploreSettings, num_samples: int, wave: int | None, max_tokens: int) -> None:
+    """Raise ValueError where draws that have to meet cannot."""
+    if policy.meets_at and wave is not None and wave < num_samples:
+        raise ValueError(f"explore={policy} draws a group at once: leave out wave={wave}")
+    if policy.meets_at and max_tokens <= policy.tokens_after:
+        raise ValueError(
+            f"explore={policy} keeps {policy.tokens_after} tokens for the answer, and max_tokens={max_tokens} leaves "
+            "none to reason with"
+        )
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """Selectors that use the arms of draws.
 
 Draws of one arm share its habits, wrong ones too, so support from every arm is worth more than frequency in one. With
-draws of a single arm each of these is plurality.
+draws of a single arm each of these is plurality. In a weighted pool the draws of an arm count with their weights among
+those of the arm.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from samplewise.core.keys import Key
-from samplewise.core.numerics import Floats
+from samplewise.core.numerics import Floats, log_normalise
 from samplewise.core.types import Pool, Selection
 from samplewise.select.base import Round, Selector, choose_class, draw_tied, no_vote
 
@@ -45,16 +46,33 @@ class ArmTally(NamedTuple):
         return dict(zip(self.answers, mean.tolist(), strict=True))
 
 
-def tally_arms(pool: Pool, answers: tuple[str | None, ...]) -> ArmTally:
-    """Count a pool's readable draws by arm and answer."""
-    count: Counter[tuple[str, str]] = Counter()
-    for candidate, answer in zip(pool.candidates, answers, strict=True):
+def tally_arms(pool: Pool, answers: tuple[str | None, ...], weights: Sequence[float] | None = None) -> ArmTally:
+    """Count a pool's readable draws by arm and answer, each as 1 or as its weight (N,)."""
+    count: dict[tuple[str, str], float] = defaultdict(float)
+    ones = (1.0,) * len(answers)
+    for candidate, answer, weight in zip(pool.candidates, answers, weights or ones, strict=True):
         if answer is not None:
-            count[candidate.arm, answer] += 1
+            count[candidate.arm, answer] += weight
     arms = tuple(dict.fromkeys(arm for arm, _ in count))
     named = tuple(dict.fromkeys(answer for _, answer in count))
     counts = np.array([[count[arm, answer] for answer in named] for arm in arms], dtype=np.float64)
     return ArmTally(arms, named, counts.reshape(len(arms), len(named)))
+
+
+def weights_in_arms(pool: Pool, answers: tuple[str | None, ...]) -> list[float]:
+    """Return weights (N,) of draws that sum to the number of readable ones of each arm: 1 each but in a weighted
+    pool."""
+    readable: dict[str, list[int]] = defaultdict(list)
+    for position, answer in enumerate(answers):
+        if answer is not None:
+            readable[pool.candidates[position].arm].append(position)
+    weights = [1.0] * len(answers)
+    for positions in readable.values():
+        logs = [pool.candidates[position].log_weight for position in positions]
+        if any(log != logs[0] for log in logs):
+            for position, log in zip(positions, log_normalise(logs).tolist(), strict=True):
+                weights[position] = math.exp(log) * len(positions)
+    return weights
 
 
 def log_pool(*, fallback: bool = False) -> Selector:
@@ -93,7 +111,7 @@ def by_log(weights: Mapping[str, float], name: str = "log_pool") -> Selector:
     """Return `log_pool` with weights of arms, 1 where not given."""
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
-        tally = tally_arms(pool, answers)
+        tally = tally_arms(pool, answers, weights_in_arms(pool, answers))
         if not tally.answers:
             return Selection(None, None, (0.0,) * len(answers))
         smooth = np.log((tally.counts + ADDED) / (tally.totals + ADDED * len(tally.answers))[:, None])
@@ -117,7 +135,7 @@ def by_share(weights: Mapping[str, float], name: str) -> Selector:
     """
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
-        tally = tally_arms(pool, answers)
+        tally = tally_arms(pool, answers, weights_in_arms(pool, answers))
         if not tally.answers:
             return Selection(None, None, (0.0,) * len(answers))
         weight = np.array([max(0.0, weights.get(arm, 0.0)) for arm in tally.arms])
@@ -138,7 +156,7 @@ def arm_vote() -> Selector:
     """Give each arm one vote: choose the plurality of the arms' own pluralities. Ties by the count over all arms."""
 
     def choose(key: Key, pool: Pool, answers: tuple[str | None, ...]) -> Selection:
-        tally = tally_arms(pool, answers)
+        tally = tally_arms(pool, answers, weights_in_arms(pool, answers))
         pooled = dict(zip(tally.answers, tally.counts.sum(axis=0).tolist(), strict=True))
         mass: dict[str, float] = defaultdict(float)
         for arm, row in zip(tally.arms, tally.counts, strict=True):

@@ -19,7 +19,7 @@ from samplewise.core.types import Completion, Generate, Message, Sampling, Usage
 from samplewise.engines.toy import Toy
 from samplewise.samplers.base import Sampler, Variant
 from samplewise.samplers.infos import read_trace
-from samplewise.samplers.power import chain_notes, greedy, power, smc, summarize_chains
+from samplewise.samplers.power import chain_notes, greedy, power, sir, smc, summarize_chains
 from samplewise.samplers.power.chains import Chain, ChainsState
 from samplewise.samplers.power.cuts import CutKind
 from samplewise.samplers.power.kernel import Kernel, expected_tokens
@@ -328,6 +328,29 @@ def test_entropy_cuts_refuse_an_arm_at_another_temperature() -> None:
     ):
         solve("spell a word", engine=TOY, recipe=line)
     solve("spell a word", engine=TOY, recipe=line.replace("0.6", "0.25"))
+
+
+def test_a_stop_rule_sees_whole_responses_of_smc() -> None:
+    """Particles of one block agreed, so the rule ended the question with the beginnings of its answers."""
+    line = "smc(4, 4, block=1, max_tokens=6){} | vote"
+    plain, ruled = (solve("spell a word", engine=TOY, recipe=line.format(rule)) for rule in ("", " | until(cap(2))"))
+    assert ruled.pool == plain.pool
+    assert ruled.stop.reason == "cap"
+
+
+def test_one_temperature_in_a_list_is_the_temperature() -> None:
+    """It was passed over, and draws were made at 1 / alpha."""
+    for make in (
+        lambda **given: sir(2, 4.0, max_tokens=4, **given),
+        lambda **given: power(4.0, 3, max_tokens=4, **given),
+    ):
+        listed = Run(make(temperatures=(0.5,)), Key(1))
+        assert listed.asks == Run(make(temperature=0.5), Key(1)).asks
+        assert {ask.sampling.temperature for ask in listed.asks} == {0.5}
+        with pytest.raises(ValueError, match="give either temperature or temperatures"):
+            make(temperature=0.5, temperatures=(0.5, 1.0))
+    with pytest.raises(ValueError, match="alpha=0 needs a temperature"):
+        sir(2, 0.0)
 
 
 def test_climbing_never_goes_down() -> None:

@@ -46,6 +46,7 @@ from samplewise.samplers.power.requests import (
     logz_exponents,
     proposal_sampling,
     proposal_temperatures,
+    single_temperature,
     start_response,
     whole_response_ask,
 )
@@ -228,7 +229,8 @@ class ChainSettings:
     @functools.cached_property
     def kernel(self) -> Kernel:
         """Return the kernel of the full horizon. Each chain sets horizon and its arm's sampling."""
-        sampling = proposal_sampling(self.alpha, self.temperature, self.top_k, self.top_p, self.min_p)
+        temperature = single_temperature(self.temperature, self.temperatures)
+        sampling = proposal_sampling(self.alpha, temperature, self.top_k, self.top_p, self.min_p)
         temperatures = proposal_temperatures(sampling, self.temperatures)
         preference = 0.0 if self.length_preference == "auto" else self.length_preference
         return Kernel(

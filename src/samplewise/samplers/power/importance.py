@@ -30,6 +30,7 @@ from samplewise.samplers.power.requests import (
     logz_exponents,
     proposal_sampling,
     proposal_temperatures,
+    single_temperature,
     start_response,
     whole_response_ask,
 )
@@ -98,7 +99,8 @@ class SirSettings:
 
     @functools.cached_property
     def sampling(self) -> Sampling:
-        return proposal_sampling(self.alpha, self.temperature, self.top_k, self.top_p, self.min_p)
+        temperature = single_temperature(self.temperature, self.temperatures)
+        return proposal_sampling(self.alpha, temperature, self.top_k, self.top_p, self.min_p)
 
     @property
     def mixed(self) -> bool:

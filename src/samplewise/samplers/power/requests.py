@@ -16,8 +16,17 @@ CHAINS_NEED = WEIGHTS_NEED | {Capability.PREFIX, Capability.REJECT_BELOW}
 
 def proposal_sampling(alpha: float, temperature: float | None, top_k: int, top_p: float, min_p: float) -> Sampling:
     """Return the sampling of proposals: at temperature 1 / alpha unless another is given. ValueError out of range."""
+    if temperature is None and alpha == 0:
+        raise ValueError("alpha=0 needs a temperature: 1 / alpha is none")
     tau = 1.0 / alpha if temperature is None else check_number("temperature", temperature, 0.0, above=True)
     return check_sampling(Sampling(tau, top_k, float(top_p), float(min_p)))
+
+
+def single_temperature(temperature: float | None, temperatures: Sequence[float]) -> float | None:
+    """Return the one temperature that is given, if there is one. ValueError if `temperatures` are given beside it."""
+    if temperature is not None and temperatures:
+        raise ValueError("give either temperature or temperatures")
+    return temperatures[0] if len(temperatures) == 1 else temperature
 
 
 def proposal_temperatures(sampling: Sampling, temperatures: Sequence[float]) -> tuple[float, ...]:

@@ -184,7 +184,8 @@ class SmcState(NamedTuple):
 def smc_sampler(settings: SmcSettings) -> Sampler[SmcState]:
     """Return the sampler of these settings."""
     needs = WEIGHTS_NEED | {Capability.PREFIX}
-    return sampler_of(settings, "smc", needs, _init, _step, _pool, weighted=settings.sweeps == 1, stepwise=True)
+    is_weighted = settings.sweeps == 1
+    return sampler_of(settings, "smc", needs, _init, _step, _pool, weighted=is_weighted, stepwise=True, partial=True)
 
 
 def _init(settings: SmcSettings, variants: tuple[Variant, ...]) -> SmcState:
