@@ -353,6 +353,16 @@ def test_one_temperature_in_a_list_is_the_temperature() -> None:
         sir(2, 0.0)
 
 
+def test_a_mixture_and_plain_pilots_keep_their_temperatures_whatever_an_arm_sets() -> None:
+    """Starts came from the arm's temperature and were weighed as draws at the mixture's first."""
+    arms = (ARMS[0], Variant("cold", MESSAGES, {"temperature": 0.2}))
+    mixed = Run(power(4.0, 2, 2, temperatures=(0.5, 1.0), starts=6, max_tokens=4), Key(1), arms=arms)
+    assert {ask.sampling.temperature for ask in mixed.asks[:6]} == {0.5}
+    assert {ask.sampling.temperature for ask in mixed.asks} <= {0.5, 1.0}
+    plain = Run(power(4.0, 1, 2, length_preference="auto", max_tokens=4), Key(1), arms=arms)
+    assert [ask.sampling.temperature for ask in plain.asks[:4]] == [1.0, 1.0, 0.25, 0.2]
+
+
 def test_climbing_never_goes_down() -> None:
     run = Run(greedy(30, 2, max_tokens=6), Key(0))
     for chain in range(2):

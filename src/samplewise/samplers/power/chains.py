@@ -357,10 +357,10 @@ def _pilot_asks(settings: ChainSettings, key: Key, state: ChainsState) -> tuple[
     exponents = logz_exponents(kernel.temperatures)
     asks: list[Generate] = []
     for index in range(NUM_PILOTS if settings.length_preference == "auto" else 0):
-        variant = deal(state.variants, index)
+        variant = deal(state.variants, index)._replace(sampling={})  # plain, whatever an arm sets
         asks.append(whole_response_ask(key.fold("pilot"), variant, plain, settings.max_tokens, index))
     for index in range(NUM_PILOTS if settings.budget_tokens is not None else 0):
-        variant, sampling = deal(state.variants, index), kernel.sampling_at(0)
+        variant, sampling = _variant(settings, state, index), kernel.sampling_at(0)
         ask = whole_response_ask(key.fold("forecast"), variant, sampling, settings.max_tokens, index, exponents)
         asks.append(ask)
     return tuple(asks)
@@ -390,7 +390,7 @@ def _start_asks(settings: ChainSettings, key: Key, state: ChainsState) -> tuple[
     kernel, horizon = settings.kernel, settings.stages[0][0]
     exponents = logz_exponents(kernel.temperatures)
     return tuple(
-        whole_response_ask(key, deal(state.variants, i), kernel.sampling_at(0), horizon, i, exponents)
+        whole_response_ask(key, _variant(settings, state, i), kernel.sampling_at(0), horizon, i, exponents)
         for i in range(settings.num_starts)
     )
 
@@ -511,7 +511,7 @@ def _growth_ask(
     kernel = _chain_kernel(settings, state, index, chain)
     ask = whole_response_ask(
         key.fold("grow", chain.stage),
-        deal(state.variants, index),
+        _variant(settings, state, index),
         kernel.sampling_at(0),
         kernel.horizon - len(response.tokens),
         index,
@@ -534,6 +534,12 @@ def _grow(settings: ChainSettings, state: ChainsState, index: int, chain: Chain,
 
 def _step_key(key: Key, index: int, chain: Chain) -> Key:
     return key.fold("chain", index, chain.stage, chain.done)
+
+
+def _variant(settings: ChainSettings, state: ChainsState, index: int) -> Variant:
+    """Return the variant of a chain or start. A mixture of temperatures is the proposal, whatever an arm sets."""
+    variant = deal(state.variants, index)
+    return variant._replace(sampling={}) if len(settings.kernel.temperatures) > 1 else variant
 
 
 def _arm_kernel(settings: ChainSettings, state: ChainsState, index: int) -> Kernel:
