@@ -5,7 +5,7 @@ Other samplers leave no such trace and get no lines. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from samplewise.core.types import Json
 from samplewise.report.explored import describe_exploration, summarize_exploration
@@ -22,6 +22,8 @@ def describe_trace(trace: Sequence[Json]) -> list[str]:
     """
     infos = read_trace(trace)
     lines = _chains(summarize_chains(trace)) if infos.moves else []
+    if not infos.moves and any(isinstance(info, Mapping) and "target" in info for info in trace):
+        lines.append("chains: no step was taken, so any response is a start: a larger budget pays for steps")
     lines += [_adapted(info) for info in infos.rounds if info.ended is not None]
     if infos.weights:
         lines += _weights(infos.weights[-1].ess, infos.weights[-1].num)

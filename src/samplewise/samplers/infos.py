@@ -124,6 +124,12 @@ class Trace(NamedTuple):
     groups: tuple[GroupInfo, ...]
     logp: tuple[float | None, ...]  # of each draw of a group under the model; None: unknown
     logq: tuple[float | None, ...]  # of the same draws under the distribution drawn from
+    arms: tuple[str, ...] = ()  # of each chain or ladder, where there are several
+
+
+def arms_info(arms: Sequence[str]) -> dict[str, Json]:
+    """Return the arm of each chain or ladder, as a part of an info; nothing where there is one arm."""
+    return {"arms": list(arms)} if len(set(arms)) > 1 else {}
 
 
 def to_json(info: NamedTuple) -> dict[str, Json]:
@@ -156,4 +162,5 @@ def read_trace(trace: Sequence[Json]) -> Trace:
         groups=listed(GroupInfo, "explored"),
         logp=tuple(value for info in infos if "explored" in info for value in info["logp"]),
         logq=tuple(value for info in infos if "explored" in info for value in info["logq"]),
+        arms=next((tuple(info["arms"]) for info in infos if "arms" in info), ()),
     )

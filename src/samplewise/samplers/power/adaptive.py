@@ -27,8 +27,8 @@ from typing import Literal, NamedTuple, get_args
 from samplewise.core.checks import check_count, check_number
 from samplewise.core.keys import Key
 from samplewise.core.types import Completion, Pool
-from samplewise.samplers.base import Sampler, Step, Variant, sampler_of
-from samplewise.samplers.infos import MoveInfo, RoundInfo, read_trace, to_json
+from samplewise.samplers.base import Sampler, Step, Variant, deal, sampler_of
+from samplewise.samplers.infos import MoveInfo, RoundInfo, arms_info, read_trace, to_json
 from samplewise.samplers.power.chains import Chain, ChainSettings, ChainsState, chain_sampler
 from samplewise.samplers.power.requests import CHAINS_NEED
 
@@ -86,7 +86,8 @@ class AdaptiveSettings:
         for name in ("num_chains", "rounds", "steps", "max_tokens"):
             check_count(name, getattr(self, name))
         check_number("alpha", self.alpha, 1.0)
-        check_number("cap", self.cap, 1.0)
+        if check_number("cap", self.cap, 1.0) < self.alpha:
+            raise ValueError(f"alpha must be at most cap, got {self.alpha} and {self.cap}")
         check_number("rate", self.rate, 0.0)
         if self.answers not in ANSWER_KINDS:
             raise ValueError(f"answers must be one of {', '.join(ANSWER_KINDS)}, got {self.answers!r}")
@@ -138,7 +139,9 @@ def _step(
             state, info = _next_round(settings, state)
             rounds.append(info)
         if inner_step.asks or rounds[-1].ended is not None:
-            trace = {"moves": [to_json(move) for move in moves], "rounds": [to_json(info) for info in rounds]}
+            arms = [] if state.round else [deal(inner.variants, index).arm for index in range(settings.num_chains)]
+            listed = {"moves": [to_json(move) for move in moves], "rounds": [to_json(info) for info in rounds]}
+            trace = {**listed, **arms_info(arms)}
             return state, Step(inner_step.asks, trace)
         completions = ()
 

@@ -27,7 +27,7 @@ from samplewise.core.errors import UsageError
 from samplewise.core.keys import Key
 from samplewise.core.types import Capability, Completion, Generate, Json, Pool, Sampling
 from samplewise.samplers.base import Sampler, Step, Variant, deal, draws_of_arm, sampler_of
-from samplewise.samplers.infos import MoveInfo, TargetInfo, to_json
+from samplewise.samplers.infos import MoveInfo, TargetInfo, arms_info, to_json
 from samplewise.samplers.power.cuts import CUT_KINDS, CutKind
 from samplewise.samplers.power.kernel import (
     MOVES,
@@ -344,7 +344,8 @@ def _target_info(settings: ChainSettings, state: ChainsState) -> Json:
         tries=kernel.tries,
         chains=settings.chains,
     )
-    return {"target": to_json(target)}
+    arms = [deal(state.variants, index).arm for index in range(settings.chains)]
+    return {"target": to_json(target), **arms_info(arms)}
 
 
 # -------------------------------------------------------------------------------------------------- pilots and starts

@@ -26,7 +26,7 @@ from samplewise.core.checks import check_count, check_number
 from samplewise.core.keys import Key
 from samplewise.core.types import Capability, Completion, Generate, Json, Pool, Sampling
 from samplewise.samplers.base import Sampler, Step, Variant, deal, sampler_of
-from samplewise.samplers.infos import MoveInfo, SwapInfo, to_json
+from samplewise.samplers.infos import MoveInfo, SwapInfo, arms_info, to_json
 from samplewise.samplers.power.chains import move_info
 from samplewise.samplers.power.kernel import Kernel, MoveProposal, decide_move, move_asks, propose_move
 from samplewise.samplers.power.random_choices import KeyChoices, MakeChoices, RandomChoices
@@ -213,7 +213,8 @@ def _step(
     state = state._replace(num_failed=state.num_failed + failed)
     if state.round == -2:
         alphas = [float(alpha) for alpha in settings.alphas]
-        return state._replace(round=-1), Step(_start_asks(settings, key, state), {"alphas": alphas})
+        arms = [deal(state.variants, ladder).arm for ladder in range(settings.ladders)]
+        return state._replace(round=-1), Step(_start_asks(settings, key, state), {"alphas": alphas, **arms_info(arms)})
     moves: list[MoveInfo] = []
     swaps: list[SwapInfo] = []
     if state.round == -1:

@@ -8,7 +8,7 @@ evidence of mixing, and are not in the acceptance rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from samplewise.core.types import Json
@@ -35,7 +35,7 @@ class ChainsReport(NamedTuple):
     acceptance: float | None  # of proposals that differ from the response
     by_depth: tuple[float | None, ...]  # the same by where they depart from it, from the front to the end
     tokens_per_change: float | None
-    r_hat: float | None  # split R-hat of log p over chains of one target
+    r_hat: float | None  # split R-hat of log p over chains of one target; of several arms, the largest
     at_horizon: float | None  # share of chains whose response did not end
     saved: TokensSaved
     frozen: tuple[int, ...]  # chains
@@ -55,7 +55,11 @@ def summarize_chains(trace: Sequence[Json]) -> ChainsReport:
     tokens = sum(move.tokens for move in moves)
     runs = _by_chain(final)
     num_rungs = len({swap.rung for swap in infos.swaps}) + 1
-    same_target = [run for run in runs if run[0].chain % num_rungs == num_rungs - 1]  # of a ladder, the highest rung
+    by_target: dict[str, list[list[MoveInfo]]] = {}  # by arm; of a ladder, the highest rung
+    for run in runs:
+        ladder, rung = divmod(run[0].chain, num_rungs)
+        if rung == num_rungs - 1:
+            by_target.setdefault(infos.arms[ladder] if infos.arms else "", []).append(run)
     report = ChainsReport(
         steps=len(final),
         free=sum(move.outcome in ("behind", "same") for move in final),
@@ -64,7 +68,7 @@ def summarize_chains(trace: Sequence[Json]) -> ChainsReport:
         acceptance=_rate(sum(move.outcome == "accepted" for move in decided), len(decided)),
         by_depth=_by_depth(decided),
         tokens_per_change=_rate(tokens, sum(move.outcome == "accepted" for move in moves)),
-        r_hat=split_r_hat([[move.logp for move in run] for run in same_target]),
+        r_hat=_largest(split_r_hat([[move.logp for move in run] for run in alike]) for alike in by_target.values()),
         at_horizon=_rate(sum(not run[-1].ended for run in runs), len(runs)),
         saved=TokensSaved(
             jump=sum(move.saved for move in moves),
@@ -108,6 +112,10 @@ def split_r_hat(runs: Sequence[Sequence[float]]) -> float | None:
     if within == 0.0:
         return 1.0 if between == 0.0 else math.inf
     return math.sqrt((size - 1) / size + between / within)
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _variance(values: Sequence[float]) -> float:
