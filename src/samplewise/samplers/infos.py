@@ -129,7 +129,7 @@ class Trace(NamedTuple):
 
 def arms_info(arms: Sequence[str]) -> dict[str, Json]:
     """Return the arm of each chain or ladder, as a part of an info; nothing where there is one arm."""
-    return {"arms": list(arms)} if len(set(arms)) > 1 else {}
+    return {"chain_arms": list(arms)} if len(set(arms)) > 1 else {}
 
 
 def to_json(info: NamedTuple) -> dict[str, Json]:
@@ -162,5 +162,5 @@ def read_trace(trace: Sequence[Json]) -> Trace:
         groups=listed(GroupInfo, "explored"),
         logp=tuple(value for info in infos if "explored" in info for value in info["logp"]),
         logq=tuple(value for info in infos if "explored" in info for value in info["logq"]),
-        arms=next((tuple(info["arms"]) for info in infos if "arms" in info), ()),
+        arms=next((tuple(info["chain_arms"]) for info in infos if "chain_arms" in info), ()),
     )
