@@ -17,6 +17,7 @@ from samplewise.samplers.base import Sampler, Step, Variant, candidate
 from samplewise.samplers.repeat import repeat
 from samplewise.testing import LAWS, Case, MakeSampler, check_sampler, examples
 from samplewise.vary import ladder
+from samplewise.vary.prompts import verbatim
 
 QUESTION = Question("conformance", (Message("user", "spell a word"),))
 
@@ -26,6 +27,12 @@ QUESTION = Question("conformance", (Message("user", "spell a word"),))
 def test_registered_samplers_keep_the_laws(spec: str, law: str) -> None:
     arms = (ladder(0.5, 1.5),)
     LAWS[law](Case(lambda: build("sampler", spec), QUESTION, Toy(2, seed=3), arms, Key(7), None))
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_entropy_cuts_keep_the_laws_with_arms_that_set_no_temperature(law: str) -> None:
+    spec = "power(3, 3, max_tokens=4, cuts='entropy')"
+    LAWS[law](Case(lambda: build("sampler", spec), QUESTION, Toy(2, seed=3), (verbatim(),), Key(7), None))
 
 
 def test_every_registered_sampler_has_an_example() -> None:

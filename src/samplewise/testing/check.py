@@ -24,7 +24,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "power(4, 5, 2, max_tokens=4)",
         "power(2, 3, 2, max_tokens=4, move='isir', temperatures=(0.5, 1.0), cuts='recent', length_preference='auto')",
         "power(2, 3, max_tokens=4, move='mtm', starts=3, top_k=2, budget_tokens=40)",
-        "power(3, 3, max_tokens=4, blocks=2, cuts='entropy')",
+        "power(3, 3, max_tokens=4, blocks=2, cuts='recent')",
     ),
     "sir": ("sir(6, 2, max_tokens=4)", "sir(5, 2, max_tokens=4, wave=2, temperatures=(0.5, 1.0))"),
     "smc": (
