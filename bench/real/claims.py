@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from bench.real.figures import Difference
+from bench.real.figures import Difference, pooled
 
 Differences = Mapping[str, Mapping[str, Difference]]  # by "benchmark: method", then by what it is compared with
 
@@ -107,17 +107,27 @@ class Verdict(NamedTuple):
 
 
 def verdicts(found: Mapping[str, Differences]) -> list[Verdict]:
-    """Return each claim's verdict on each benchmark where it was measured, `found` by part."""
+    """Return each claim's verdict on each benchmark where it was measured, `found` by part.
+
+    Where those are several, a verdict on all of their problems together follows.
+    """
     rows = []
     for claim in CLAIMS:
+        own = []
         for name, differences in found.get(claim.part, {}).items():
             benchmark, _, method = name.partition(": ")
             if method == claim.method:
-                rows += [
+                own += [
                     Verdict(claim.text, benchmark, measure, differences[measure])
                     for measure in claim.measures
                     if measure in differences
                 ]
+        rows += own
+        for measure in claim.measures:
+            together = pooled([row.difference for row in own if row.measure == measure])
+            if together is not None:
+                num = sum(row.measure == measure for row in own)
+                rows.append(Verdict(claim.text, f"all {num}", measure, together))
     return rows
 
 

@@ -52,6 +52,11 @@ class Difference(NamedTuple):
     value: float
     low: float
     high: float
+    compared: tuple[Floats, Floats] | None = None  # both (P,), where problems of several benchmarks can be pooled
+
+    def json(self) -> dict[str, float]:
+        """Return what the bench prints of it."""
+        return {"value": self.value, "low": self.low, "high": self.high}
 
     @property
     def word(self) -> str:
@@ -65,7 +70,16 @@ class Difference(NamedTuple):
 def difference(first: Floats, second: Floats) -> Difference:
     """Return by how much `first` is better than `second`, both (P,)."""
     estimate = paired_difference(first, second)
-    return Difference(estimate.value, estimate.low, estimate.high)
+    return Difference(estimate.value, estimate.low, estimate.high, (first, second))
+
+
+def pooled(differences: Sequence[Difference]) -> Difference | None:
+    """Return one difference over the problems of all of them, each problem counting the same; None for fewer than two
+    whose problems are known."""
+    known = [each.compared for each in differences if each.compared is not None]
+    if len(known) < 2 or len(known) < len(differences):
+        return None
+    return difference(np.concatenate([ours for ours, _ in known]), np.concatenate([theirs for _, theirs in known]))
 
 
 # --------------------------------------------------------------------------------------------------------------- orders

@@ -104,7 +104,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _gap(data: Mapping[str, float] | None) -> str:
-    return "" if data is None else str(Difference(**data))
+    return "" if data is None else str(Difference(data["value"], data["low"], data["high"]))
 
 
 def _interval(data: Mapping[str, float]) -> str:

@@ -104,7 +104,7 @@ def vary_part(pools: Mapping[str, Pools], console: Console) -> tuple[dict[str, A
             "seconds": sum(own.seconds(run) for run in runs),
             **spread_json(figures),
             "over direct": {
-                each: {by: gap._asdict() for by, gap in gaps.items()} for each, gaps in {**over, **chosen}.items()
+                each: {by: gap.json() for by, gap in gaps.items()} for each, gaps in {**over, **chosen}.items()
             },
             "direct instead of arm": {
                 level: float(np.mean([name == "direct" for row in drawn[level].rows for name in row.all_arms]))

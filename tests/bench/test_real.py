@@ -13,9 +13,21 @@ import numpy as np
 import pytest
 from bench.real.__main__ import DECIDED, decide, main, verdicts_of
 from bench.real.benchmarks import BENCHMARKS, Benchmark
+from bench.real.claims import verdicts
 from bench.real.draw import draw, joint_outputs, missing, shape_of
 from bench.real.explore import at_equal_cost, group
-from bench.real.figures import Dealt, Difference, at_equal, chosen_by, complete, dealt_orders, joined, passes, solved
+from bench.real.figures import (
+    Dealt,
+    Difference,
+    at_equal,
+    chosen_by,
+    complete,
+    dealt_orders,
+    difference,
+    joined,
+    passes,
+    solved,
+)
 from bench.real.methods import METHODS, Method
 from bench.real.page import BLOCK, EMPTY, PAGE, PICTURES, block, blocks, picture, renewed
 from bench.real.pools import Pools, Row, Sitting, joint_name, read_pools, stored, write_pools
@@ -131,6 +143,20 @@ def test_a_group_counts_fewer_draws_at_equal_tokens() -> None:
 def test_a_difference_says_what_it_shows() -> None:
     words = [Difference(0.1, 0.01, 0.2).word, Difference(0.1, -0.01, 0.2).word, Difference(-0.1, -0.2, -0.01).word]
     assert words == ["confirmed", "not seen", "opposite"]
+
+
+def test_problems_of_all_benchmarks_are_pooled() -> None:
+    """Four problems of one benchmark and eight of another: each problem counts the same."""
+    zeros, ones = np.zeros(4), np.ones(4)
+    power = {
+        "mbpp: power": {"over low temperature": difference(ones, zeros)},
+        "gsm8k: power": {"over low temperature": difference(np.tile([0.5, 0.0], 4), np.zeros(8))},
+    }
+    rows = verdicts({"power": power})
+    assert [row.benchmark for row in rows] == ["mbpp", "gsm8k", "all 2"]
+    assert rows[-1].difference.value == pytest.approx((4 * 1.0 + 8 * 0.25) / 12)
+    unknown = {**power, "humaneval: power": {"over low temperature": Difference(0.1, 0.0, 0.2)}}
+    assert [row.benchmark for row in verdicts({"power": unknown})] == ["mbpp", "gsm8k", "humaneval"]
 
 
 def test_programs_that_differ_in_names_alone_have_one_shape() -> None:
