@@ -43,6 +43,9 @@ METHODS = (
     Method("min-p", "explore", "repeat(16, min_p=0.1, max_tokens={top})", VARIED, 16),
     Method("frozen", "explore", "repeat(16, explore=frozen, max_tokens={top})", ("humaneval",), 16),
     Method("zero", "explore", "repeat(16, explore=zero, max_tokens={top})", ("humaneval",), 16),
+    # groups of 8
+    Method("lss of 8", "explore", "repeat(8, explore=lss, max_tokens={top})", ("mbpp",), 8),
+    Method("esamp of 8", "explore", "repeat(8, explore=esamp, max_tokens={top})", ("mbpp",), 8),
     # arms: two draws of each of four variants, and of the direct one; helpers' costs are told apart by run
     Method(
         "fixed arms", "vary", "vary(role(4), instruction(4), jabberwocky(4)) | repeat(26, max_tokens={top})", VARIED, 26

@@ -15,7 +15,7 @@ from bench.real.__main__ import DECIDED, decide, main, verdicts_of
 from bench.real.benchmarks import BENCHMARKS, Benchmark
 from bench.real.claims import verdicts
 from bench.real.draw import draw, joint_outputs, missing, shape_of
-from bench.real.explore import at_equal_cost, group
+from bench.real.explore import at_equal_cost, explore_part, group
 from bench.real.figures import (
     Dealt,
     Difference,
@@ -500,9 +500,27 @@ def test_a_cheaper_group_has_fewer_plain_draws_beside_it() -> None:
     grades = "1" + "0" * 15
     dealt, cheap = Dealt([row(grades)], 1.0), Dealt([row(grades, costs=(5.0,) * 16)], 1.0)
     # 8 of 16 hold the right one with probability 1/2; 100 orders, deviation .05: false alarm 1e-4
-    assert at_equal_cost(cheap, dealt, "tokens").value == pytest.approx(0.5, abs=0.2)
-    assert at_equal_cost(dealt, cheap, "tokens").value == pytest.approx(-0.5, abs=0.2)
-    assert at_equal_cost(dealt, cheap, "seconds").value == 0.0
+    assert at_equal_cost(cheap, dealt, 16, "tokens").value == pytest.approx(0.5, abs=0.2)
+    assert at_equal_cost(dealt, cheap, 16, "tokens").value == pytest.approx(-0.5, abs=0.2)
+    assert at_equal_cost(dealt, cheap, 16, "seconds").value == 0.0
+
+
+def test_groups_of_eight_are_compared_with_eight_plain_draws() -> None:
+    grades = {"plain": "1" + "0" * 15, "lss": "1" * 16, "lss of 8": "1" * 8, "esamp of 8": "0" * 8}
+    rows = {
+        (name, f"q{i}"): row(own, question=f"q{i}")._replace(method=name)
+        for name, own in grades.items()
+        for i in range(3)
+    }
+    sittings = tuple(Sitting(name, 3, 1.0, 240.0, 240) for name in grades)
+    figures, claims = explore_part({"mbpp": Pools(rows, sittings)}, Console(quiet=True))
+    # a plain pool's 8 of 16 hold its right draw with probability 1/2: 300 orders, deviation .03
+    assert claims["mbpp: lss of 8"]["equal draws"].value == pytest.approx(0.5, abs=0.12)
+    assert claims["mbpp: lss of 8"]["over esamp"].value == 1.0
+    assert claims["mbpp: lss"]["equal draws"].value == 0.0
+    assert "over esamp" not in claims["mbpp: lss"], "groups of 16 are not compared with groups of 8"
+    assert figures["mbpp"]["plain of 8"]["tokens"] == pytest.approx(figures["mbpp"]["plain"]["tokens"] / 2)
+    assert figures["mbpp"]["draws"] == 3 * (16 + 16 + 8 + 8)
 
 
 def test_any_of_a_weighted_group_is_of_all_that_it_left() -> None:
