@@ -168,6 +168,15 @@ def recipe(line: str | Recipe) -> Recipe:
     return line if isinstance(line, Recipe) else from_stages(parse_stages(line), line)
 
 
+def why_unread(line: str) -> str:
+    """Return why a stored recipe line is not read, "" if it is: a part was installed then, or took other arguments."""
+    try:
+        recipe(line)
+    except UsageError as error:
+        return str(error).partition("\n")[0]
+    return ""
+
+
 def parse_stages(line: str) -> Stages:
     """Parse a line into its stages and build none. Raises BadSpec or UnknownName, with the column marked."""
     mix: Spec | None = None

@@ -152,6 +152,22 @@ def test_why_a_run_stopped_is_shown_and_verified(call: Call, tmp_path: Path) -> 
     assert call("recheck", "--store", "s.db").code == 1, "every run"
 
 
+def test_a_run_whose_recipe_is_not_read_takes_no_other_away(call: Call, tmp_path: Path) -> None:
+    """Its line was drawn by another version, or with a part that is not installed here."""
+    for line in ("repeat(2, max_tokens=2)", "repeat(3, max_tokens=2)", "repeat(3, max_tokens=2) | until(lead(2))"):
+        command = ["run", "game24(limit=3)", "-e", "toy", "--recipe", f"{line} | vote", "--store", "s.db"]
+        assert call(*command).code == 0
+    with Store(tmp_path / "s.db") as store:
+        old, kept, _ = (run.id for run in store.runs())
+        store._db.execute("UPDATE runs SET recipe='repeat(2, wave=0) | vote' WHERE id=?", (old,))
+    for words in (["report", "-o", "page.html"], ["compare"], ["select", "vote"], ["recheck"], ["plan"]):
+        done = call(*words, "--store", "s.db")
+        assert done.code == 0, done.out
+        assert f"left out: run {old}, whose recipe is not read: repeat(2, wave=0)" in " ".join(done.out.split())
+    assert call("recheck", kept, "--store", "s.db").code == 0
+    assert "wave must be a whole number" in call("recheck", old, "--store", "s.db").out
+
+
 def test_ask_says_why_it_stopped(call: Call) -> None:
     done = call("ask", "say something", "-e", "toy", "-r", "repeat(64, max_tokens=2) | until(lead(2)) | vote", "--json")
     stop: dict[str, Any] = done.json["stop"]  # type: ignore[assignment]

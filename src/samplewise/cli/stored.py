@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from samplewise.core.events import in_words
 from samplewise.core.types import Json
 from samplewise.loop.result import choice_notes, outside_note, unanswered_note
 from samplewise.recipe import recipe as parse_recipe
+from samplewise.recipe import why_unread
 
 from .app import (
     DEFAULT_STORE,
@@ -164,7 +166,7 @@ def recheck(
 
     rows: list[Json] = []
     with Store(store, must_exist=True) as kept:
-        for stored in find_runs(kept, run):
+        for stored in find_runs(kept, run) if run is not None else _read_ones(find_runs(kept, None)):
             say_partial(kept, stored)
             checked = recheck_run(kept, stored)
             wrong = [each for each in checked if each.difference]
@@ -227,7 +229,8 @@ def unanswered_in(records: list[Any]) -> str:
 
 
 def finished_runs(store: Any, run: str | None = None) -> list[Any]:
-    """The finished runs, or the one of this id. Says which are left out as they are partial."""
+    """The finished runs, or the one of this id. Says which are left out, as they are partial or their recipe is not
+    read by this version."""
     from samplewise.runs.shards import partial_note
 
     wanted = [r for r in store.runs() if run in (None, r.id)]
@@ -238,7 +241,20 @@ def finished_runs(store: Any, run: str | None = None) -> list[Any]:
         raise StoreError(f"{store.path} holds {'; '.join([what, *partial])}")
     for note in partial:
         say(f"left out: {note}")
+    if run is None:
+        finished = _read_ones(finished)
+        if not finished:
+            raise StoreError(f"{store.path} holds no finished run whose recipe this version reads")
     return finished
+
+
+def _read_ones(runs: Sequence[Any]) -> list[Any]:
+    """Return the runs whose recipes are read, and say which are left out, as other versions drew them."""
+    reasons = {r.id: why_unread(r.recipe) for r in runs}
+    for r in runs:
+        if reasons[r.id]:
+            say(f"left out: run {r.id}, whose recipe is not read: {r.recipe} ({reasons[r.id]})")
+    return [r for r in runs if not reasons[r.id]]
 
 
 def print_comparison(

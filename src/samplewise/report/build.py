@@ -29,7 +29,7 @@ from samplewise.measure import (
     paired_difference,
     paired_p_value,
 )
-from samplewise.recipe import Recipe, parse_choice, recipe
+from samplewise.recipe import Recipe, parse_choice, recipe, why_unread
 from samplewise.report.data import (
     NAN,
     Basis,
@@ -311,6 +311,8 @@ def _pilot(store: Store, run: Run, parsed: Recipe) -> Run | None:
     wanted = parsed.with_stop(None).with_draws(1).draw_line
     runs: list[tuple[int, Run]] = []
     for other in store.runs():
+        if why_unread(other.recipe):
+            continue
         plain = recipe(other.recipe)
         num = plain.max_draws if plain.stop is None and plain.stages.sampler.name == "repeat" else None
         is_same = (other.task, other.engine, other.seed) == (run.task, run.engine, run.seed)
