@@ -165,7 +165,7 @@ def test_a_run_whose_recipe_is_not_read_takes_no_other_away(call: Call, tmp_path
         assert done.code == 0, done.out
         assert f"left out: run {old}, whose recipe is not read: repeat(2, wave=0)" in " ".join(done.out.split())
     assert call("recheck", kept, "--store", "s.db").code == 0
-    assert "wave must be a whole number" in call("recheck", old, "--store", "s.db").out
+    assert "wave must be a whole number" in call("recheck", old, "--store", "s.db").err
 
 
 def test_ask_says_why_it_stopped(call: Call) -> None:
