@@ -255,3 +255,35 @@ def test_a_stored_run_is_judged_once(tmp_path: Path) -> None:
         assert spent.tokens == 51 * engine.asked > 0
         assert len(redecide(store, stored, "best(judge)")) == 4
         assert asyncio.run(rejudge(store, stored, judges, Scripted(likes_a), Budget())) == Usage()
+
+
+def test_what_a_judge_failed_on_is_asked_again_and_nothing_else(tmp_path: Path) -> None:
+    """Scores that a failed request left unknown stayed so: the choice rested on chance whenever it was made again."""
+    problems = tuple(Problem(Question(f"q{i}", (Message("user", f"word {i}"),)), "a") for i in range(4))
+    task = Task("words", problems, lambda q, t: t or None, lambda p, a: Score(float(bool(a) and a[0] == "a")))
+    judges = {name: v for name, v in parse_choice("best(judge)").verifiers.items() if isinstance(v, Judge)}
+    is_up = False
+
+    def say(ask: Generate) -> Completion:
+        (text,) = responses(ask)
+        if text.startswith("b") and not is_up:
+            return failed(BadRequest("not now"))
+        return reply("none at all") if text.startswith("c") else likes_a(ask)
+
+    def scores(store: Store, run: str) -> list[float]:
+        return [score for p in problems for score in store.scores(run, p.question.id)["judge"]]
+
+    with Store(tmp_path / "s.db") as store:
+        asyncio.run(run_task(task, recipe("repeat(8, max_tokens=2) | vote"), Toy(3), store))
+        (stored,) = store.runs()
+        texts = [c.text for record in store.records(stored.id) for c in record.pool.candidates]
+        engine = Scripted(say)
+        asyncio.run(rejudge(store, stored, judges, engine, Budget()))
+        assert {t[:1] for t, s in zip(texts, scores(store, stored.id), strict=True) if math.isnan(s)} >= {"b", "c"}
+        is_up, first = True, engine.asked
+        again = asyncio.run(rejudge(store, stored, judges, engine, Budget()))
+        assert again.requests == engine.asked - first > 0
+        assert {t[:1] for t, s in zip(texts, scores(store, stored.id), strict=True) if math.isnan(s)} <= {"c", ""}
+        asked = engine.asked
+        assert asyncio.run(rejudge(store, stored, judges, engine, Budget())) == Usage()
+        assert engine.asked == asked, "a reply that cannot be read is no failure"

@@ -262,9 +262,10 @@ class BatchVerifier(Protocol):
 
 
 class OnRetry(Protocol):
-    """Called before a failed request is sent again, after `wait_s` seconds."""
+    """Called before a failed request is sent again, after `wait_s` seconds. None: it is given up, and a later run may
+    have an answer."""
 
-    def __call__(self, failure: Failure, wait_s: float, /) -> None: ...
+    def __call__(self, failure: Failure, wait_s: float | None, /) -> None: ...
 
 
 @runtime_checkable

@@ -513,7 +513,10 @@ class Dispatcher:
         self.ledger.pay(total(costs[:num]))
         return [*(score.value for score in scores), *unscored[num:]], costs[:num]
 
-    def _on_score_retry(self, failure: Failure, wait_s: float) -> None:
+    def _on_score_retry(self, failure: Failure, wait_s: float | None) -> None:
+        if wait_s is None:
+            self._context.on_event(Arrived(self._question_id, Usage(), "failure", failure))
+            return
         self.ledger.pay(Usage(requests=1), is_wasted=True)
         self._context.on_event(Retried(self._question_id, 1, wait_s, failure))
 

@@ -6,14 +6,14 @@ Nothing is drawn. Only a judge may ask an engine, and only in `rejudge`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 
 from samplewise.core.errors import SetupError
 from samplewise.core.keys import Key
 from samplewise.core.numerics import Floats, Ints
-from samplewise.core.types import BatchVerifier, Generate, Pool, Selection, Usage, Verifier
+from samplewise.core.types import BatchVerifier, Generate, Pool, RemoteVerifier, Selection, Usage, Verifier
 from samplewise.engines.base import Engine
 from samplewise.loop.context import RunContext
 from samplewise.loop.dispatch import Dispatcher
@@ -39,8 +39,10 @@ DECISIONS_AT_ONCE = 500  # kept in one transaction
 NUM_RESAMPLES = 64  # subsets per problem and k, for a selector without a formula
 
 
-def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge]) -> None:
+def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge], *, again: bool = False) -> None:
     """Score a stored run's pools with verifiers that it has not used yet. Draws nothing.
+
+    With `again`, what a reward model's server could not score is asked again.
 
     Raises SetupError for a judge that has not judged this run: it has to ask an engine (see `rejudge`). UsageError for
     one that asks nothing and cannot score any question of the run.
@@ -50,12 +52,15 @@ def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge]) -
     for name, verify in verifiers.items():
         if isinstance(verify, Judge) and not verify.asks:
             check_scorable(name, verify, (record.problem.question for record in store.records(run)))
-    seed = next((stored.seed for stored in store.runs() if stored.id == run), 0)
+    stored_run = next((stored for stored in store.runs() if stored.id == run), None)
+    seed = 0 if stored_run is None else stored_run.seed
+    own = set() if stored_run is None else set(recipe(stored_run.recipe).verifiers)
     for record in store.records(run):
         question = record.problem.question
         scored = store.scores(run, question.id)
         for name, verify in verifiers.items():
-            if name in scored:
+            is_open = again and isinstance(verify, RemoteVerifier)
+            if name in scored and not (is_open and _has_gaps(name, scored, record, own)):
                 continue
             if isinstance(verify, Judge):
                 if verify.asks:
@@ -77,6 +82,8 @@ def rescore(store: Store, run: str, verifiers: Mapping[str, Verifier | Judge]) -
 async def rejudge(store: Store, run: Run, judges: Mapping[str, Judge], engine: Engine, budget: Budget) -> Usage:
     """Let judges that have not judged a stored run score its pools. Return what was spent, at most `budget` in all.
 
+    Where a request has failed, the next call makes it again; the replies that are stored cost nothing then.
+
     Raises Unsupported where the engine cannot do what a judge needs.
     """
     await engine.open()
@@ -84,7 +91,7 @@ async def rejudge(store: Store, run: Run, judges: Mapping[str, Judge], engine: E
     for name, judge in judges.items():
         check_judge(name, judge, engine)
         check_scorable(name, judge, (record.problem.question for record in records))
-    spent = Usage()
+    spent, own = Usage(), set(recipe(run.recipe).verifiers)
     for index, record in enumerate(records):
         question = record.problem.question
         keys = question_keys(run_key(run.seed), question.id)
@@ -92,15 +99,27 @@ async def rejudge(store: Store, run: Run, judges: Mapping[str, Judge], engine: E
         dispatcher = Dispatcher(context, question.id, Ledger(context.budget))
         scored = store.scores(run.id, question.id)
         for name, judge in judges.items():
-            if name not in scored and record.pool.candidates:
-                candidates = record.pool.candidates
-                columns = await judge_pool(judge, keys.judge(name), question, candidates, record.answers, dispatcher)
-                for further, values in columns.items():
-                    store.save_scores(run.id, question.id, f"{name}{further}", values)
-        spent = spent.plus(dispatcher.ledger.spent)
+            if (name in scored and not _has_gaps(name, scored, record, own)) or not record.pool.candidates:
+                continue
+            candidates, ledger = record.pool.candidates, dispatcher.ledger
+            before = ledger.paid if name in scored else ledger.spent
+            columns = await judge_pool(judge, keys.judge(name), question, candidates, record.answers, dispatcher)
+            for further, values in columns.items():
+                store.save_scores(run.id, question.id, f"{name}{further}", values)
+            spent = spent.plus((ledger.paid if name in scored else ledger.spent).minus(before))
     members = {name: engine.member(Generate((), engine=name)).identity for name in ("", *sorted(engine.members))}
-    store.note(run.id, "judged", [sorted(judges), spent, members])
+    if spent.requests:
+        store.note(run.id, "judged", [sorted(judges), spent, members])
     return spent
+
+
+def _has_gaps(name: str, scored: Mapping[str, Sequence[float]], record: Record, own: Set[str]) -> bool:
+    """Return whether a verifier that is not the run's own has left answers unscored. Perhaps its requests failed.
+
+    What the run's own verifiers left is the run's: its next start asks again for what failed, and its budget holds.
+    """
+    pairs = zip(record.pool.candidates, scored[name], strict=True)
+    return name not in own and any(math.isnan(score) for candidate, score in pairs if not candidate.is_unanswered)
 
 
 def _check_scored(store: Store, run: Run, verifiers: Mapping[str, Verifier | Judge]) -> None:
@@ -120,7 +139,7 @@ def _check_scored(store: Store, run: Run, verifiers: Mapping[str, Verifier | Jud
 def redecide(store: Store, run: Run, selector: str) -> list[float]:
     """Choose again on a stored run's pools with another selector. Keep the decisions; return their grades (P,)."""
     choice = parse_choice(selector)
-    rescore(store, run.id, choice.verifiers)
+    rescore(store, run.id, choice.verifiers, again=True)
     _check_scored(store, run, choice.verifiers)
     key = run_key(run.seed)
     grades: list[float] = []

@@ -7,6 +7,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +19,16 @@ from samplewise.core.errors import AuthError, EngineUnavailable, SetupError
 from samplewise.core.events import Retried
 from samplewise.core.keys import Key
 from samplewise.core.registry import build
-from samplewise.core.types import BatchVerifier, Candidate, Message, Question
+from samplewise.core.types import BatchVerifier, Candidate, Message, Problem, Question, Score
 from samplewise.engines.toy import Toy
 from samplewise.loop.context import RunContext
 from samplewise.loop.drive import run_question
 from samplewise.loop.ledger import Budget
-from samplewise.recipe import recipe
+from samplewise.recipe import parse_choice, recipe
+from samplewise.runs.redecide import redecide
+from samplewise.runs.run import run_task
+from samplewise.store.database import Store
+from samplewise.tasks.base import Task
 from samplewise.testing.endpoint import serving
 from samplewise.verify.reward import server as scoring
 from samplewise.verify.reward.server import RewardServer, reward_server
@@ -356,6 +361,64 @@ def test_a_run_tells_of_requests_that_are_sent_again_and_pays_for_them() -> None
     assert [event.wait_s for event in retried] == [0.001, 0.002]
     assert result.paid.requests == result.spent.requests + 2 == 14
     assert not any(math.isnan(score) for c in result.pool.candidates for score in c.scores.values())
+
+
+def test_what_a_server_could_not_score_is_scored_by_the_next_start(tmp_path: Path) -> None:
+    """A run whose server failed for a minute was finished for good, and chose by chance where it had no score."""
+    problems = tuple(Problem(Question(f"q{i}", (Message("user", f"word {i}"),)), "a") for i in range(3))
+    task = Task("words", problems, lambda q, t: t or None, lambda p, a: Score(0.0))
+    is_up = False
+
+    def answer(seen: Seen) -> bytes:
+        is_fine = is_up or seen.path != "/pooling" or "word 1" not in str(seen.body)
+        return honest(seen) if is_fine else reply({"error": "busy"}, 503)
+
+    async def main() -> list[tuple[int, int]]:
+        nonlocal is_up
+        seen = []
+        async with Script(answer).serving() as url:
+            line = f"repeat(4, max_tokens=3) | best(reward_server({url!r}))"
+            with Store(tmp_path / "s.db") as store:
+                for is_up_now in (False, True, True):
+                    is_up = is_up_now
+                    summary = await run_task(task, recipe(line), Toy(3), store)
+                    (run,) = store.runs()
+                    scores = [s for r in store.records(run.id) for c in r.pool.candidates for s in c.scores.values()]
+                    seen.append((summary.num_failed, sum(map(math.isnan, scores))))
+                    assert summary.num_done == 3
+        return seen
+
+    (failed, unscored), *later = asyncio.run(main())
+    assert failed > 0
+    assert unscored == 4
+    assert later == [(0, 0), (0, 0)]
+
+
+def test_a_stored_run_is_scored_again_where_the_server_had_failed(tmp_path: Path) -> None:
+    problems = tuple(Problem(Question(f"q{i}", (Message("user", f"word {i}"),)), "a") for i in range(3))
+    task = Task("words", problems, lambda q, t: t or None, lambda p, a: Score(0.0))
+    is_up = False
+
+    def answer(seen: Seen) -> bytes:
+        fails = seen.path == "/pooling" and "word 1" in str(seen.body) and not is_up
+        return reply({"error": "busy"}, 503) if fails else honest(seen)
+
+    def work(url: str) -> list[int]:
+        nonlocal is_up
+        num_unscored = []
+        with Store(tmp_path / "s.db") as store:
+            asyncio.run(run_task(task, recipe("repeat(4, max_tokens=3) | vote"), Toy(3), store))
+            (run,) = store.runs()
+            for is_up_now in (False, True):
+                is_up = is_up_now
+                choice = parse_choice(f"best(reward_server({url!r}))")  # of another process: nothing is cached
+                redecide(store, run, choice.text)
+                (name,) = choice.verifiers
+                scores = [score for p in problems for score in store.scores(run.id, p.question.id)[name]]
+                num_unscored.append(sum(map(math.isnan, scores)))
+        return num_unscored
+
+    assert served(answer, work)[0] == [4, 0]
 
 
 def test_a_run_that_is_cancelled_does_not_wait_for_its_server() -> None:

@@ -235,6 +235,8 @@ class RewardServer:
             wait_s = max(wait_s, min(MAX_WAIT_S, retry_after_s(reply.headers) or 0.0))
         if not reached:
             raise EngineUnavailable(reason, hint="start the reward model's server and run again; nothing is lost")
+        if on_retry is not None:
+            on_retry(Failure("EngineUnavailable", reason, retryable=True), None)
         return _Failed(reason)
 
     def _check_refusal(self, reply: Reply, reason: str) -> None:
