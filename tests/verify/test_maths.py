@@ -436,3 +436,13 @@ def test_long_answers_are_compared_as_they_stand() -> None:
     assert equal_maths(long, long) is True
     assert equal_maths(long, "x+1") is None
     assert canonical_maths(long) == long
+
+
+def test_an_integer_of_thousands_of_digits_is_compared() -> None:
+    """A response that ran on in digits had no grade, as such a text is beyond the limits of an expression."""
+    long = "24938288961" * 200
+    assert equal_maths("4005", long) is False
+    assert equal_maths(long, "4005") is False
+    assert equal_maths(long, f"-{long}") is False
+    assert equal_maths("7", "0" * 3000 + "7") is True
+    assert equal_maths(long, "000" + long) is True
