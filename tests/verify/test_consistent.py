@@ -133,6 +133,12 @@ REPLIES = [
     ("Response 1 or Response 2", None),
     ("The most consistent response is Response 1. The most consistent response is Response 2.", None),
     ("2 of them agree", None),
+    ("The most consistent response is not Response 2", None),
+    ("The most consistent response is Response 2 and Response 3", None),
+    ("The most consistent response is **Response 1** or **2**", None),
+    ("Response 1-3", None),
+    ("Response 3 is not consistent, Response 2 is", 1),
+    ("Response 2 agrees more than Response 1", 1),
     ("", None),
 ]
 

@@ -82,8 +82,39 @@ def test_a_digit_is_read_where_it_stands() -> None:
     assert math.isnan(expected_digit(reply(top=[{"I": -0.1, "8": -3.0}]))), "too little mass"
     assert math.isnan(expected_digit(reply("8"))), "no tokens shown"
     digits = {"8": 8, "I say 7.": 7, "9/10": 9, "10": None, "0.5": None, "none": None, "Score: 3\n": 3, "85": None}
+    digits |= {"On a scale of 1 to 9, this": None, "1 to 9: 4": 4, "Step 1: The": None, "7 out of 20": None, "5%": None}
+    digits |= {"Let us check:\n\n1. The": None, "1. The response": None, "7. The response is right": 7, "1-9": None}
     for text, digit in digits.items():
         assert written_digit(reply(text)) == digit or (digit is None and math.isnan(written_digit(reply(text))))
+
+
+def test_a_grade_that_goes_on_is_none() -> None:
+    assert math.isnan(expected_digit(reply("10", top=[{"1": -0.1}, {"0": -0.1}])))
+    assert math.isnan(expected_digit(reply("95%", top=[{"9": -0.1}, {"5": -0.1}])))
+    assert expected_digit(reply("10", top=[{"8": -0.1}])) == 8.0, "another token was likelier than what was drawn"
+
+
+BETTER = {
+    **dict.fromkeys(("A", "a", "(A).", "Response A is more likely", "A is better than B", "A, not B"), 1.0),
+    **dict.fromkeys(("b", "I prefer B over A", "B rather than A", "Not A but B", "Response A is wrong, B"), 0.0),
+    **dict.fromkeys(
+        ("Neither A nor B", "Both A and B", "A and B are equal", "A or B", "A/B", "Not A", "A careful look")
+    ),
+    **dict.fromkeys(("Response A is incorrect", "Response A is not correct", "Response A or Response B", "")),
+    **dict.fromkeys(("B is worse than A", "Both are correct, but A", "A is better because", "A. B is wrong"), 1.0),
+}
+
+
+@pytest.mark.parametrize(("text", "first"), BETTER.items())
+def test_a_reply_says_which_is_better_or_nothing(text: str, first: float | None) -> None:
+    read = first_better(reply(text))
+    assert math.isnan(read) if first is None else read == first
+
+
+def test_a_letter_within_a_reply_counts_as_the_text_says() -> None:
+    assert math.isnan(first_better(reply("Neither A", top=[{"Neither": -0.1}, {" A": -0.01}])))
+    assert math.isnan(first_better(reply("A careful look", top=[{"A": -0.1}])))
+    assert first_better(reply("Response A", top=[{"Response": -0.1}, {" A": -0.01, " B": -5.0}])) > 0.99
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------------

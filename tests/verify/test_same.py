@@ -70,7 +70,15 @@ def test_those_that_are_not_compared_stay_apart() -> None:
 
 @pytest.mark.parametrize(
     ("text", "is_same"),
-    [("yes", True), (" **Yes**, they do", True), ("No.", False), ("yesterday", False), ("A yes", False), ("", False)],
+    [
+        ("yes", True),
+        (" **Yes**, they do", True),
+        ("No.", False),
+        ("yesterday", False),
+        ("Yes or no", False),
+        ("A yes", False),
+        ("", False),
+    ],
 )
 def test_a_reply_is_a_yes_or_merges_nothing(text: str, is_same: bool) -> None:
     assert says_same(Completion(text, "stop")) == is_same

@@ -112,6 +112,10 @@ def test_letters_are_read_where_they_stand() -> None:
         {"B": 0.9}
     )
     assert letter_shares(reply({"I": 0.5, "AB": 0.3, "b": 0.2}), "AB") == {}, "none of the two letters"
+    thinks = reply({"I": 0.9, "T": 0.1})
+    assert letter_shares(thinks._replace(text="I"), LETTERS) == pytest.approx({"I": 0.9, "T": 0.1})
+    assert letter_shares(thinks._replace(text="I think"), LETTERS) == {}, "a word, and no grade"
+    assert letter_shares(reply({"A": 0.9})._replace(text="A good"), LETTERS) == {}
     assert letter_shares(reply(), LETTERS) is None
     assert letter_shares(failed(BadRequest("no")), LETTERS) is None
 

@@ -52,6 +52,14 @@ of a response, and nothing else."""
 
 NAMED = r"{praise} (?:response|answer)\W+is\W+(?:response\W*)?(\d+)\b"
 MENTIONED = re.compile(r"\bresponse\W{0,4}(\d+)\b", re.IGNORECASE)
+SEVERAL = re.compile(
+    r"\bresponses?\W{0,4}\d+\W{0,4}(?:\s(?:and|or)\s|(?<=\d)(?:\s?[,/&–—-]\s?))\W{0,4}(?:response\W{0,4})?\d",
+    re.IGNORECASE,
+)
+NOT_BEFORE = re.compile(r"(?:\bnot|n['’]t|\bnever|\bneither|\bnor|\bthan)\W+\Z", re.IGNORECASE)
+NOT_AFTER = re.compile(
+    r"\W{0,4}(?:(?:is|was|does|seems|looks)\s+)?(?:not\b|\w{2,5}n['’]t\b|wrong|incorrect)", re.IGNORECASE
+)
 
 
 def named_response(reply: Completion, num: int, praise: str = "most consistent") -> int | None:
@@ -63,8 +71,15 @@ def named_response(reply: Completion, num: int, praise: str = "most consistent")
     if reply.finish == "error":
         return None
     alone = re.fullmatch(r"\W*(\d+)\W*", reply.text)
+    if SEVERAL.search(reply.text):
+        return None
     praised = re.findall(NAMED.format(praise=praise), reply.text, re.IGNORECASE)
-    for numbers in (praised, MENTIONED.findall(reply.text), alone.groups() if alone else ()):
+    mentioned = [
+        match[1]
+        for match in MENTIONED.finditer(reply.text)
+        if not NOT_BEFORE.search(reply.text[: match.start()]) and not NOT_AFTER.match(reply.text, match.end())
+    ]
+    for numbers in (praised, mentioned, alone.groups() if alone else ()):
         if numbers:
             named = {int(number) for number in numbers}
             index = named.pop() - 1

@@ -41,8 +41,11 @@ Is it the same answer? Reply with yes or no, and nothing else."""
 
 
 def says_same(reply: Completion) -> bool:
-    """Return whether a reply begins with a yes."""
-    return reply.finish != "error" and re.match(r"\W*yes\b", reply.text, re.IGNORECASE) is not None
+    """Return whether a reply begins with a yes, and not with "yes or no"."""
+    return (
+        reply.finish != "error"
+        and re.match(r"\W*yes\b(?!\W+(?:(?:or|and)\W+)?no\b)", reply.text, re.IGNORECASE) is not None
+    )
 
 
 class Grouping(NamedTuple):

@@ -12,6 +12,7 @@ turns the scale around, so that a liking for a letter cancels.
 from __future__ import annotations
 
 import math
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -72,6 +73,9 @@ def read_criteria(criteria: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple((name, CRITERIA.get(name, name)) for name in named)
 
 
+_WORD = re.compile(r"\s*(I(?=\s+[a-z]|['’])|A(?=\s+(?!is\b)[a-z]))")  # "I think", "A good": no grades
+
+
 def letter_shares(reply: Completion, letters: str) -> dict[str, float] | None:
     """Return the probability of each of the letters at the position where the reply's letter could stand, unscaled.
 
@@ -80,9 +84,10 @@ def letter_shares(reply: Completion, letters: str) -> dict[str, float] | None:
     """
     if reply.finish == "error":
         return None
+    word = _WORD.match(reply.text)
     for position in reply.top or ():
         if any(text.strip() for text, _ in position[:1]):  # the likeliest token is no white space
-            return _shares(position, letters)
+            return {} if word and word[1] == position[0][0].strip() else _shares(position, letters)
     return None
 
 
