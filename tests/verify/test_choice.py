@@ -72,6 +72,10 @@ OPEN = Question("q", ())
         (r"\boxed{\frac{24}{2}}", "C"),
         ('{"answer": "B", "why": "A is wrong"}', "B"),
         ("<think>A? The answer is B?</think>\n\nC", "C"),
+        (r"Final answer: \( C \)", "C"),
+        (r"Final answer: \(\text{C}\)", "C"),
+        ("The answer is C, not D.", "C"),
+        ("The answer is:\n\\[\nC\n\\]", "C"),
     ],
 )
 def test_a_choice_is_read(response: str, letter: str) -> None:
@@ -99,6 +103,8 @@ def test_a_choice_is_read(response: str, letter: str) -> None:
         "The answer is not A or C",
         "I pick A dog's life",
         "A. one\nB. two\nC. three",
+        "(a) or (b)",
+        "The answer is C, not correct",
         "<think>The answer is A",
         "Because of vitamin C in it, they live",
     ],

@@ -165,6 +165,19 @@ def test_marked_answers(response: str, plain: str | None, number: str | None) ->
         ("The answer is two hundred and five.", "205"),
         ("391\nConfidence: 95%", "391"),
         ("The total is 18 (9 eggs at $2 each).", "18"),
+        ("Answer: - 3", "-3"),
+        (r"\boxed{- 3}", "-3"),
+        ("The change is 5 - 8 = - 3", "-3"),
+        ("The profit is x = - $3", "-3"),
+        ("Answer:\n- 3 apples", "3"),  # a bullet
+        ("- 3 apples", "3"),
+        (r"\boxed{\frac{-1}{2}}", "-0.5"),
+        (r"\boxed{7!}", None),
+        ("The answer is $7!$.", None),
+        ("The answer is 7!", "7"),
+        ("The answer is:\n\\[\n42\n\\]", "42"),
+        ("The answer is:\n$$\n48 + 24\n= 72\n$$", "72"),
+        ("The answer is:\n\\[\n42", "42"),
     ],
 )
 def test_the_number_that_is_meant_is_read(response: str, number: str | None) -> None:
@@ -204,7 +217,7 @@ def test_a_number_of_json_is_never_worked_out() -> None:
 
 
 def test_parts_say_their_version() -> None:
-    assert identity_of(read_number) == "number/2"
+    assert identity_of(read_number) == "number/3"
     assert identity_of(json_reader("a.b")) == "json('a.b')/1"
     assert identity_of(grade_exact) == "exact/1"
     assert identity_of(number_grader(0.001)) == "number(0.001)/1"

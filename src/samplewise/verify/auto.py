@@ -48,7 +48,7 @@ def auto_reader() -> NamedReader:
     return read_auto
 
 
-@named_reader("auto", 2)
+@named_reader("auto", 3)
 def read_auto(question: Question, text: str) -> str | None:
     """Return the answer of a response, read as `answer_form` says."""
     form, options = answer_form(question)

@@ -31,13 +31,14 @@ NUM_LETTERS = 10  # where a question does not say its options
 _BEFORE = (
     r"[\s*_`\"'$:]*(?:(?i:the|option|choice|answer|letter|is|\\text(?:bf)?\{|\\mathrm\{|\\mathbf\{)[\s*_`\"'$:]*)*"
 )
+_SET_APART = re.compile(r"\\[()\[\]]")  # LaTeX's own brackets of a formula
 _BRACKETED = re.compile(rf"{_BEFORE}[(\[{{]\s*(?:\\text\{{)?([A-Za-z])\}}?\s*[)\]}}]")
 _BARE = re.compile(
     rf"{_BEFORE}([A-Z])(?=[\s*_`\"'$}}]*(?:$|[\n.,:;)!?\]*–—-]|(?:is|because|since|as|which|with)\b)|\s*\\)"
     r"(?!(?:')?[a-zA-Z])(?!-[a-zA-Z])"
 )
 _LOWER = re.compile(rf"{_BEFORE}([a-z])[\s*_`\"'$}}]*(?:\)|\.?$|[.:]\s)")
-_OTHER = re.compile(r"[\s*_`\"'$)\]}.,]*(?:and|or|/|&|,)\s*[\s*_`\"'$(\[{]*([A-Z])(?![a-zA-Z'])")
+_OTHER = re.compile(r"[\s*_`\"'$)\]}.,]*(?:and|or|/|&|,)\s*[\s*_`\"'$(\[{]*([A-Z](?![a-zA-Z'])|[a-z](?=\s*[)\]}]))")
 _APART = r"(?![a-zA-Z'])(?!(?<=[AI])\s+[a-z])"  # no article, no pronoun
 _NAMED = re.compile(
     rf"(?:(?i:option|choice)(?:\s+is)?\s*[*_`\"'$(\[:]{{0,8}}([A-Z])(?![a-zA-Z'])"
@@ -53,6 +54,9 @@ _DENIED_AFTER = re.compile(
     r"[)\]*_`\"'$]{0,4}\s*,?\s*(?:(?:is|are|was|seems|looks|can|could|does|would|must)\s+(?:be\s+)?)?"
     r"(?i:not\b|isn't|isn’t|cannot|can't|wrong|incorrect|false\b|invalid|ruled out|eliminated|is out\b)"
 )
+_NOT_OTHER = re.compile(
+    r"[)\]*_`\"'$]{0,4}\s*,\s*not\s(?:(?i:option)\s)?[(\[*_`\"'$]{0,4}[A-Za-z](?![\w'])"
+)  # "C, not D"
 _LISTED = re.compile(r"[\s*_`>-]*\(?([A-Za-z])[.):]")
 _CONFIRMED = re.compile(r"\b(?:yes|indeed|correct|confirm|checks? out|stands?)\b", re.IGNORECASE)
 _MAX_LINES = 2  # from the end, that may hold the letter when nothing is marked
@@ -74,7 +78,7 @@ def choice_reader() -> NamedReader:
     return read_choice
 
 
-@named_reader("choice", 2)
+@named_reader("choice", 3)
 def read_choice(question: Question, text: str) -> str | None:
     """Return the letter that a response chooses, or None."""
     options, tail = answer_options(question), text[-MAX_TEXT:].rstrip()
@@ -128,11 +132,12 @@ def letter_of(answer: str, options: Sequence[str] = ()) -> str | None:
 
 def _letter(line: str, num_options: int) -> str | None:
     """Return the letter, set apart, that a line begins with, or None."""
+    line = _SET_APART.sub(" ", line)
     match = _BRACKETED.match(line) or _BARE.match(line) or _LOWER.match(line)
     if (
         match is None
-        or _DENIED_AFTER.match(line, match.end())
-        or ((other := _OTHER.match(line, match.end())) and other[1] != match[1])
+        or (_DENIED_AFTER.match(line, match.end()) and not _NOT_OTHER.match(line, match.end()))
+        or ((other := _OTHER.match(line, match.end())) and other[1].upper() != match[1].upper())
     ):
         return None
     return _allowed(match[1], num_options)
@@ -169,7 +174,7 @@ def _plain_form(answer: str) -> str:
     return normal_form(plain(answer))
 
 
-@named_grader("choice", 2)
+@named_grader("choice", 3)
 def grade_choice(problem: Problem, answer: str | None) -> Score:
     """Score 1 if answer and reference are the same letter, otherwise 0. Either may be the text of an option instead."""
     if problem.reference is None:

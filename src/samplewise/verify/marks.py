@@ -61,6 +61,8 @@ _ABOUT = re.compile(
     r"|straightforward|found|derived|obtained|calculated)\b(?![^.\n]{0,40}[0-9])",
     re.IGNORECASE,
 )
+_DISPLAYED = re.compile(r"\s*(?:\\\[[ \t]*\n(.*?)\\\]|\$\$[ \t]*\n(.*?)\$\$)", re.DOTALL)
+_BULLET = re.compile(r"[-+•]\s+")
 _NOT = re.compile(r"\W*(?:(?:certainly|clearly|definitely|probably|actually) )?(?:not|never)\b\W*", re.IGNORECASE)
 _RATHER = re.compile(
     r"(?:[,;.]?\s(?:but|rather|instead)(?:\srather|\sinstead)?[,:]?\s(?:(?:it|that)(?:'s|’s| is)\s)?"
@@ -102,7 +104,7 @@ def _mark_at(text: str, match: re.Match[str]) -> Mark | None:
     if match["tag"]:
         inside = text[start : start + MAX_ANSWER].partition("</answer>")[0]
         return Mark("tag", inside.strip(), match.start(), start + len(inside))
-    line = _line(text, start)
+    line = _line(text, start, match.start())
     if match["hash"]:
         return Mark("hash", line[0], match.start(), line[1])
     if _SUPPOSED.search(text[max(0, match.start() - 60) : match.start()]) or _ABOUT.match(line[0]):
@@ -117,13 +119,20 @@ def _mark_at(text: str, match: re.Match[str]) -> Mark | None:
     return Mark("words", line[0], match.start(), line[1])
 
 
-def _line(text: str, start: int) -> tuple[str, int]:
-    """Return the first line with anything in it from a position on, and its end."""
+def _line(text: str, start: int, marked: int | None = None) -> tuple[str, int]:
+    """Return the first line with anything in it from a position on, and its end; a displayed formula as a whole.
+
+    The bullet of a line below the mark, which begins at `marked`, is no part of it.
+    """
+    if (shown := _DISPLAYED.match(text, start, start + MAX_ANSWER)) and (formula := shown[1] or shown[2] or "").strip():
+        return " ".join(formula.split()), shown.end()
     position = start
     for line in text[start : start + MAX_ANSWER].splitlines(keepends=True):
-        position += len(line)
-        if normal_form(line):
-            return line.strip(), position
+        begin, position = position, position + len(line)
+        if normal_form(line) and line.strip() != "\\[":
+            is_below = marked is not None and "\n" in text[marked:begin]
+            bullet = _BULLET.match(line.strip()) if is_below else None
+            return line.strip()[bullet.end() if bullet else 0 :], position
     return "", position
 
 

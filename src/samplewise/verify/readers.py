@@ -69,7 +69,7 @@ def last_line(question: Question, text: str) -> str | None:
     return None
 
 
-@named_reader("marked", 2)
+@named_reader("marked", 3)
 def marked_text(question: Question, text: str) -> str | None:
     """Return what the response marks as its answer, in normal form; the whole response if nothing is marked."""
     mark = last_mark(text)
@@ -93,7 +93,7 @@ def claimed_text(mark: Mark) -> str | None:
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 
-@named_reader("number", 2)
+@named_reader("number", 3)
 def read_number(question: Question, text: str) -> str | None:
     """Return the number that the response marks as its answer, or ends on if it marks none; None if that is unclear.
 
@@ -141,7 +141,9 @@ _CONCLUDES = re.compile(
     re.IGNORECASE,
 )
 _CONFIDENCE = re.compile(r"\b(?:confiden|certain|sure\b)", re.IGNORECASE)
-_FORMULA = re.compile(r"[,;+*/^<>≤≥|&]|\\[a-zA-Z]|(?<![a-zA-Z\s])=|\(\S|_\{|[0-9]")
+_SIGN_APART = re.compile(r"^([\s$*_`({\\]*)[-−–] +(?=[$\\.0-9])")  # "- 3", where no bullet stands
+_SIGN_ABOVE = re.compile(r"(\\[dtc]?frac\s?\{)\s?[-−]\s?(?=[0-9])")
+_FORMULA = re.compile(r"[,;+*/^<>≤≥|&!]|\\[a-zA-Z]|(?<![a-zA-Z\s])=|\(\S|_\{|[0-9]")
 _PARENTHESIS = re.compile(r"(?:(?<=\s)\((?=[^()\n]*[a-zA-Z]{2})|(?<=[0-9%°*]\s)\()[^()\n]*\)(?!\s*[-+*/×÷=^])")
 
 
@@ -151,7 +153,7 @@ def _claimed_number(mark: Mark) -> Fraction | None:
             return as_number(mark.value)
         if not isinstance(mark.value, str):
             return None
-    prepared = plain(mark.answer[:MAX_ANSWER])
+    prepared = plain(_SIGN_ABOVE.sub(r"-\1", _SIGN_APART.sub(r"\1-", mark.answer[:MAX_ANSWER])))
     expressions = number_expressions(prepared)
     claim = without_reason(first_sentence(prepared)) if mark.form != "box" else prepared
     if not any(expression.start < len(claim) for expression in expressions):

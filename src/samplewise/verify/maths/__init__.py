@@ -27,7 +27,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from samplewise.core.types import Grader, Problem, Question, Reader, Score
-from samplewise.verify.marks import MAX_TEXT, last_box, marked_answer
+from samplewise.verify.marks import MAX_TEXT, last_box, marked_answer, without_additions
 from samplewise.verify.maths import pool
 from samplewise.verify.maths.forms import MathsForm, maths_form
 from samplewise.verify.maths.normal import Percent
@@ -60,6 +60,8 @@ _EXPONENT = re.compile(r"\^\{?\s*-?([0-9]{1,})")
 _TOKEN = re.compile(r"[0-9]+|\\?[a-zA-Z]+|[\^{}()\[\]]")
 # no formula within a formula, so that brackets which never close cost no second look
 _MATHS = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)
+_LISTING = re.compile(r"\s*,?\s*\b(?:and|or)\b\s*|\s*,\s*")  # between formulas that are one answer
+_RATHER_THAN = re.compile(r",?\s\(?(?:not|rather than|instead of)\s(?=\$|\\[(\[])")
 
 
 class AnswerGroups(NamedTuple):
@@ -249,7 +251,7 @@ def maths(*, percent: Percent = "unit") -> tuple[Reader, Grader]:
         return Score(1.0, "equal to the reference") if verdict else Score(0.0, f"expected {problem.reference!s:.80}")
 
     setting = "" if percent == "unit" else f"({percent!r})"
-    return NamedReader(f"maths{setting}", 2, read), NamedGrader(f"maths{setting}", 2, grade)
+    return NamedReader(f"maths{setting}", 3, read), NamedGrader(f"maths{setting}", 3, grade)
 
 
 def maths_reader(*, percent: Percent = "unit") -> Reader:
@@ -273,10 +275,19 @@ def written_answer(text: str) -> str | None:
 
 
 def _formula(marked: str) -> str:
-    """Return the last formula in a sentence, or all of what is no sentence."""
-    formulas = _MATHS.findall(marked)
-    outside = _MATHS.sub(" ", marked)
-    return "".join(formulas[-1]) if formulas and re.search("[a-zA-Z]{3,}", outside) else marked
+    """Return the last formula in a sentence, with those that it is listed with, or all of what is no sentence."""
+    claim = _RATHER_THAN.split(without_additions(marked), maxsplit=1)[0]
+    formulas = list(_MATHS.finditer(claim))
+    if not formulas and claim != marked:
+        if maths_form(claim).kind == "number":
+            return claim
+        claim, formulas = marked, list(_MATHS.finditer(marked))
+    if not formulas or not re.search("[a-zA-Z]{3,}", _LISTING.sub(" ", _MATHS.sub(" ", claim))):
+        return claim if formulas else marked
+    first = len(formulas) - 1
+    while first and _LISTING.fullmatch(claim, formulas[first - 1].end(), formulas[first].start()):
+        first -= 1
+    return ", ".join("".join(filter(None, formula.groups())) for formula in formulas[first:])
 
 
 read_maths, grade_maths = maths()

@@ -52,10 +52,8 @@ _WORDS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _BASED = re.compile(r"[0-9A-Za-z]+_\{?[0-9]+\}?")
 _SIDE_BY_SIDE = re.compile(r"[0-9] [0-9]|(?:^|[-+(=])[0-9]+\{")
-_VARIABLE = r"[a-zA-Z]|\\[a-z]+"
-_BETWEEN = re.compile(rf"([^<>]+?)(<|\\le|\\lt)(?![a-z]) ?({_VARIABLE})(<|\\le|\\lt)(?![a-z]) ?([^<>]+)")
-_ONE_SIDED = re.compile(rf"({_VARIABLE})(<|>|\\le|\\lt|\\ge|\\gt)(?![a-z]) ?([^<>]+)")
-_RELATION = re.compile(r"[<>]|\\(?:le|lt|ge|gt)(?![a-z])")
+_VARIABLE = re.compile(r"[a-zA-Z]|\\[a-z]+")
+_RELATION = re.compile(r"(?P<less><|\\(?:le|lt)(?![a-z]))|(?:>|\\(?:ge|gt)(?![a-z]))")
 _WORKED = re.compile(r"(?:[-+0-9.,/(){}^ ]|\\(?:cdot|frac|sqrt|pi)(?![a-z]))+=(?=.)")  # 2 + 3 = 5
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}[ a-zA-Z.]{0,6}")
 _ROW_END = re.compile(r"\\\\(?:\[[0-9.]+[a-z]{2}\])?")  # with or without more room below
@@ -208,17 +206,26 @@ def _parts(kind: Kind, text: str, parts: list[str], depth: int, brackets: str = 
 
 def _inequality(text: str, depth: int) -> MathsForm | None:
     """Return a line of inequalities in one variable as its interval, or None."""
-    if match := _BETWEEN.fullmatch(text):
-        low, high = match[1], match[5]
-        brackets = ("(" if match[2] in ("<", r"\lt") else "[") + (")" if match[4] in ("<", r"\lt") else "]")
-    elif match := _ONE_SIDED.fullmatch(text):
-        strict = match[2] in ("<", ">", r"\lt", r"\gt")
-        below = match[2] in ("<", r"\lt", r"\le")
-        low, high = (r"-\infty", match[3]) if below else (match[3], r"\infty")
-        brackets = ("(" if strict or below else "[") + (")" if strict or not below else "]")
+    signs = list(_RELATION.finditer(text))
+    ends = [0, *(sign.end() for sign in signs)]
+    sides = [text[start:end].strip() for start, end in zip(ends, [*(s.start() for s in signs), len(text)], strict=True)]
+    if not 1 <= len(signs) <= 2 or not all(sides) or len({sign["less"] is None for sign in signs}) > 1:
+        return None
+    strict = [sign[0] in ("<", ">", r"\lt", r"\gt") for sign in signs]
+    if signs[0]["less"] is None:
+        sides, strict = sides[::-1], strict[::-1]
+    if len(sides) == 3 and _VARIABLE.fullmatch(sides[1]):
+        low, high = sides[0], sides[2]
+    elif len(sides) == 2 and _is_variable(sides[0]) != _is_variable(sides[1]):
+        low, high = (r"-\infty", sides[1]) if _is_variable(sides[0]) else (sides[0], r"\infty")
+        strict = [True, *strict] if _is_variable(sides[0]) else [*strict, True]
     else:
         return None
-    return _parts("row", text, [low, high], depth, brackets)
+    return _parts("row", text, [low, high], depth, ("(" if strict[0] else "[") + (")" if strict[1] else "]"))
+
+
+def _is_variable(text: str) -> bool:
+    return _VARIABLE.fullmatch(text) is not None and text not in _CONSTANTS
 
 
 def split_outside_brackets(text: str, separator: str) -> list[str]:

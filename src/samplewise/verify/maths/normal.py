@@ -126,7 +126,7 @@ def closing(text: str, start: int) -> int | None:
 
 def _programmed(text: str) -> str:
     """Turn the spellings of programs into LaTeX, and the short forms of LaTeX into full ones."""
-    text = text.replace("**", "^")
+    text = text.replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ")
     text = re.sub(r"(?<!\\)\*", r"\\cdot ", text)
     text = _TIMES.sub(r"\\cdot ", text)
     text = re.sub(r"(?<![a-zA-Z\\])(sqrt|pi|log|ln|sin|cos|tan|cot|sec|csc|exp)(?![a-zA-Z])", r"\\\1", text)
