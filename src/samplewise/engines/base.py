@@ -96,6 +96,13 @@ class Engine(ABC):
         """
         return True
 
+    def has_arrived(self, ask: Ask) -> bool:
+        """Return whether an ask's completion is here already, and waits to be taken from `answer`.
+
+        Such completions are paid for, so they are taken before a call is closed. False if the engine does not know.
+        """
+        return False
+
     def why_no_logp(self, sampling: Sampling) -> str:
         """Return why draws at this temperature and filter come without the model's log-probs, "" if they have them."""
         return "" if Capability.LOGP in self.can else "gives no log-probs"

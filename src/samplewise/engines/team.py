@@ -24,6 +24,7 @@ class Team(Engine):
         self._solver = engines[""]
         self.members = frozenset(name for name in engines if name)
         self.max_concurrency = self._solver.max_concurrency
+        self._arrived: set[int] = set()  # ids of asks whose completion nobody has taken from the team
         self._set_names()
 
     def _set_names(self) -> None:
@@ -80,6 +81,9 @@ class Team(Engine):
     def may_bill(self, ask: Ask) -> bool:
         return self.member(ask).may_bill(ask)
 
+    def has_arrived(self, ask: Ask) -> bool:
+        return id(ask) in self._arrived or self.member(ask).has_arrived(ask)
+
     def num_drawn(self, ask: Ask) -> int | None:
         return self.member(ask).num_drawn(ask)
 
@@ -98,6 +102,7 @@ class Team(Engine):
             stream = self.member(asks[positions[0]]).answer([asks[position] for position in positions])
             try:
                 async for index, completion in stream:
+                    self._arrived.add(id(asks[positions[index]]))
                     arrivals.put_nowait(Arrival(positions[index], completion))
             finally:
                 if isinstance(stream, AsyncGenerator):
@@ -112,11 +117,13 @@ class Team(Engine):
                 if arrival is None:
                     num_open -= 1
                 else:
+                    self._arrived.discard(id(asks[arrival.position]))
                     yield arrival
         finally:
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            self._arrived.difference_update(map(id, asks))
         errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if errors:  # the dispatcher treats it as it treats a single engine that breaks off
             raise errors[0]

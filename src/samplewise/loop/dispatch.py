@@ -391,10 +391,10 @@ class Dispatcher:
         stream = self._engine.answer(asks)
         arrival: asyncio.Future[Arrival] | None = None
         try:
-            while missing and raised_at_end is None and not self.is_over:
+            while missing and ((raised_at_end is None and not self.is_over) or self._has_arrived(asks, missing)):
                 arrival = asyncio.ensure_future(anext(stream))
                 try:
-                    while not arrival.done() and not self.is_over:
+                    while not arrival.done() and raised_at_end is None and not self.is_over:
                         await self._wait_for(arrival, cancelled, excess, at_most_s=tick_s)
                         if tick_s is not None:
                             self._report_drawn()
@@ -409,6 +409,8 @@ class Dispatcher:
                     raised_at_end = raised  # what came at this very moment is paid for, and must not be lost
                 await _let_run(arrival)
                 if not arrival.done():
+                    if raised_at_end is not None:
+                        raise raised_at_end
                     return
                 has_ended = True
                 try:
@@ -446,6 +448,10 @@ class Dispatcher:
         if not self.is_over:
             for position in sorted(missing):
                 yield Arrival(position, failed(error))
+
+    def _has_arrived(self, asks: Sequence[Ask], missing: set[int]) -> bool:
+        """Return whether any of the missing completions is here, as when several share a request: they are paid for."""
+        return any(self._engine.has_arrived(asks[position]) for position in missing)
 
     def _cancelled(self) -> asyncio.Future[Any] | None:
         """Return a future that is done once the user cancels."""

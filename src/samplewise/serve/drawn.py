@@ -90,6 +90,9 @@ class FrontEngine(Engine):
     def may_bill(self, ask: Ask) -> bool:
         return self._behind.may_bill(ask)
 
+    def has_arrived(self, ask: Ask) -> bool:
+        return self._behind.has_arrived(ask)
+
     def num_drawn(self, ask: Ask) -> int | None:
         return self._behind.num_drawn(ask)
 
@@ -110,6 +113,9 @@ class WantingEngine(FrontEngine):
 
     def may_bill(self, ask: Ask) -> bool:
         return self._behind.may_bill(self._asked(ask))
+
+    def has_arrived(self, ask: Ask) -> bool:
+        return self._behind.has_arrived(self._asked(ask))
 
     def num_drawn(self, ask: Ask) -> int | None:
         return self._behind.num_drawn(self._asked(ask))

@@ -62,6 +62,7 @@ class HttpEngine(Engine):
         self.max_concurrency = min(MAX_CONCURRENCY, limit) * len(clients)  # a guess: nothing has been sent yet
         self._lock, self._opened = asyncio.Lock(), False
         self._num_open = 0  # asks received and not yet answered
+        self._calls: dict[int, tuple[AnswerCall, int]] = {}  # by id of an ask: its call, and its position there
         self._num_promised, self._promised_at = 0, -math.inf  # slots that `free_slots` reported as free
         self._known: tuple[tuple[Profile, bool], frozenset[Capability]] | None = None  # `can`, and what it rests on
         self._set_model(model, settings.probe if isinstance(settings.probe, Profile) else Profile(api=settings.api))
@@ -288,6 +289,11 @@ class HttpEngine(Engine):
         """Return whether an ask was on the wire when it was cut off."""
         return self._exchange.cut.pop(id(ask), None) is not None
 
+    def has_arrived(self, ask: Ask) -> bool:
+        """Return whether an ask's draw came, perhaps with others of its request, and has not been taken."""
+        call, position = self._calls.get(id(ask), (None, 0))
+        return call is not None and position in call.undelivered
+
     def bill_relayed(self, reply: Reply, worst: Usage) -> Usage:
         """Return what a request cost that another made through one of `clients`; `worst` where nobody knows."""
         return self._exchange.bill_relayed(reply, worst)
@@ -318,6 +324,7 @@ class HttpEngine(Engine):
         jobs = group_asks(asks, max_size) if self._batches is None else self._batches.jobs(asks, max_size)
         num_workers = self._num_workers if self._batches is None else len(asks)  # all of them wait
         call = AnswerCall(self._serve, jobs, len(asks), num_workers)
+        self._calls.update((id(ask), (call, position)) for position, ask in enumerate(asks))
         num_left = len(asks)
         self._num_open, self._num_promised = self._num_open + num_left, max(0, self._num_promised - num_left)
         try:
@@ -330,6 +337,7 @@ class HttpEngine(Engine):
             self._num_open -= num_left
             for ask in asks:
                 self._exchange.listeners.pop(id(ask), None)
+                self._calls.pop(id(ask), None)
             self._save_profile()
 
     async def _serve(self, job: RequestJob, call: Recipient) -> None:

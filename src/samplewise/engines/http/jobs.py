@@ -82,6 +82,7 @@ class AnswerCall:
         self._jobs, self._added = jobs, deque[RequestJob]()
         self._num_left = num_asks
         self._ready: deque[Arrival] = deque()
+        self.undelivered: set[int] = set()  # positions of completions that nobody has taken
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None  # done when `_ready` has something
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,12 +90,8 @@ class AnswerCall:
     def deliver(self, position: int, completion: Completion) -> None:
         """Hand over the completion of an ask."""
         self._ready.append(Arrival(position, completion))
+        self.undelivered.add(position)
         self._wake()
-
-    @property
-    def undelivered(self) -> list[int]:
-        """Positions of completions that nobody has taken."""
-        return [arrival.position for arrival in self._ready]
 
     def add(self, job: RequestJob) -> None:
         """Add a job, for asks that a request left unanswered."""
@@ -116,7 +113,9 @@ class AnswerCall:
             while self._num_left:
                 while self._ready:
                     self._num_left -= 1
-                    yield self._ready.popleft()
+                    arrival = self._ready.popleft()
+                    self.undelivered.discard(arrival.position)
+                    yield arrival
                 if self._error is not None:
                     raise self._error
                 if self._num_left:

@@ -77,6 +77,7 @@ class RemoteVllm(Engine):
         self._prompts = billing.PromptLengths()
         self._outage = OutageWatch(settings.patience_s)
         self._tickets = itertools.count()
+        self._calls: dict[int, tuple[AnswerCall, int]] = {}  # by id of an ask: its call, and its position there
         self._cut: dict[int, Ask] = {}  # by id: on the wire, or cut off there
         self._num_lost = 0
 
@@ -154,17 +155,25 @@ class RemoteVllm(Engine):
         """Return whether an ask was on the wire when it was cut off."""
         return self._cut.pop(id(ask), None) is not None
 
+    def has_arrived(self, ask: Ask) -> bool:
+        """Return whether an ask's draw came, perhaps with others of its request, and has not been taken."""
+        call, position = self._calls.get(id(ask), (None, 0))
+        return call is not None and position in call.undelivered
+
     # ------------------------------------------------------------------------------------------------------- answering
 
     async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
         """Yield completions as they arrive. Raises SetupError if the server cannot answer any ask."""
         call = AnswerCall(self._serve, _jobs(asks), len(asks), MAX_REQUESTS)
+        self._calls.update((id(ask), (call, position)) for position, ask in enumerate(asks))
         try:
             async with contextlib.aclosing(call.arrivals()) as arrivals:
                 async for arrival in arrivals:
                     yield arrival
         finally:
             self._cut.update((id(asks[position]), asks[position]) for position in call.undelivered)
+            for ask in asks:
+                self._calls.pop(id(ask), None)
 
     async def _serve(self, job: RequestJob, call: Recipient) -> None:
         """Deliver a completion for each ask of a request. Raises SetupError."""
