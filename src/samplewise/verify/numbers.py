@@ -38,6 +38,8 @@ _TABLE = {
     **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"), None),
     **dict.fromkeys(map(ord, "⇒⟹➜⟶➔"), "→"),
     **dict.fromkeys(map(ord, "≃≅≐"), "≈"),
+    **dict.fromkeys(map(ord, "≤⩽≦"), "<"),
+    **dict.fromkeys(map(ord, "≥⩾≧"), ">"),
     **{ord("’"): "'", ord("′"): "'", ord("″"): '"', ord("＄"): "$", ord("％"): "%", ord("∕"): "/", ord("…"): "..."},
 }
 _LATEX = {
@@ -93,9 +95,11 @@ def _in_line(match: re.Match[str]) -> str:
 
 # --------------------------------------------------------------------------------------------------------- one number
 
-_START = re.compile(rf"(?<![^\W_])(?:[0-9]|\.[0-9]|[{_VULGAR}]|(?![0-9])\d)")
+_START = re.compile(rf"(?<![^\W_])(?:[0-9]|(?<!\.)\.[0-9]|[{_VULGAR}]|(?![0-9])\d)")
 _SIGNED = re.compile(
     r"(?<![\w.)\]}%$€£°'\"])[-+][$€£¥₹]?$|(?<![\w.)\]}%])[$€£¥₹]\s?[-+]$|(?:(?<=[=≈→({\[])|(?<=[=≈→({\[]\s))- [$€£¥₹]?$"
+    r"|(?<![\w.)\]}%°'\"])(?<![0-9]\s)–[$€£¥₹]?$|(?<![\w.)\]}%])-\($"
+    r"|(?i:(?<![\w-])negative|(?:^|(?<=\bis\s)|(?<=\bequals\s)|(?<=[=(:]\s)|(?<=[=(:]))minus)\s[$€£¥₹]?$"
 )
 _SPACED = re.compile(
     r"([1-9][0-9]{0,2})(?:(\u00a0)[0-9]{3}(?:\u00a0[0-9]{3})*|( )[0-9]{3}(?: [0-9]{3})*)"
@@ -134,7 +138,7 @@ _AFTER = re.compile(
     r"\s?(?:[*×÷^+]\s?\(?(?:[^\W\d]|\\)|[-/]\s?\(?[b-zB-HJ-Z](?!\w|')|\\[a-zA-Z]|[π√∛∞]|[xyznkθ](?![\w'])(?!\s[$€£(0-9]))"
     r"|\((?=[^\W\d])|\s?[-+×*/÷]\s?\((?=[^\W\d])|\s(?:squared|cubed|factorial|choose)\b|\s?±"
     r"|\sor (?:more|less|fewer)\b|\+(?!\s?[0-9(])"
-    r"|\sto the (?:power|[0-9]|nth)|\.{3,}(?=[^0-9.]|$)"
+    r"|\.\([0-9]|\.\\(?:overline|bar|dot)|[\u0304\u0305\u0307]|\sto the (?:power|[0-9]|nth)|\.{3,}(?=[^0-9.]|$)"
 )
 _MONTHS = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?"
@@ -147,9 +151,10 @@ _BEFORE = re.compile(
     r"|[^\W\d_]-$"
     r"|(?:^|[^\n\s])[ \t]*[<>±≠]=?\s?[$€£¥]?$"
     r"|(?:\b[a-zA-Z]|[)\]}])\s?[-+*/×÷]\s?\(?\s?[$€£¥]?$"
-    r"|[^\W\d]\s?[+*×÷]\s?\(?\s?[$€£¥]?$|[^\W\d]/$"
+    r"|[^\W\d]\s?[+*×÷]\s?\(?\s?[$€£¥]?$|[^\W\d]/$|(?i:[^\W\d]\s(?:minus|plus|times)\s[$€£¥]?$)"
     r"|(?i:\b(?:roots?|logs?|ln|sqrt|sin|cos|tan)(?: of)?|\b(?:half|twice|double|triple|third|quarters?|thirds)(?: of)?"
-    r"|\b(?:at least|at most|more than|less than|greater than|fewer than|up to|between|version|upwards of|powers? of)"
+    r"|\b(?:at least|at most|more than|less than|greater than|fewer than|(?<!round )(?<!rounds )(?<!rounded )up to"
+    r"|between|version|upwards of|powers? of)"
     rf"|\b(?-i:{_MONTHS})\.?)\s[(\s]*[$€£¥]?$"
 )
 _LETTER_AFTER = re.compile(
@@ -213,7 +218,7 @@ def _read_items(text: str, start: int) -> list[_Item]:
         begin = start - 1
     elif sign is None and before[-2:-1] and before[-2] in "$€£¥₹" and before[-1] == " " and before[-3:-2].isspace():
         begin = start - 2
-    is_negative = sign is not None and "-" in sign[0]
+    is_negative = sign is not None and re.search("[-–a-z]", sign[0]) is not None
     context = before[: len(before) - (start - begin)] if sign else before
     is_tainted = _BEFORE.search(context) is not None
 
@@ -241,7 +246,7 @@ def _read_items(text: str, start: int) -> list[_Item]:
 
     is_algebra = _LETTER_AFTER.match(text, end) or _LETTER_BEFORE.search(context)
     value, end, plainly, unknown = _extended(text, value, end, is_whole)
-    is_strict = is_strict and plainly and not spaced
+    is_strict = is_strict and plainly and not spaced and (sign is None or sign[0].strip("$€£¥₹ ") in ("-", "+"))
     if unknown or is_tainted:
         return [_Item(begin, end, None, algebra=is_algebra is not None)]
     if value is not None and is_negative:
@@ -502,6 +507,8 @@ def _is_quantity(units: list[str], text: str, left: _Item, right: _Item, *, need
     following = re.match(r"\s?-?([a-zA-Z]+)", text[right.end : right.end + 16])
     attached = re.search(r"[a-zA-Z]+$", text[right.start : right.end])
     second = (attached[0] if attached else following[1] if following else "").lower()
+    if not first and "$" in text[left.start : left.end]:
+        return second in ("cent", "cents")
     for family in _FAMILIES:
         if first in family:
             if second in family and second.rstrip("s") != first.rstrip("s"):

@@ -141,6 +141,13 @@ _CONCLUDES = re.compile(
     re.IGNORECASE,
 )
 _CONFIDENCE = re.compile(r"\b(?:confiden|certain|sure\b)", re.IGNORECASE)
+_ROUNDED = re.compile(
+    r"[\s,(]*(?:which\s|and\s|then\s)?(?:is\s|can be\s|we\s)?(?:rounds?|rounded)\s"
+    r"(?:(?:it|this)\s)?(?:(?:up|down|off)\s)?to\s\W*",
+    re.IGNORECASE,
+)
+_PLACES = re.compile(r"\s*(?:decimal|significant|digits?|places?|d\.?p|s\.?f)\b", re.IGNORECASE)
+_ANOTHER = re.compile(r"[\s,;$]*(?:and\s)?\$?(?:[a-z]\s?=|\([b-z]\)\s)", re.IGNORECASE)  # "x = 1, y = 2"
 _SIGN_APART = re.compile(r"^([\s$*_`({\\]*)[-−–] +(?=[$\\.0-9])")  # "- 3", where no bullet stands
 _SIGN_ABOVE = re.compile(r"(\\[dtc]?frac\s?\{)\s?[-−]\s?(?=[0-9])")
 _FORMULA = re.compile(r"[,;+*/^<>≤≥|&!]|\\[a-zA-Z]|(?<![a-zA-Z\s])=|\(\S|_\{|[0-9]")
@@ -162,6 +169,11 @@ def _claimed_number(mark: Mark) -> Fraction | None:
     if mark.form == "box" and _FORMULA.search(prepared[: first.start] + " " + prepared[first.end :]):
         return None
     if _LEAD.fullmatch(prepared[: first.start]):
+        second = expressions[1] if len(expressions) > 1 else None
+        if second and _ROUNDED.fullmatch(prepared, first.end, second.start) and not _PLACES.match(prepared, second.end):
+            return second.value
+        if second and _ANOTHER.match(prepared, first.end):
+            return None
         boundary = _BOUNDARY.search(prepared, first.end)
         stop = boundary.start() if boundary else len(prepared)
         is_alone = first.end > stop or len(expressions) == 1 or expressions[1].start >= stop
