@@ -104,6 +104,8 @@ def test_a_choice_is_read(response: str, letter: str) -> None:
         "I pick A dog's life",
         "A. one\nB. two\nC. three",
         "(a) or (b)",
+        "Answer: C? No.",
+        "(C)? I cannot tell.",
         "The answer is C, not correct",
         "<think>The answer is A",
         "Because of vitamin C in it, they live",

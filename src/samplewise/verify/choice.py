@@ -136,6 +136,7 @@ def _letter(line: str, num_options: int) -> str | None:
     match = _BRACKETED.match(line) or _BARE.match(line) or _LOWER.match(line)
     if (
         match is None
+        or line[match.end() :].lstrip(" )]*_`}$")[:1] == "?"
         or (_DENIED_AFTER.match(line, match.end()) and not _NOT_OTHER.match(line, match.end()))
         or ((other := _OTHER.match(line, match.end())) and other[1].upper() != match[1].upper())
     ):
