@@ -146,7 +146,7 @@ _ROUNDED = re.compile(
     r"(?:(?:it|this)\s)?(?:(?:up|down|off)\s)?to\s\W*",
     re.IGNORECASE,
 )
-_PLACES = re.compile(r"\s*(?:decimal|significant|digits?|places?|d\.?p|s\.?f)\b", re.IGNORECASE)
+_PRECISION = re.compile(r"\s*(?:decimal|significant|digits?|places?|d\.?p|s\.?f)\b", re.IGNORECASE)
 _ANOTHER = re.compile(r"[\s,;$]*(?:and\s)?\$?(?:[a-z]\s?=|\([b-z]\)\s)", re.IGNORECASE)  # "x = 1, y = 2"
 _SIGN_APART = re.compile(r"^([\s$*_`({\\]*)[-−–] +(?=[$\\.0-9])")  # "- 3", where no bullet stands
 _SIGN_ABOVE = re.compile(r"(\\[dtc]?frac\s?\{)\s?[-−]\s?(?=[0-9])")
@@ -170,7 +170,11 @@ def _claimed_number(mark: Mark) -> Fraction | None:
         return None
     if _LEAD.fullmatch(prepared[: first.start]):
         second = expressions[1] if len(expressions) > 1 else None
-        if second and _ROUNDED.fullmatch(prepared, first.end, second.start) and not _PLACES.match(prepared, second.end):
+        if (
+            second
+            and _ROUNDED.fullmatch(prepared, first.end, second.start)
+            and not _PRECISION.match(prepared, second.end)
+        ):
             return second.value
         if second and _ANOTHER.match(prepared, first.end):
             return None
