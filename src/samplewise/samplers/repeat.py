@@ -9,13 +9,12 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from samplewise.core.checks import check_count, check_sampling
 from samplewise.core.keys import Key
 from samplewise.core.registry import build
 from samplewise.core.types import Candidate, Capability, Completion, Generate, Json, Pool, Sampling
-from samplewise.explore.settings import ExploreSettings
 from samplewise.samplers.base import Sampler, Step, Variant, candidate, deal, draws_of_arm, sampler_of
 
 
@@ -111,7 +110,17 @@ class RepeatSettings:
         return _wanted(self.top, self.certainty, self.explores)
 
 
-def _check_meeting(policy: ExploreSettings, num_samples: int, wave: int | None, max_tokens: int) -> None:
+class MayMeet(Protocol):
+    """The settings of a policy, as far as they say when the draws of a group meet."""
+
+    @property
+    def meets_at(self) -> str: ...
+
+    @property
+    def tokens_after(self) -> int: ...
+
+
+def _check_meeting(policy: MayMeet, num_samples: int, wave: int | None, max_tokens: int) -> None:
     """Raise ValueError where draws that have to meet cannot."""
     if policy.meets_at and wave is not None and wave < num_samples:
         raise ValueError(f"explore={policy} draws a group at once: leave out wave={wave}")
