@@ -13,6 +13,7 @@ import pytest
 
 from samplewise.analysis.effect import EffectRuns, allocate_draws, find_leaks, measure_effect
 from samplewise.cli import main
+from samplewise.core.errors import BadRequest
 from samplewise.core.types import (
     Ask,
     Capability,
@@ -25,7 +26,7 @@ from samplewise.core.types import (
     Selection,
     Usage,
 )
-from samplewise.engines.base import Arrival, Engine
+from samplewise.engines.base import Arrival, Engine, failed
 from samplewise.engines.team import Team
 from samplewise.engines.toy import Toy
 from samplewise.measure import Word, pass_at
@@ -70,6 +71,30 @@ def test_gains_are_those_by_hand() -> None:
     assert isinstance(found.verdict.word, Word)
     assert found.findings.allocation == "round-robin"
     assert not np.isnan(found.findings.selected.value), "both runs chose by vote"
+
+
+def test_asks_that_failed_are_paid_before_the_draws_that_are_compared() -> None:
+    """Of eight direct asks the first and the third fail: three draws took the tokens of five asks."""
+
+    class Failing(Toy):
+        async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
+            lost = {i for i, ask in enumerate(asks) if isinstance(ask, Generate) and ask.draw in (0, 2)}
+            for i in lost:
+                yield Arrival(i, failed(BadRequest("lost"), Usage(1, 100, 0)))
+            kept = [i for i in range(len(asks)) if i not in lost]
+            async for position, completion in super().answer([asks[i] for i in kept]):
+                yield Arrival(kept[position], completion)
+
+    with Store(":memory:") as store:
+        direct = drawn(store, "repeat(8, max_tokens=3) | vote", task(), Failing(3))
+        mix = drawn(store, "vary(ladder(0.3, 2.0)) | repeat(6, max_tokens=3) | vote", task())
+        found = measure_effect(store, EffectRuns(direct, mix), draws=3)
+        records = list(store.records(direct.id))
+    used = [[cost.tokens for cost in record.bill.draws] for record in records if record.bill is not None]
+    assert all(costs[0] == costs[2] == 100 for costs in used)
+    by_draws = {num: np.mean([sum(costs[: num + 2]) for costs in used]) for num in (2, 3, 4, 5)}
+    by_draws[1] = np.mean([sum(costs[:2]) for costs in used])
+    assert found.direct_tokens == pytest.approx(by_draws[max(1, found.direct_draws)])
 
 
 def test_a_shorter_ladder_is_compared_at_its_own_draws() -> None:

@@ -94,6 +94,10 @@ class QuestionBill(NamedTuple):
             for start, ask, scoring in zip(starts, self.asks, self.scoring, strict=True)
         )
 
+    def asks_for(self, num: int) -> int:
+        """Return how many asks the first `num` candidates took, failed ones before them included; all for all."""
+        return self.asks[num - 1] + 1 if 0 < num < len(self.asks) else len(self.draws)
+
     @property
     def num_failed(self) -> int:
         """The asks that gave no candidate."""

@@ -6,7 +6,7 @@ sends the asks, within the run's budget and store, and counts every token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,10 +31,6 @@ class Rate(Protocol):
     def __call__(
         self, key: Key, question: Question, candidates: tuple[Candidate, ...], answers: Answers, replies: Replies
     ) -> tuple[float, ...]: ...
-
-
-class Setup(Protocol):
-    def __call__(self) -> object: ...
 
 
 class Detail(Protocol):
@@ -66,7 +62,7 @@ class Judge:
     asks: bool = True
     unfit: Unfit | None = None
     detail: Detail | None = None
-    setup: Setup | None = None
+    setup: Callable[[], object] | None = None
 
     def check_setup(self) -> None:
         """Raise SetupError where something that it needs is missing on this machine."""

@@ -97,8 +97,8 @@ class _Drawn(NamedTuple):
         return int(self.outcomes.num_draws.min(initial=self.grades.shape[1]))
 
     def tokens(self, num: int) -> float:
-        """Return the mean tokens of a question with `num` draws, helpers included."""
-        return float(self.bill.at(num).mean())
+        """Return the mean tokens of a question with `num` draws, helpers and the asks that failed before included."""
+        return float(np.mean([bill.at(bill.asks_for(num)).total for bill in self.bill.questions]))
 
     def recipe_with(self, num: int) -> str:
         """Return the line with `num` draws, where its sampler counts them."""
