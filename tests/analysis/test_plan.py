@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import sys
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,24 @@ from samplewise.analysis.plan.calibrate import CalibrationGoal, calibrate_run, t
 from samplewise.analysis.plan.make import PlanSettings, RunPlan, choose_option, forecast_cost, plan_run
 from samplewise.analysis.plan.options import NAN, Goal, Option
 from samplewise.cli import main
-from samplewise.core.errors import SetupError
+from samplewise.core.errors import BadRequest, SetupError
 from samplewise.core.files import data_folder
 from samplewise.core.keys import Key
 from samplewise.core.registry import build
-from samplewise.core.types import Candidate, Message, Pool, Problem, Question, Score, Selection, Stop, Usage
+from samplewise.core.types import (
+    Ask,
+    Candidate,
+    Generate,
+    Message,
+    Pool,
+    Problem,
+    Question,
+    Score,
+    Selection,
+    Stop,
+    Usage,
+)
+from samplewise.engines.base import Arrival, failed
 from samplewise.engines.toy import Toy
 from samplewise.measure import Estimate, pass_at
 from samplewise.measure.extrapolate import PassModel
@@ -445,3 +459,31 @@ def test_on_the_command_line(
     assert found["risk"]["needed"] == 6
     assert len(found["targets"]) == 7
     assert call("calibrate", "--verifier", "likelihood", "--method", "spline")[0] == 2
+
+
+def test_options_credit_asks_with_the_draws_that_they_give() -> None:
+    """Two in eight asks failed: one ask holds a draw with probability 3/4, and a draw was credited for it."""
+
+    class Failing(Toy):
+        async def answer(self, asks: Sequence[Ask]) -> AsyncIterator[Arrival]:
+            lost = {i for i, ask in enumerate(asks) if isinstance(ask, Generate) and ask.draw in (2, 5)}
+            for i in lost:
+                yield Arrival(i, failed(BadRequest("lost"), Usage(1, 5, 0)))
+            kept = [i for i in range(len(asks)) if i not in lost]
+            async for position, completion in super().answer([asks[i] for i in kept]):
+                yield Arrival(kept[position], completion)
+
+    problems = tuple(Problem(Question(f"q{i}", (Message("user", f"word {i}"),)), "abc"[i % 3]) for i in range(12))
+
+    def grade(problem: Problem, answer: str | None) -> Score:
+        return Score(float(answer is not None and answer[:1] == problem.reference))
+
+    task = Task("words", problems, lambda _, text: text or None, grade)
+    with Store(":memory:") as store:
+        asyncio.run(run_task(task, recipe("repeat(8, max_tokens=3) | vote"), Failing(3), store))
+        (run,) = store.runs()
+        plan = plan_run(store, run, settings=PlanSettings(selectors=("vote",), num_orders=5))
+        grades = load_outcomes(store, run.id).graded.grades
+    (one,) = (option for option in plan.options if option.kind == "fixed" and option.cap == 1)
+    assert grades.shape == (12, 6)
+    assert one.accuracy.value == pytest.approx(grades.mean() * 6 / 8)
