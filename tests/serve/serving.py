@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from samplewise.cli.serve import begin_tasks_at_once
 from samplewise.serve.app import SERVICE, Service, make_app
+from samplewise.serve.commits import GroupCommit
 from samplewise.serve.jobs import Jobs
 from samplewise.serve.keys import KeyRing
 from samplewise.serve.limits import Gate
@@ -90,13 +91,16 @@ async def serving(
     numbers = itertools.count(1)
     settings = {"presets": PRESETS, "max_tokens": 8, **settings}
     options: dict[str, Any] = {} if now is None else {"now": now}
+    draws = None if store is None else GroupCommit(store)
     jobs = Jobs(
-        [make_upstream(engine, name)], ServeSettings(**settings), store, new_entropy=lambda: next(numbers), **options
+        [make_upstream(engine, name)], ServeSettings(**settings), draws, new_entropy=lambda: next(numbers), **options
     )
     log = io.StringIO()
     app = make_app(jobs, keys=keys, gate=gate, log=EventLog(log), origins=origins, hosts=hosts)
     async with TestClient(TestServer(app)) as client:  # which cancels handlers whose client has left
         yield Served(client, app[SERVICE], log)
+        if draws is not None:
+            draws.commit()
 
 
 @contextlib.asynccontextmanager

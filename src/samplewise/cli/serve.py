@@ -114,6 +114,7 @@ def serve_models(
     """Serve recipes as models of an OpenAI-compatible API, in front of any engine."""
     from samplewise.core.checks import check_choice
     from samplewise.serve.app import make_app
+    from samplewise.serve.commits import GroupCommit
     from samplewise.serve.jobs import Jobs
     from samplewise.serve.keys import KeyRing
     from samplewise.serve.keys import new_key as make_key
@@ -156,10 +157,12 @@ def serve_models(
             from samplewise.serve.tracing import start_tracing
 
             stack.callback(start_tracing())
-        kept = None
+        kept = draws = None
         if store is not None:
             kept = stack.enter_context(Store(store))
             kept.claim()
+            draws = GroupCommit(kept)
+            stack.callback(draws.commit)
         asked = {name for stages in lines.values() for name in names_in(stages) if name in config.engines}
         upstreams = []
         for name, text in (_named(each, config) for each in engine or ["tiny"]):
@@ -169,7 +172,7 @@ def serve_models(
         gate = Gate(concurrency=concurrency, queue=queue, queue_s=queue_seconds, books=books)
         log = EventLog() if log_requests else None
         served = make_app(
-            Jobs(upstreams, settings, kept), keys=ring, gate=gate, log=log, origins=cors or (), hosts=allow_host or ()
+            Jobs(upstreams, settings, draws), keys=ring, gate=gate, log=log, origins=cors or (), hosts=allow_host or ()
         )
         asyncio.run(_serve(served, host, port, tls, drain_seconds, log, kept))
 

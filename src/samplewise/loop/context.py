@@ -66,7 +66,8 @@ class RunContext:
     """The engine that answers, the store that remembers, and the limits of a run.
 
     `budget` is what one question may use. Setting `cancel` ends the run: what is in flight is cancelled and charged at
-    its worst case, and what has arrived is kept. `trial` is shared by the questions of a run.
+    its worst case, and what has arrived is kept. `trial` is shared by the questions of a run. `is_fresh`: the run's key
+    is new, so the store cannot hold a draw whose seed was made of it, and is not asked for one.
     """
 
     engine: Engine
@@ -75,3 +76,4 @@ class RunContext:
     on_event: OnEvent = ignore
     cancel: asyncio.Event | None = None
     trial: Trial = field(default_factory=Trial)
+    is_fresh: bool = False

@@ -28,6 +28,7 @@ from samplewise.core.types import (
     explores,
 )
 from samplewise.engines.base import Arrival, Engine, failed
+from samplewise.loop.bell import Bell
 from samplewise.loop.context import RunContext
 from samplewise.loop.ledger import Ledger, Reservation, total
 from samplewise.loop.sharing import SharedBudget
@@ -38,6 +39,7 @@ from samplewise.store.digests import digest_of
 T = TypeVar("T")
 P = ParamSpec("P")
 
+NO_SEED = Generate(()).seed
 DRAWN_EVERY_S = 0.5  # between two events about what requests in flight have drawn
 
 
@@ -85,6 +87,7 @@ class Dispatcher:
         self._is_overdrawn = False
         self._replies: dict[Ask, Completion] = {}  # what judges asked
         self._attempts: dict[Ask, Usage] = {}  # what attempts cost that failed and were tried again
+        self._kept: set[bytes] = set()  # digests of what this run has put into the store
         self._in_flight: dict[int, _InFlight] = {}  # by call of the engine
         self._drawn_at = time.monotonic()  # when `Drawn` was last sent; the first comes after `DRAWN_EVERY_S`
         self._stored_waves: dict[str, list[list[Ask]]] = {}  # group -> what of it the store has answered, by wave
@@ -254,8 +257,16 @@ class Dispatcher:
 
     def _stored(self, requests: Sequence[_Request]) -> dict[int, Completion]:
         """Return the completions that the store holds, by position."""
-        draws = self._store.draws([request.digest for request in requests]) if self._store else {}
-        return {request.position: draws[request.digest] for request in requests if request.digest in draws}
+        asked = [request for request in requests if self._may_be_stored(request)]
+        draws = self._store.draws([request.digest for request in asked]) if self._store and asked else {}
+        return {request.position: draws[request.digest] for request in asked if request.digest in draws}
+
+    def _may_be_stored(self, request: _Request) -> bool:
+        """Return whether the store may hold a draw. In a fresh run it holds the run's own, and others without a seed,
+        such as those of judges."""
+        if not self._context.is_fresh or request.digest in self._kept:
+            return True
+        return not isinstance(request.ask, Generate) or request.ask.seed == NO_SEED
 
     def _waves_to_redraw(self, requests: Sequence[_Request], stored: dict[int, Completion]) -> list[list[Ask]]:
         """Return the earlier waves of groups that the store holds in part, and remove those groups from `stored`.
@@ -325,8 +336,11 @@ class Dispatcher:
                         continue
                     if self._store:
                         self._store.put_draw(request.digest, request.identity, request.ask, completion)
+                        self._kept.add(request.digest)
                     self._context.on_event(Arrived(self._question_id, completion.usage, "engine"))
                     yield Arrival(request.position, completion)
+            if not failures:
+                return
             again = self._retryable(requests, failures) if retry < MAX_RETRIES else []
             for index in sorted(failures.keys() - set(again)):
                 completion = failures[index]
@@ -386,20 +400,21 @@ class Dispatcher:
         tick_s = None if all(self._engine.num_drawn(ask) is None for ask in asks) else DRAWN_EVERY_S
         error: EngineError = EngineUnavailable(f"{self._engine.name} gave no answer")
         raised_at_end: asyncio.CancelledError | None = None
-        cancelled, excess = self._cancelled(), self._context.trial.watch() if self.is_limited else None
+        bell = Bell()
+        cancelled, excess = self._cancelled(bell), self._excess(bell)
         has_ended = False  # the engine has: what is missing has failed
         stream = self._engine.answer(asks)
         arrival: asyncio.Future[Arrival] | None = None
         try:
             while missing and ((raised_at_end is None and not self.is_over) or self._has_arrived(asks, missing)):
-                arrival = asyncio.ensure_future(anext(stream))
+                arrival = asyncio.ensure_future(bell.after(anext(stream)))
                 try:
                     while not arrival.done() and raised_at_end is None and not self.is_over:
-                        await self._wait_for(arrival, cancelled, excess, at_most_s=tick_s)
+                        await bell.wait(self._seconds_left(tick_s))
                         if tick_s is not None:
                             self._report_drawn()
                         if excess is not None and excess.done():
-                            excess = self._context.trial.watch()
+                            excess = self._excess(bell)
                             if reservations:
                                 self._reserve_anew([(asks[p], reservations[p]) for p in sorted(missing)])
                 except asyncio.CancelledError as raised:
@@ -453,9 +468,21 @@ class Dispatcher:
         """Return whether any of the missing completions is here, as when several share a request: they are paid for."""
         return any(self._engine.has_arrived(asks[position]) for position in missing)
 
-    def _cancelled(self) -> asyncio.Future[Any] | None:
-        """Return a future that is done once the user cancels."""
-        return None if self._cancel is None else when_set(self._cancel)
+    def _cancelled(self, bell: Bell) -> asyncio.Future[Any] | None:
+        """Return a future that is done once the user cancels, and rings."""
+        return None if self._cancel is None else _ringing(when_set(self._cancel), bell)
+
+    def _excess(self, bell: Bell) -> asyncio.Future[Any] | None:
+        """Return a future that is done, and rings, once a request has cost more than its worst case, on which limits
+        rest."""
+        return _ringing(self._context.trial.watch(), bell) if self.is_limited else None
+
+    def _seconds_left(self, at_most_s: float | None) -> float | None:
+        """Return the seconds until the deadline, at most so many. None: there is no end to them."""
+        if self._deadline == math.inf:
+            return at_most_s
+        left_s = max(0.0, self._deadline - time.monotonic())
+        return left_s if at_most_s is None else min(left_s, at_most_s)
 
     def _charge_cut(self, cut: Sequence[tuple[int, Ask]], reservations: Sequence[Reservation]) -> None:
         """Charge what was cut off and may be billed."""
@@ -482,15 +509,6 @@ class Dispatcher:
         ended = self.ledger.paid.completion_tokens - self.ledger.lost.completion_tokens
         self._drawn_at = time.monotonic()
         self._context.on_event(Drawn(self._question_id, ended + running))
-
-    async def _wait_for(
-        self, task: asyncio.Future[Any], *others: asyncio.Future[Any] | None, at_most_s: float | None = None
-    ) -> None:
-        """Wait until the task or one of the others is done, or the time is up."""
-        left_s = None if self._deadline == math.inf else max(0.0, self._deadline - time.monotonic())
-        left_s = min((s for s in (left_s, at_most_s) if s is not None), default=None)
-        waiting = {task, *(other for other in others if other is not None)}
-        await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
 
     # --- reward models behind a server --------------------------------------------------------------------------------
 
@@ -525,6 +543,12 @@ class Dispatcher:
             return
         self.ledger.pay(Usage(requests=1), is_wasted=True)
         self._context.on_event(Retried(self._question_id, 1, wait_s, failure))
+
+
+def _ringing(future: asyncio.Future[Any], bell: Bell) -> asyncio.Future[Any]:
+    """Have a future ring when it is done."""
+    future.add_done_callback(bell.ring)
+    return future
 
 
 async def _let_run(task: asyncio.Future[Any]) -> None:

@@ -213,12 +213,14 @@ class _Drive:
     async def _result(self) -> Result:
         recipe, question = self._recipe, self._question
         vary = _Process(recipe.vary, recipe.vary.init(question), self._keys.vary)
-        self._check_mix(vary.state)
-        stop = await self._drive(vary)
+        to_helpers = vary.advance(())
+        if to_helpers.asks:  # arms that do not go together, or not with the sampler, must not cost what helpers do
+            recipe.sampler.init(recipe.vary.variants(vary.state))
+        stop = await self._drive(vary, to_helpers)
         sampler = _Process(recipe.sampler, recipe.sampler.init(recipe.vary.variants(vary.state)), self._keys.draw)
         if stop.reason in ("finished", "budget"):  # what helpers could not spend is left for direct draws
             self.helper_cost = self.ledger.spent
-            stop = await self._drive(sampler, self._fold)
+            stop = await self._drive(sampler, sampler.advance(()), self._fold)
         pool, answers = await self._scorer.look(recipe.sampler.pool(sampler.state), tuple(recipe.verifiers))
         selection = recipe.selector.choose(self._keys.select, pool, answers)
         if self._dispatcher.is_cancelled:  # perhaps while the pool was scored: it is not what it would have been
@@ -229,13 +231,6 @@ class _Drive:
         self._context.on_event(Stopped(question.id, stop, spent, selection.answer, num_draws, *left))
         trace, bill = (*vary.trace, *sampler.trace), self._bill(vary, sampler)
         return Result(question, selection.answer, pool, answers, selection, spent, paid, stop, trace, bill)
-
-    def _check_mix(self, state: Any) -> None:
-        """Raise UsageError for arms that do not go together, or not with the sampler, before helpers are paid."""
-        vary = self._recipe.vary
-        state, to_helpers = vary.step(self._keys.vary, state, ())
-        if to_helpers.asks:
-            self._recipe.sampler.init(vary.variants(state))
 
     def _bill(self, vary: _Process, sampler: _Process) -> CostSplit:
         """Return the cost in parts. What no part accounts for was dropped, or cancelled and is billed at its most."""
@@ -250,9 +245,8 @@ class _Drive:
         gone = self.ledger.spent.plus(self.ledger.dropped)
         return bill._replace(dropped=gone.minus(bill.total))
 
-    async def _drive(self, process: _Process, fold: StopFold | None = None) -> Stop:
-        """Step a process to its end, or to where the stop rule or the budget ends it."""
-        step = process.advance(())
+    async def _drive(self, process: _Process, step: Step, fold: StopFold | None = None) -> Stop:
+        """Step a process from its first step to its end, or to where the stop rule or the budget ends it."""
         while step.asks:
             if fold is not None and step.splittable:
                 stop, step = await self._by_need(process, step, fold)

@@ -185,8 +185,9 @@ class Service:
 
     async def _run(self, request: web.Request, job: Job) -> web.StreamResponse:
         """Run a job and send its answer. Where this ends early, so does the run."""
-        task = asyncio.create_task(self._answer(job))
+        task = asyncio.create_task(job.ended.after(self._answer(job)))
         task.add_done_callback(_take_note)
+        task.add_done_callback(job.ended.ring)  # a task may be cancelled before it begins
         settings, read_s = self.jobs.settings, read_timeout_s(request.headers)
         beat_s = settings.heartbeat_s
         beat_s = beat_s if read_s is None else max(LEAST_BEAT_S, min(beat_s, read_s / 2))

@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Sequence
 
 from samplewise.core.types import Ask, Candidate, Capability, Completion, Generate, Sampling, Usage
 from samplewise.engines.base import Arrival, Engine, Hear
+from samplewise.loop.context import Draws
 from samplewise.store.database import Store
 
 
 class DrawLog(Store):
     """A store of one run's draws in memory, in front of another store or of none."""
 
-    def __init__(self, behind: Store | None) -> None:
+    def __init__(self, behind: Draws | None) -> None:
         self._behind = behind
         self._drawn: dict[bytes, Completion] = {}
 

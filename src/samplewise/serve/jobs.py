@@ -8,6 +8,7 @@ the store holds are not paid again.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import math
 import secrets
@@ -21,7 +22,8 @@ from samplewise.core.events import Arrived, BrokenOff, Event, Retried
 from samplewise.core.keys import Key
 from samplewise.core.types import Capability, Completion, Failure, Generate, Question, Usage
 from samplewise.engines.base import Engine
-from samplewise.loop.context import RunContext
+from samplewise.loop.bell import Bell
+from samplewise.loop.context import Draws, RunContext
 from samplewise.loop.drive import run_question
 from samplewise.loop.keys import run_key
 from samplewise.loop.ledger import Budget
@@ -45,7 +47,6 @@ from samplewise.serve.replies import (
 from samplewise.serve.tracing import RequestSpan
 from samplewise.serve.upstreams import Upstream
 from samplewise.serve.wire import Call, RequestError
-from samplewise.store.database import Store
 
 GRACE_S = 30.0  # that reading and scoring may take after the deadline of the draws
 MAX_REMEMBERED = 1000  # different requests whose runs are remembered
@@ -86,8 +87,8 @@ class Unfinished:
 
 def fingerprint(name: str, route: str, body: bytes, headers: Sequence[str | None] = ()) -> bytes:
     """Return what tells requests apart: who asks, where, the body byte by byte, the headers that choose a recipe."""
-    parts = (name, route, *(header or "" for header in headers))
-    return hashlib.sha256(b"\0".join([*(part.encode(errors="surrogatepass") for part in parts), body])).digest()
+    about = "\0".join((name, route, *(header or "" for header in headers), ""))
+    return hashlib.sha256(about.encode(errors="surrogatepass") + body).digest()
 
 
 class Job:
@@ -109,6 +110,7 @@ class Job:
         self.created = int(time.time())
         self.cancel = Cancel()
         self.admitted = asyncio.Event()  # a slot was free
+        self.ended = Bell()  # rings when its run has
         self.result: Result | None = None
         self.paid = Usage()  # so far
         self.settled = Usage()  # by runs of it that have ended
@@ -170,12 +172,12 @@ class Jobs:
         self,
         upstreams: Sequence[Upstream],
         settings: ServeSettings | None = None,
-        store: Store | None = None,
+        store: Draws | None = None,
         *,
         new_entropy: Callable[[], int] = lambda: secrets.randbits(64),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the engines and the open store. Raises UsageError where two models have one name, or there is none."""
+        """Take the engines and what keeps draws. Raises UsageError where two models have one name, or there is none."""
         self.settings = settings or ServeSettings()
         self.upstreams = {upstream.name: upstream for upstream in upstreams}
         if not upstreams or len(self.upstreams) < len(upstreams):
@@ -251,7 +253,10 @@ class Jobs:
             if wants_logprobs:
                 engine = WantingEngine(engine, _wanted(engine))
             store = self._store if log is None else log
-            context = RunContext(engine, store, _budget(job, ticket), job.note, job.cancel, plan.upstream.trial)
+            is_fresh = log is None and call.seed is None and not job.run.is_resumed
+            context = RunContext(
+                engine, store, _budget(job, ticket), job.note, job.cancel, plan.upstream.trial, is_fresh
+            )
             result = await run_question(
                 asked_question(call), plan.recipe, context, key, read=plan.read, reads_at_once=plan.read is read_whole
             )
@@ -307,7 +312,7 @@ class Jobs:
             usd=None if budget.usd is None else max(0.0, budget.usd - dropped.usd),
             seconds=max(0.0, job.deadline - time.monotonic()),
         )
-        again = RunContext(context.engine, context.store, left, job.note, job.cancel, context.trial)
+        again = dataclasses.replace(context, budget=left, is_fresh=False)
         whole = recipe.with_stop(None).with_draws(n + result.pool.num_failed)
         more = await run_question(asked_question(job.call), whole, again, key, read=job.plan.read)
         job.paid = result.paid.plus(more.paid)

@@ -77,6 +77,11 @@ class Policy:
             if getattr(self, request) > getattr(self, day):
                 raise ValueError(f"{request} is more than {day}: no request would ever be admitted")
 
+    @property
+    def has_daily_limits(self) -> bool:
+        """Return whether anything is limited for a day."""
+        return self.tokens_per_day is not None or self.usd_per_day is not None
+
 
 OPEN = Policy("local", recipes="free")  # of everybody, where the server has no keys and listens on the loopback alone
 
@@ -100,7 +105,7 @@ class KeyRing:
     @property
     def has_daily_limits(self) -> bool:
         """Return whether any key has a limit for a day."""
-        return any(policy.tokens_per_day is not None or policy.usd_per_day is not None for _, policy in self._policies)
+        return any(policy.has_daily_limits for _, policy in self._policies)
 
     @classmethod
     def load(cls, path: Path) -> KeyRing:

@@ -105,6 +105,8 @@ class DayBooks:
 
     def check(self, policy: Policy) -> None:
         """Raise Busy if what a request of this key may cost does not fit into what is left of the day."""
+        if not policy.has_daily_limits:
+            return
         spent, reserved = self.spent(policy.name), self._reserved.get(policy.name, DailySpend())
         limits = (
             (policy.tokens_per_day, policy.tokens_per_request, spent.tokens, reserved.tokens, "tokens"),
@@ -132,6 +134,8 @@ class DayBooks:
 
     def reserve(self, policy: Policy) -> DailySpend:
         """Reserve what one request of this key may cost, and return it. Raises Busy if it does not fit."""
+        if not policy.has_daily_limits:
+            return DailySpend()
         self.check(policy)
         amount = DailySpend(policy.tokens_per_request or 0, policy.usd_per_request or 0.0)
         self._reserved[policy.name] = self._reserved.get(policy.name, DailySpend()).plus(*amount)
@@ -139,10 +143,10 @@ class DayBooks:
 
     def settle(self, policy: Policy, reserved: DailySpend, tokens: int, usd: float) -> None:
         """Replace a reservation by what the request cost. It counts for the day on which it ends."""
+        if not policy.has_daily_limits:
+            return
         held = self._reserved[policy.name].plus(-reserved.tokens, -reserved.usd)
         self._reserved[policy.name] = held if held.tokens > 0 or held.usd > 1e-12 else DailySpend()
-        if (policy.tokens_per_day, policy.usd_per_day) == (None, None):
-            return
         self._spent[policy.name] = self.spent(policy.name).plus(tokens, usd)
         self._save()
 

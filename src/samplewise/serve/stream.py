@@ -64,7 +64,7 @@ async def send_whole(
     whenever a run is refused a slot: nothing is sent while it waits for one.
     """
     route = job.call.route
-    if await is_done(task, quiet_s) or await _is_done_in_queue(job, task):
+    if await is_done(job, task, quiet_s) or await _is_done_in_queue(job, task):
         answer = task.result()
         whole = web.Response(
             body=_to_json(reply_json(answer, route)).encode(),
@@ -82,7 +82,7 @@ async def send_whole(
     await response.prepare(request)
     await response.write(b"\n")
     job.first_byte = time.monotonic()
-    while not await is_done(task, beat_s):
+    while not await is_done(job, task, beat_s):
         await response.write(b"\n")
     try:
         body, is_answer = reply_json(task.result(), route), True
@@ -120,7 +120,7 @@ async def send_stream(
     elif job.call.wishes.progress and job.call.route == "chat":
         is_begun = True
         await _show_progress(response, job, task, beat_s)
-    while not await is_done(task, beat_s):
+    while not await is_done(job, task, beat_s):
         await response.write(COMMENT)
     events: Iterable[Json]
     try:
@@ -180,7 +180,7 @@ async def _show_progress(response: web.StreamResponse, job: Job, task: asyncio.F
         elif time.monotonic() - spoken >= beat_s:
             await response.write(COMMENT)
             spoken = time.monotonic()
-        await is_done(task, min(PROGRESS_S, beat_s))
+        await is_done(job, task, min(PROGRESS_S, beat_s))
 
 
 async def _is_done_in_queue(job: Job, task: asyncio.Future[Answer], seconds: float | None = None) -> bool:
@@ -195,8 +195,8 @@ async def _is_done_in_queue(job: Job, task: asyncio.Future[Answer], seconds: flo
     return task.done()
 
 
-async def is_done(future: asyncio.Future[Any], seconds: float | None) -> bool:
-    """Wait for a future, without end if `seconds` is None, and return whether it is done. Raises nothing of its own."""
-    if not future.done():
-        await asyncio.wait({future}, timeout=seconds)
-    return future.done()
+async def is_done(job: Job, task: asyncio.Future[Answer], seconds: float | None) -> bool:
+    """Wait for a job's run, at most so long, and return whether it is done. Raises nothing of its own."""
+    if not task.done():
+        await job.ended.wait(seconds)
+    return task.done()

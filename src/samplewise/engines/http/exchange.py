@@ -450,11 +450,8 @@ class Exchange:
         self.has_billed = True
         self._watch_limit(parsed, bill, limit, num_draws)
         if not ask.prefix:  # the end of a response may hold a closing tag alone, and repeat whatever its seed
-            if self.profile.reasons is None and any(map(_reasons, parsed.choices)):
-                self.profile = self.profile._replace(reasons=True)
-            if not self._opens:
-                opened = (split_reasoning(choice.text).opened for choice in parsed.choices if not choice.reasoning)
-                self._opens = any(opened)
+            if self.profile.reasons is None or not self._opens:
+                self._learn_reasoning(parsed.choices)
             self._watch(ask, parsed, bill)
         for position, drawn, choice, usage in zip(job.positions, job.asks, parsed.choices, bill.usages, strict=False):
             call.deliver(position, self._completion(cast(Generate, drawn), choice, usage, limit))
@@ -462,6 +459,15 @@ class Exchange:
             self._learn_n(num_draws, parsed)
         if len(parsed.choices) < num_draws:
             self._add(job.after(len(parsed.choices)), call)
+
+    def _learn_reasoning(self, choices: Sequence[replies.ReplyChoice]) -> None:
+        """Learn from draws whether the model reasons, and whether it opens its reasoning with a tag."""
+        texts = [split_reasoning(choice.text) for choice in choices if not choice.reasoning]
+        if self.profile.reasons is None and (
+            len(texts) < len(choices) or any(text.reasoning or not text.closed for text in texts)
+        ):
+            self.profile = self.profile._replace(reasons=True)
+        self._opens = self._opens or any(text.opened for text in texts)
 
     def _watch_limit(self, parsed: replies.ParsedReply, bill: billing.Bill, limit: int, num_draws: int) -> None:
         """Note a draw that is longer than it was allowed. What a surplus choice cost is on another's bill, and is none,
@@ -586,14 +592,6 @@ def failed_by(error: EngineError, usage: Usage) -> Completion:
     """Return the failed completion of an ask."""
     completion = failed(error, usage)
     return completion._replace(failure=error.failure) if isinstance(error, GaveUp) else completion
-
-
-def _reasons(choice: replies.ReplyChoice) -> bool:
-    """Return whether a draw shows that its model reasons."""
-    if choice.reasoning:
-        return True
-    reply = split_reasoning(choice.text)
-    return bool(reply.reasoning) or not reply.closed
 
 
 def engine_name(model: str) -> str:
