@@ -16,8 +16,8 @@ from samplewise.loop.ledger import Budget
 class Draws(Protocol):
     """What keeps draws: a store, or whatever passes them on to one."""
 
-    def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
-        """Keep a completion."""
+    def put_draw(self, digest: bytes | None, identity: str, ask: Ask, completion: Completion) -> None:
+        """Keep a completion. Without a digest, it is `digest_of(identity, ask)`."""
         ...
 
     def draws(self, digests: Sequence[bytes]) -> dict[bytes, Completion]:

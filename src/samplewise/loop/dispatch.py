@@ -50,7 +50,7 @@ class _Request(NamedTuple):
     ask: Ask
     reservation: Reservation
     identity: str
-    digest: bytes  # b"" without a store
+    digest: bytes | None  # None where the store cannot hold it yet
 
 
 class _InFlight(NamedTuple):
@@ -87,7 +87,7 @@ class Dispatcher:
         self._is_overdrawn = False
         self._replies: dict[Ask, Completion] = {}  # what judges asked
         self._attempts: dict[Ask, Usage] = {}  # what attempts cost that failed and were tried again
-        self._kept: set[bytes] = set()  # digests of what this run has put into the store
+        self._has_stored = False  # this run, a draw
         self._in_flight: dict[int, _InFlight] = {}  # by call of the engine
         self._drawn_at = time.monotonic()  # when `Drawn` was last sent; the first comes after `DRAWN_EVERY_S`
         self._stored_waves: dict[str, list[list[Ask]]] = {}  # group -> what of it the store has answered, by wave
@@ -251,22 +251,21 @@ class Dispatcher:
         requests = []
         for position, (ask, reservation) in enumerate(zip(asks, reservations, strict=True)):
             identity = self._engine.member(ask).identity
-            digest = digest_of(identity, ask) if self._store else b""
+            digest = digest_of(identity, ask) if self._may_be_stored(ask) else None
             requests.append(_Request(position, ask, reservation, identity, digest))
         return requests
 
     def _stored(self, requests: Sequence[_Request]) -> dict[int, Completion]:
         """Return the completions that the store holds, by position."""
-        asked = [request for request in requests if self._may_be_stored(request)]
-        draws = self._store.draws([request.digest for request in asked]) if self._store and asked else {}
-        return {request.position: draws[request.digest] for request in asked if request.digest in draws}
+        digests = {request.position: request.digest for request in requests if request.digest is not None}
+        draws = self._store.draws(list(digests.values())) if self._store and digests else {}
+        return {position: draws[digest] for position, digest in digests.items() if digest in draws}
 
-    def _may_be_stored(self, request: _Request) -> bool:
+    def _may_be_stored(self, ask: Ask) -> bool:
         """Return whether the store may hold a draw. In a fresh run it holds the run's own, and others without a seed,
         such as those of judges."""
-        if not self._context.is_fresh or request.digest in self._kept:
-            return True
-        return not isinstance(request.ask, Generate) or request.ask.seed == NO_SEED
+        is_new = self._context.is_fresh and not self._has_stored and isinstance(ask, Generate) and ask.seed != NO_SEED
+        return self._store is not None and not is_new
 
     def _waves_to_redraw(self, requests: Sequence[_Request], stored: dict[int, Completion]) -> list[list[Ask]]:
         """Return the earlier waves of groups that the store holds in part, and remove those groups from `stored`.
@@ -336,7 +335,7 @@ class Dispatcher:
                         continue
                     if self._store:
                         self._store.put_draw(request.digest, request.identity, request.ask, completion)
-                        self._kept.add(request.digest)
+                        self._has_stored = True
                     self._context.on_event(Arrived(self._question_id, completion.usage, "engine"))
                     yield Arrival(request.position, completion)
             if not failures:

@@ -162,7 +162,7 @@ class Service:
             job.span = span
             if read_s is not None and not call.stream:  # nothing is sent before there is a slot
                 job.slot_by = min(deadline, started + _in_time_for(read_s))
-            response = await self._run(request, job)
+            response = await self._run(request, job, read_s)
             status, why = response.status, job.error
             return response
         except RequestError as error:
@@ -183,12 +183,12 @@ class Service:
             seconds = min(seconds, _in_time_for(read_s))
         return seconds
 
-    async def _run(self, request: web.Request, job: Job) -> web.StreamResponse:
+    async def _run(self, request: web.Request, job: Job, read_s: float | None) -> web.StreamResponse:
         """Run a job and send its answer. Where this ends early, so does the run."""
         task = asyncio.create_task(job.ended.after(self._answer(job)))
         task.add_done_callback(_take_note)
         task.add_done_callback(job.ended.ring)  # a task may be cancelled before it begins
-        settings, read_s = self.jobs.settings, read_timeout_s(request.headers)
+        settings = self.jobs.settings
         beat_s = settings.heartbeat_s
         beat_s = beat_s if read_s is None else max(LEAST_BEAT_S, min(beat_s, read_s / 2))
         try:

@@ -23,21 +23,20 @@ class GroupCommit:
 
     def __init__(self, behind: Store) -> None:
         self._behind = behind
-        self._waiting: dict[bytes, tuple[str, Ask, Completion]] = {}
+        self._waiting: list[tuple[bytes | None, str, Ask, Completion]] = []  # in the order in which they came
         self._timer: asyncio.TimerHandle | None = None
         self._has_failed = False
 
     def draws(self, digests: Sequence[bytes]) -> dict[bytes, Completion]:
-        """Return the completions that are known, by digest. Raises StoreError."""
-        if not self._waiting.keys().isdisjoint(digests):
-            self.commit()
+        """Return the completions that are known, by digest. Commits what waits. Raises StoreError."""
+        self.commit()
         return self._behind.draws(digests)
 
-    def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
+    def put_draw(self, digest: bytes | None, identity: str, ask: Ask, completion: Completion) -> None:
         """Keep a completion. Raises StoreError, and does not keep it, where what came before still cannot be kept."""
-        if self._has_failed or digest in self._waiting:
+        if self._has_failed:
             self.commit()
-        self._waiting[digest] = (identity, ask, completion)
+        self._waiting.append((digest, identity, ask, completion))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(COMMIT_S, self._commit_in_time)
 
@@ -50,8 +49,8 @@ class GroupCommit:
             return
         self._has_failed = True
         with self._behind.transaction():
-            for digest, (identity, ask, completion) in self._waiting.items():
-                self._behind.put_draw(digest, identity, ask, completion)
+            for draw in self._waiting:
+                self._behind.put_draw(*draw)
         self._has_failed = False
         self._waiting.clear()
 

@@ -12,6 +12,7 @@ from samplewise.core.types import Ask, Candidate, Capability, Completion, Genera
 from samplewise.engines.base import Arrival, Engine, Hear
 from samplewise.loop.context import Draws
 from samplewise.store.database import Store
+from samplewise.store.digests import digest_of
 
 
 class DrawLog(Store):
@@ -30,8 +31,9 @@ class DrawLog(Store):
             known.update(stored)
         return known
 
-    def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
+    def put_draw(self, digest: bytes | None, identity: str, ask: Ask, completion: Completion) -> None:
         """Keep a completion, here and in the store behind."""
+        digest = digest_of(identity, ask) if digest is None else digest
         self._drawn[digest] = completion
         if self._behind is not None:
             self._behind.put_draw(digest, identity, ask, completion)

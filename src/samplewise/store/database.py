@@ -32,7 +32,7 @@ from samplewise.core.types import (
     Selection,
 )
 from samplewise.store.claims import Claim, claim_file, copy_read_only, is_unwritable
-from samplewise.store.digests import ask_json
+from samplewise.store.digests import ask_json, digest_of_text
 from samplewise.store.encoding import (
     COMPLETION_COLUMNS,
     from_text,
@@ -204,10 +204,15 @@ class Store:
 
     # --- draws --------------------------------------------------------------------------------------------------------
 
-    def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
-        """Keep a completion. It is on disk when this returns. A draw that is there stays, unless it is of a group."""
+    def put_draw(self, digest: bytes | None, identity: str, ask: Ask, completion: Completion) -> None:
+        """Keep a completion. It is on disk when this returns. A draw that is there stays, unless it is of a group.
+
+        Without a digest, it is `digest_of(identity, ask)`.
+        """
+        text = ask_json(ask)
+        digest = digest_of_text(identity, text) if digest is None else digest
         row = (
-            to_text(ask_json(ask)),
+            to_text(text),
             to_text(completion.text),
             completion.finish,
             to_blob("q", completion.tokens),

@@ -20,7 +20,12 @@ def digest_of(identity: str, ask: Ask) -> bytes:
 
     Fields at their default are left out, nested ones too, so that a field added later changes no digest.
     """
-    return hashlib.blake2b(f"{identity}\n{ask_json(ask)}".encode(errors="surrogatepass"), digest_size=16).digest()
+    return digest_of_text(identity, ask_json(ask))
+
+
+def digest_of_text(identity: str, text: str) -> bytes:
+    """Return `digest_of` of the ask whose canonical text this is."""
+    return hashlib.blake2b(f"{identity}\n{text}".encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def ask_json(ask: Ask) -> str:

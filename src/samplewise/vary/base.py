@@ -132,6 +132,8 @@ def vary(*arms: Arm | PlainArm, share: AllocateDraws | None = None) -> Vary[MixS
 
     `share` allocates draws to variants. Without it draws take the variants in turn.
     """
+    if not arms and share is None:
+        return DIRECT
     mixed = [as_arm(arm) for arm in arms]
 
     def rounds(state: MixState) -> tuple[tuple[Generate, ...], list[HelperTexts]]:
@@ -172,3 +174,14 @@ def vary(*arms: Arm | PlainArm, share: AllocateDraws | None = None) -> Vary[MixS
     needs = frozenset({capability for arm in mixed for capability in arm.needs})
     engines = frozenset({name for arm in mixed for name in arm.engines})
     return Vary("vary", needs, MixState, step, variants, engines)
+
+
+def _step_alone(key: Key, state: MixState, completions: Sequence[Completion]) -> tuple[MixState, Step]:
+    return MixState(state.question, key), Step()
+
+
+def _variants_alone(state: MixState) -> tuple[Variant, ...]:
+    return (direct(state.question),)
+
+
+DIRECT: Vary[MixState] = Vary("vary", frozenset(), MixState, _step_alone, _variants_alone)  # the question as it is

@@ -21,6 +21,7 @@ from samplewise.loop.threads import abandon
 from samplewise.recipe import recipe as parse_recipe
 from samplewise.runs.run import EngineFacts, Solved, check_limit, check_run, engine_facts, grade_result
 from samplewise.store.database import Store
+from samplewise.store.digests import digest_of
 from samplewise.tasks.base import Task
 from samplewise.verify.sandbox import Isolation, use
 
@@ -74,8 +75,9 @@ class ReportingDraws:
         self._report, self._look_up = report, look_up
         self._reported: dict[bytes, Completion] = {}
 
-    def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
+    def put_draw(self, digest: bytes | None, identity: str, ask: Ask, completion: Completion) -> None:
         """Report a completion."""
+        digest = digest_of(identity, ask) if digest is None else digest
         self._reported[digest] = completion
         self._report(ReportedDraw(digest, identity, ask, completion))
 

@@ -23,8 +23,8 @@ class BadEncoding(Exception):
 
 async def body_pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """Yield the body, decompressed. Raises BadEncoding, and what aiohttp raises."""
-    encoding = response.headers.get("content-encoding", "").strip().lower()
-    if encoding in ("", "identity"):
+    encoding = encoding_of(response)
+    if not encoding:
         async for chunk in response.content.iter_any():
             yield chunk
         return
@@ -34,6 +34,12 @@ async def body_pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     async for chunk in response.content.iter_any():
         for piece in inflater.add(chunk):
             yield piece
+
+
+def encoding_of(response: aiohttp.ClientResponse) -> str:
+    """Return how a body is encoded, by its header; "" if it is not."""
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    return "" if encoding == "identity" else encoding
 
 
 class Inflater:

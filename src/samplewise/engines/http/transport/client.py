@@ -24,7 +24,7 @@ from samplewise.core.secrets import KnownSecrets, hide_secrets, secret_values
 from samplewise.core.text import as_one_line
 from samplewise.core.types import Json
 from samplewise.engines.base import Hear
-from samplewise.engines.http.transport.body import ENCODINGS, BadEncoding, body_pieces
+from samplewise.engines.http.transport.body import ENCODINGS, BadEncoding, body_pieces, encoding_of
 from samplewise.engines.http.transport.stream import (
     HearEvent,
     StreamLimits,
@@ -370,12 +370,20 @@ class _TooLong(Exception):
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    pieces, size = [], 0
-    async for piece in body_pieces(response):
-        pieces.append(piece)
-        size += len(piece)
-        if size > max_bytes:
-            raise _TooLong
+    """Return the whole body. Raises _TooLong, and as `body_pieces`."""
+    pieces, size, content = list[bytes](), 0, response.content
+    if not encoding_of(response):  # mostly it is there already, and needs no generator
+        while size <= max_bytes and not content.at_eof():
+            pieces.append(await content.readany())
+            size += len(pieces[-1])
+    else:
+        async for piece in body_pieces(response):
+            pieces.append(piece)
+            size += len(piece)
+            if size > max_bytes:
+                break
+    if size > max_bytes:
+        raise _TooLong
     return b"".join(pieces)
 
 
