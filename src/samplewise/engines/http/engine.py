@@ -328,17 +328,24 @@ class HttpEngine(Engine):
         num_left = len(asks)
         self._num_open, self._num_promised = self._num_open + num_left, max(0, self._num_promised - num_left)
         try:
-            async with contextlib.aclosing(call.arrivals()) as arrivals:
-                async for arrival in arrivals:
-                    num_left, self._num_open = num_left - 1, self._num_open - 1
-                    yield arrival
+            await call.begin()
+            while (arrival := await call.next()) is not None:
+                num_left, self._num_open = num_left - 1, self._num_open - 1
+                yield arrival
         finally:
-            self._exchange.cut.update((id(asks[position]), asks[position]) for position in call.undelivered)
-            self._num_open -= num_left
-            for ask in asks:
-                self._exchange.listeners.pop(id(ask), None)
-                self._calls.pop(id(ask), None)
-            self._save_profile()
+            try:
+                await call.close()
+            finally:
+                self._forget(asks, call, num_left)
+
+    def _forget(self, asks: Sequence[Ask], call: AnswerCall, num_left: int) -> None:
+        """Forget a call that is over, but for what may have been billed and nobody has taken."""
+        self._exchange.cut.update((id(asks[position]), asks[position]) for position in call.undelivered)
+        self._num_open -= num_left
+        for ask in asks:
+            self._exchange.listeners.pop(id(ask), None)
+            self._calls.pop(id(ask), None)
+        self._save_profile()
 
     async def _serve(self, job: RequestJob, call: Recipient) -> None:
         """Serve a job: drafts take several requests each. What an earlier batch does not have is asked anew."""

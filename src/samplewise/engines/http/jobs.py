@@ -74,7 +74,7 @@ class ServeJob(Protocol):
 class AnswerCall:
     """Serve jobs that together hold `num_asks` asks, with at most `num_workers` tasks.
 
-    Jobs are made lazily. Closing `arrivals` cancels all tasks at once.
+    Jobs are made lazily. `close`, or closing `arrivals`, cancels all tasks at once.
     """
 
     def __init__(self, serve: ServeJob, jobs: Iterator[RequestJob], num_asks: int, num_workers: int) -> None:
@@ -103,29 +103,43 @@ class AnswerCall:
 
     async def arrivals(self) -> AsyncGenerator[Arrival]:
         """Yield arrivals in the order in which they come. Raises what a job raised."""
-        first = list(itertools.islice(self._jobs, self._num_workers))
         try:
-            if self._num_left == 1 and first:  # nothing can come before its end: it needs no task of its own
-                await self._serve_one(first[0])
-            else:
-                for job in first:
-                    self.add(job)
-            while self._num_left:
-                while self._ready:
-                    self._num_left -= 1
-                    arrival = self._ready.popleft()
-                    self.undelivered.discard(arrival.position)
-                    yield arrival
-                if self._error is not None:
-                    raise self._error
-                if self._num_left:
-                    self._waiter = asyncio.get_running_loop().create_future()
-                    await self._waiter
+            await self.begin()
+            while (arrival := await self.next()) is not None:
+                yield arrival
         finally:
-            for task in self._tasks:
-                task.cancel()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            await self.close()
+
+    async def begin(self) -> None:
+        """Begin to serve the jobs. One ask alone is served to its end here: nothing can come before, so it needs no
+        task of its own."""
+        first = list(itertools.islice(self._jobs, self._num_workers))
+        if self._num_left == 1 and first:
+            await self._serve_one(first[0])
+        else:
+            for job in first:
+                self.add(job)
+
+    async def next(self) -> Arrival | None:
+        """Return the next arrival, None after the last one. Raises what a job raised, after what arrived before."""
+        while self._num_left:
+            if self._ready:
+                self._num_left -= 1
+                arrival = self._ready.popleft()
+                self.undelivered.discard(arrival.position)
+                return arrival
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return None
+
+    async def close(self) -> None:
+        """Cancel what still runs, and wait until it has ended."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _next(self) -> RequestJob | None:
         return self._added.popleft() if self._added else next(self._jobs, None)
