@@ -338,6 +338,27 @@ def test_a_stored_draw_is_never_sent_again_and_counts_as_spent() -> None:
         assert more.spent.requests == 9
 
 
+def test_a_fresh_run_looks_only_for_what_the_store_can_hold() -> None:
+    """Its key is new, so a seed of it is in no other run. What it has drawn itself, and what has no seed, is found."""
+
+    def run(seeds: Sequence[int], *, is_fresh: bool) -> list[int]:
+        asked = WatchedEngine(Toy(3))
+
+        def step(key: Key, state: Any, completions: Sequence[Completion]) -> tuple[Any, Step]:
+            state = (*state, *completions)
+            return state, Step(tuple(map(ask, seeds[len(state) : len(state) + 1])))
+
+        solve(sampler_of(step), asked, store=store, is_fresh=is_fresh)
+        return [each.seed for each in asked.asked]
+
+    with Store(":memory:") as store:
+        assert run([5, 0], is_fresh=False) == [5, 0]
+        assert run([5, 0], is_fresh=False) == []
+        assert run([0, 5, 5, 6, 6, 0], is_fresh=True) == [5, 6]
+        assert run([5, 6], is_fresh=False) == []
+        assert store.num_draws() == 3
+
+
 def test_another_engine_or_key_is_another_draw() -> None:
     with Store(":memory:") as store:
         for engine, key in [(Toy(3), Key(0)), (Toy(3, seed=1), Key(0)), (Toy(3), Key(1))]:
