@@ -91,3 +91,23 @@ def test_a_full_disk_is_told_to_who_draws_next_and_loses_nothing_of_before(tmp_p
         assert stored(path) == {"draw 0", "draw 1", "draw 3"}
 
     asyncio.run(draw())
+
+
+def test_a_draw_that_no_store_can_hold_takes_no_other_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "draws.db"
+
+    async def draw() -> None:
+        with Store(path) as store:
+            draws = GroupCommit(store)
+            texts = ["draw 0", "draw 1", "draw 2"]
+            for index, text in enumerate(texts):
+                tokens = (1 << 70,) if index == 1 else (index,)  # more than a column of the store has room for
+                draws.put_draw(DIGESTS[index], "toy", ASKS[index], drawn(text)._replace(tokens=tokens))
+            with pytest.raises(OverflowError):
+                draws.commit()
+            assert stored(path) == set()
+            draws.put_draw(DIGESTS[3], "toy", ASKS[3], drawn("draw 3"))
+            draws.commit()
+        assert stored(path) == {"draw 0", "draw 2", "draw 3"}
+
+    asyncio.run(draw())

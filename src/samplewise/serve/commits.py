@@ -41,7 +41,8 @@ class GroupCommit:
             self._timer = asyncio.get_running_loop().call_later(COMMIT_S, self._commit_in_time)
 
     def commit(self) -> None:
-        """Commit what waits. Raises StoreError; it then still waits."""
+        """Commit what waits. Raises StoreError; it then still waits. A draw that no store could hold is dropped, and
+        what is wrong with it raised."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -49,8 +50,14 @@ class GroupCommit:
             return
         self._has_failed = True
         with self._behind.transaction():
-            for draw in self._waiting:
-                self._behind.put_draw(*draw)
+            for position, draw in enumerate(self._waiting):
+                try:
+                    self._behind.put_draw(*draw)
+                except StoreError:
+                    raise
+                except Exception:
+                    del self._waiting[position]
+                    raise
         self._has_failed = False
         self._waiting.clear()
 
