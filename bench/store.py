@@ -106,9 +106,9 @@ class JournalledStore(Store):
         super().__init__(path)
         self._journal = journal
 
-    def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
+    def put_draw(self, digest: bytes | None, identity: str, ask: Ask, completion: Completion) -> None:
         super().put_draw(digest, identity, ask, completion)
-        self._journal.write(KEPT, digest)
+        self._journal.write(KEPT, digest or digest_of(identity, ask))
 
 
 class BatchedStore(JournalledStore):
@@ -116,7 +116,7 @@ class BatchedStore(JournalledStore):
 
     _num = 0
 
-    def put_draw(self, digest: bytes, identity: str, ask: Ask, completion: Completion) -> None:
+    def put_draw(self, digest: bytes | None, identity: str, ask: Ask, completion: Completion) -> None:
         if not self._db.in_transaction:
             self._db.execute("BEGIN")
         super().put_draw(digest, identity, ask, completion)
