@@ -56,7 +56,7 @@ class Key(NamedTuple):
         return self.entropy
 
     def _words(self) -> tuple[int, ...]:
-        # A 64-bit entry is passed as two 32-bit words of fixed place: SeedSequence would otherwise let (1, 2**32) and
+        # A 64-bit entry is passed as two 32-bit words of fixed index: SeedSequence would otherwise let (1, 2**32) and
         # (1, 0, 1) collide. The length goes first for the same reason.
         return (len(self.path), *(w for entry in self.path for w in (entry & MASK, entry >> 32)))
 
@@ -69,17 +69,17 @@ def seed_words(entropy: int, spawn_key: tuple[int, ...]) -> tuple[int, int]:
     """
     words = [*(entropy >> shift & MASK for shift in (0, 32, 64, 96)), *spawn_key]
     factor, pool = 0x43B0D7E5, [0, 0, 0, 0]
-    for place in range(4):
-        hashed = (words[place] ^ factor) * (factor := factor * 0x931E8875 & MASK) & MASK
-        pool[place] = hashed ^ hashed >> 16
+    for index in range(4):
+        hashed = (words[index] ^ factor) * (factor := factor * 0x931E8875 & MASK) & MASK
+        pool[index] = hashed ^ hashed >> 16
     for source in range(len(words)):
-        for place in range(4):
-            if source == place:
+        for index in range(4):
+            if source == index:
                 continue
             word = pool[source] if source < 4 else words[source]
             hashed = (word ^ factor) * (factor := factor * 0x931E8875 & MASK) & MASK
-            mixed = pool[place] * 0xCA01F9DD - (hashed ^ hashed >> 16) * 0x4973F715 & MASK
-            pool[place] = mixed ^ mixed >> 16
+            mixed = pool[index] * 0xCA01F9DD - (hashed ^ hashed >> 16) * 0x4973F715 & MASK
+            pool[index] = mixed ^ mixed >> 16
     high = (pool[0] ^ 0x8B51F9DD) * (factor := 0x8B51F9DD * 0x58F38DED & MASK) & MASK
     low = (pool[1] ^ factor) * (factor * 0x58F38DED & MASK) & MASK
     return high ^ high >> 16, low ^ low >> 16
