@@ -56,7 +56,7 @@ class Key(NamedTuple):
         return self.entropy
 
     def _words(self) -> tuple[int, ...]:
-        # A 64-bit entry is passed as two 32-bit words of fixed index: SeedSequence would otherwise let (1, 2**32) and
+        # A 64-bit entry is passed as two 32-bit words of fixed place: SeedSequence would otherwise let (1, 2**32) and
         # (1, 0, 1) collide. The length goes first for the same reason.
         return (len(self.path), *(w for entry in self.path for w in (entry & MASK, entry >> 32)))
 
