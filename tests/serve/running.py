@@ -18,7 +18,7 @@ ADDRESS = re.compile(r"http://(?:127\.0\.0\.1|localhost):\d+")
 
 
 @contextlib.contextmanager
-def running(log: Path, *options: str) -> Iterator[str]:
+def running(log: Path, *options: str, stop: signal.Signals = signal.SIGTERM) -> Iterator[str]:
     """Run `samplewise serve` with these options on a free port, and yield its base URL, which ends with /v1.
 
     Raises RuntimeError with the log's end if the server does not start.
@@ -32,7 +32,7 @@ def running(log: Path, *options: str) -> Iterator[str]:
         try:
             yield f"{_address(server, log)}/v1"
         finally:
-            server.send_signal(signal.SIGTERM)
+            server.send_signal(stop)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(STOP_S)
             server.kill()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
+from tests.serve.running import running
 
 from samplewise.core.errors import StoreError
 from samplewise.core.types import Completion, Generate, Usage
@@ -70,7 +75,9 @@ def test_a_draw_that_waits_is_found_and_the_first_of_two_stays(tmp_path: Path) -
     asyncio.run(draw())
 
 
-def test_a_full_disk_is_told_to_who_draws_next_and_loses_nothing_of_before(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_to_who_draws_next_and_loses_nothing_of_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "draws.db"
 
     async def draw() -> None:
@@ -80,6 +87,7 @@ def test_a_full_disk_is_told_to_who_draws_next_and_loses_nothing_of_before(tmp_p
             for index in (0, 1):
                 draws.put_draw(DIGESTS[index], "toy", ASKS[index], drawn(f"draw {index}"))
             await asyncio.sleep(3 * COMMIT_S)
+            assert "full" in caplog.text
             with pytest.raises(StoreError, match="full"):
                 draws.put_draw(DIGESTS[2], "toy", ASKS[2], drawn("draw 2"))
             with pytest.raises(StoreError, match="full"):
@@ -111,3 +119,20 @@ def test_a_draw_that_no_store_can_hold_takes_no_other_with_it(tmp_path: Path) ->
         assert stored(path) == {"draw 0", "draw 2", "draw 3"}
 
     asyncio.run(draw())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_server_that_ends_has_kept_what_it_answered(tmp_path: Path, number: signal.Signals) -> None:
+    path = tmp_path / "draws.db"
+    with running(tmp_path / "log", "--engine", "toy", "--store", str(path), stop=number) as url:
+        for index in range(3):
+            asked = {"model": "toy", "messages": [{"role": "user", "content": f"word {index}"}], "max_tokens": 4}
+            request = urllib.request.Request(
+                f"{url}/chat/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                assert json.load(reply)["samplewise"]["draws"] == 1
+        if number == signal.SIGKILL:
+            time.sleep(0.5)  # far longer than a draw waits
+    with Store(path) as store:
+        assert store.num_draws() == 3

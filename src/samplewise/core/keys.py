@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-MASK = 0xFFFFFFFF  # of a word
 SEED_BITS = 53  # a JSON number carries it exactly, and a 64-bit field of an endpoint accepts it
 
 
@@ -42,47 +41,18 @@ class Key(NamedTuple):
 
     def seed(self) -> int:
         """Return an integer in [0, 2**53), the seed of an ask. Two of 10,000 collide with probability below 1e-8."""
-        high, low = seed_words(self._entropy(), self._words())
+        high, low = (int(word) for word in self._sequence().generate_state(2))
         return (high << 32 | low) >> (64 - SEED_BITS)
 
     def _sequence(self) -> np.random.SeedSequence:
         import numpy as np
 
-        return np.random.SeedSequence(self._entropy(), spawn_key=self._words())
-
-    def _entropy(self) -> int:
         if not 0 <= self.entropy < 1 << 128:  # a longer one would reach into the words of the path
             raise ValueError(f"the entropy of a key is an integer in [0, 2**128), got {self.entropy}")
-        return self.entropy
-
-    def _words(self) -> tuple[int, ...]:
         # A 64-bit entry is passed as two 32-bit words of fixed place: SeedSequence would otherwise let (1, 2**32) and
         # (1, 0, 1) collide. The length goes first for the same reason.
-        return (len(self.path), *(w for entry in self.path for w in (entry & MASK, entry >> 32)))
-
-
-def seed_words(entropy: int, spawn_key: tuple[int, ...]) -> tuple[int, int]:
-    """Return `SeedSequence(entropy, spawn_key=spawn_key).generate_state(2)`, for words of a spawn key below 2**32.
-
-    The same hash (M. O'Neill, seed_seq_fe, for a pool of four words) without arrays: a server makes one seed at a time,
-    and waits for numpy longer than for these 100 multiplications.
-    """
-    words = [*(entropy >> shift & MASK for shift in (0, 32, 64, 96)), *spawn_key]
-    factor, pool = 0x43B0D7E5, [0, 0, 0, 0]
-    for index in range(4):
-        hashed = (words[index] ^ factor) * (factor := factor * 0x931E8875 & MASK) & MASK
-        pool[index] = hashed ^ hashed >> 16
-    for source in range(len(words)):
-        for index in range(4):
-            if source == index:
-                continue
-            word = pool[source] if source < 4 else words[source]
-            hashed = (word ^ factor) * (factor := factor * 0x931E8875 & MASK) & MASK
-            mixed = pool[index] * 0xCA01F9DD - (hashed ^ hashed >> 16) * 0x4973F715 & MASK
-            pool[index] = mixed ^ mixed >> 16
-    high = (pool[0] ^ 0x8B51F9DD) * (factor := 0x8B51F9DD * 0x58F38DED & MASK) & MASK
-    low = (pool[1] ^ factor) * (factor * 0x58F38DED & MASK) & MASK
-    return high ^ high >> 16, low ^ low >> 16
+        words = [w for entry in self.path for w in (entry & 0xFFFFFFFF, entry >> 32)]
+        return np.random.SeedSequence(self.entropy, spawn_key=(len(self.path), *words))
 
 
 @functools.lru_cache(maxsize=256)  # most are the words for the parts of a run

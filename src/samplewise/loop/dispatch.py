@@ -1,6 +1,6 @@
 """The dispatcher: turns asks into completions. The only caller of an engine or of a reward model's server.
 
-Every completion is in the store before anything else sees it, and an ask that the store can answer is never sent.
+Every completion is given to the store before anything else sees it, and an ask that the store can answer is never sent.
 Failed asks are retried with back-off (`samplewise.core.retry`) while that may help and the budget admits it.
 """
 

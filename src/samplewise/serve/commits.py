@@ -8,7 +8,7 @@ way.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Sequence
 
 from samplewise.core.errors import StoreError
@@ -16,6 +16,8 @@ from samplewise.core.types import Ask, Completion
 from samplewise.store.database import Store
 
 COMMIT_S = 0.01
+
+LOGGER = logging.getLogger("samplewise.serve")
 
 
 class GroupCommit:
@@ -62,5 +64,7 @@ class GroupCommit:
         self._waiting.clear()
 
     def _commit_in_time(self) -> None:
-        with contextlib.suppress(StoreError):  # whoever draws next is told
+        try:
             self.commit()
+        except StoreError as error:  # whoever draws next is told too
+            LOGGER.warning("%s", error)
