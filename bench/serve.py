@@ -328,7 +328,7 @@ async def overhead(folder: Path, clients: int, latency_ms: float, size: Size) ->
     used_s = 0.0
     with (
         endpoint(folder, "--latency-ms", f"{latency_ms}") as upstream,
-        server(folder, upstream, "--queue", "4096") as (url, pid),
+        server(folder, upstream, "--queue", "4096", "--concurrency", "1024") as (url, pid),
         proxy(folder, upstream) as idle,
     ):
         async with client() as session:

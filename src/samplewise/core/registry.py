@@ -6,7 +6,6 @@ Built-in parts are in the table below; plugins are found among the entry points 
 
 from __future__ import annotations
 
-import builtins
 import functools
 import importlib
 import importlib.metadata
@@ -251,27 +250,20 @@ def _check_arguments(make: Callable[..., Any], bound: inspect.BoundArguments) ->
             check_declared(shown, each, declared.get(name, Any))
 
 
-class _Names(dict[str, Any]):
-    """The names that an annotation may use. One that is imported for type checkers only stands for anything."""
-
-    def __init__(self, known: Mapping[str, Any]) -> None:
-        super().__init__()
-        self._known = known
-
-    def __missing__(self, name: str) -> Any:
-        if name in self._known:
-            return self._known[name]
-        if hasattr(builtins, name):
-            return getattr(builtins, name)
-        return object
-
-
 @functools.cache
 def _annotations(make: Callable[..., Any]) -> Mapping[str, Any]:
-    """Return the types of a part's parameters, by name."""
+    """Return the types of a part's parameters, by name. One that is imported for type checkers only stands for
+    anything."""
     function: Any = vars(make)["__init__"] if isinstance(make, type) else inspect.unwrap(make)
     known = vars(sys.modules[function.__module__]) | getattr(function, "__globals__", {})
-    return typing.get_type_hints(function, None, _Names(known))
+    unknown: dict[str, Any] = {}
+    while True:
+        try:
+            return typing.get_type_hints(function, known, unknown)
+        except NameError as missing:
+            if missing.name is None or missing.name in unknown:
+                raise
+            unknown[missing.name] = object
 
 
 def _plain(value: Json) -> Json:

@@ -388,10 +388,10 @@ class Service:
         metrics.add_tokens("prompt", paid.prompt_tokens)
         metrics.add_tokens("completion", paid.completion_tokens)
         num = None if result is None else len(result.pool.candidates)
-        shown = None
+        saved, shown = job.saved, None
         if result is not None and num is not None:
             metrics.observe_draws(num)
-            metrics.add_saved(job.saved)
+            metrics.add_saved(saved)
         if job.is_answered:  # one that the endpoint itself answered has no result
             shown = ShownAnswer(
                 when=datetime.now(UTC),
@@ -400,7 +400,7 @@ class Service:
                 votes={} if result is None else result.votes,
                 num_draws=job.call.n if num is None else num,
                 tokens=paid.tokens,
-                saved=job.saved,
+                saved=saved,
                 stop="relayed" if result is None else result.stop.reason,
             )
         if job.admitted.is_set():
@@ -418,7 +418,7 @@ class Service:
             "tokens_in": paid.prompt_tokens,
             "tokens_out": paid.completion_tokens,
             "usd": paid.usd,
-            "saved": job.saved,
+            "saved": saved,
         }
 
 

@@ -83,9 +83,11 @@ class Board:
 
     def activity(self, key: str) -> KeyActivity:
         """Return what one key's requests did; of names beyond `MAX_KEYS` nothing is kept."""
-        if key not in self._keys and len(self._keys) >= MAX_KEYS:
-            return KeyActivity()
-        return self._keys.setdefault(key, KeyActivity())
+        if (activity := self._keys.get(key)) is None:
+            activity = KeyActivity()
+            if len(self._keys) < MAX_KEYS:
+                self._keys[key] = activity
+        return activity
 
     def begin(self, key: str, request: str, model: str, started: datetime) -> None:
         """Note that a request runs."""
