@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,9 @@ def stored_run(store: Store, line: str = "repeat(16) | vote", *, num: int = NUM,
 
 
 @pytest.fixture
-def store() -> Store:
-    return Store(":memory:")
+def store() -> Iterator[Store]:
+    with Store(":memory:") as opened:
+        yield opened
 
 
 # --- replays ----------------------------------------------------------------------------------------------------------

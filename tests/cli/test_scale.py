@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_wrong_shards_are_one_line(call: Call) -> None:
 def test_a_conflict_ends_with_an_exit_code(call: Call, tmp_path: Path) -> None:
     draw(call, "a.db")
     (tmp_path / "b.db").write_bytes((tmp_path / "a.db").read_bytes())
-    with sqlite3.connect("b.db") as db:
+    with contextlib.closing(sqlite3.connect("b.db")) as db, db:
         db.execute("UPDATE draws SET text='other' WHERE digest=(SELECT min(digest) FROM draws)")
     done = call("merge", "a.db", "b.db", "-o", "all.db")
     assert done.code == 3
@@ -115,7 +116,7 @@ def test_a_store_is_looked_after(call: Call) -> None:
     (run,) = done.json["runs"]
     assert run in done.out
     assert call("store", "vacuum", "s.db", "--json").json["after"] > 0
-    with sqlite3.connect("s.db") as db:
+    with contextlib.closing(sqlite3.connect("s.db")) as db, db:
         db.execute("UPDATE draws SET ask='{}'")
     done = call("store", "check", "s.db", "--json")
     assert (done.code, done.json["ok"]) == (1, False)

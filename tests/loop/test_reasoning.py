@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
@@ -140,7 +141,7 @@ def test_what_was_stored_before_is_cut_when_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     with Store(path) as store:
         summary = asyncio.run(run_task(_task(), recipe("repeat(16) | vote"), Thinker([CUT, ANSWERED]), store))
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         for text, _ in (CUT, ANSWERED):
             kept = "" if text == CUT[0] else "391"
             db.execute("UPDATE draws SET text=?, reasoning=NULL WHERE text=?", (text, kept))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,9 @@ PER_DRAW = 2 * 1e-3 + 3 * 4e-3  # USD at most
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "s.db")
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "s.db") as opened:
+        yield opened
 
 
 def forecast(line: str, store: Store, budget: Budget = Budget(), engine: PaidToy | None = None) -> RunForecast:

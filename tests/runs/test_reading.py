@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -84,13 +85,12 @@ def old_run(folder: Path, task: Task) -> tuple[Store, str]:
     store.close()
     import sqlite3
 
-    with sqlite3.connect(folder / "s.db") as db:
+    with contextlib.closing(sqlite3.connect(folder / "s.db")) as db, db:
         for table in ("pools", "scores", "selections"):
             db.execute(f"UPDATE {table} SET run=? WHERE run=?", (old, new))
         facts = json.loads(db.execute("SELECT manifest FROM runs").fetchone()[0])
         del facts["reading"]
         db.execute("UPDATE runs SET id=?, manifest=?", (old, json.dumps(facts)))
-    db.close()
     return Store(folder / "s.db"), old
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import json
@@ -102,7 +103,7 @@ def test_merged_shards_are_the_whole_run(shards: list[Path], tmp_path: Path) -> 
     assert merged.rows["pools"] == 2 * NUM
     assert (merged.conflicts, merged.notes) == ((), ())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.db"]
-    with sqlite3.connect(tmp_path / "all.db") as db:
+    with contextlib.closing(sqlite3.connect(tmp_path / "all.db")) as db, db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 

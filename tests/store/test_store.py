@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sqlite3
 from pathlib import Path
@@ -288,6 +289,6 @@ def test_what_is_written_is_there_for_the_next_who_opens(tmp_path: Path) -> None
             assert reader.num_draws() == 1
     with Store(path, must_exist=True) as store:
         assert repr(list(store.records("r"))) == repr([make_record()])
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     db.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import sqlite3
 from pathlib import Path
@@ -264,7 +265,7 @@ def test_a_packed_store_is_read_as_before(long_store: Path, tmp_path: Path) -> N
     assert all(sizes[0][table][0] == sizes[1][table][0] for table in sizes[0])
     assert sizes[0]["draws"][1] < sizes[1]["draws"][1] / 2
     assert sizes[0]["pools"][1] < sizes[1]["pools"][1] / 1.5
-    with sqlite3.connect(long_store) as db:
+    with contextlib.closing(sqlite3.connect(long_store)) as db, db:
         kinds = dict(db.execute("SELECT typeof(text), count(*) FROM draws GROUP BY 1").fetchall())
     assert kinds == {"blob": 2, "text": NUM * DRAWS + 1}  # what would not be shorter stays as it is
     written = long_store.read_bytes()
@@ -300,7 +301,7 @@ def test_every_row_is_packed_however_many_there_are(
     monkeypatch.setattr(upkeep, "ROWS_AT_ONCE", 2)
     before = held(long_store)
     vacuum_store(long_store, pack=True)
-    with sqlite3.connect(long_store) as db:
+    with contextlib.closing(sqlite3.connect(long_store)) as db, db:
         assert db.execute("SELECT DISTINCT typeof(problem) FROM pools").fetchall() == [("blob",)]
         assert db.execute("SELECT count(*) FROM draws WHERE typeof(ask)='blob'").fetchone() >= (3,)
     assert held(long_store) == before

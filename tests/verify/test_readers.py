@@ -233,7 +233,7 @@ def test_a_path_has_names() -> None:
 
 def test_a_number_of_json_is_never_worked_out() -> None:
     assert json_reader("a")(QUESTION, '{"a": 1e999999999}') == "1e999999999"
-    assert json_reader("a")(QUESTION, '{"a": ' + "[" * 5000 + "]" * 5000 + "}") is None
+    assert json_reader("a")(QUESTION, '{"a": ' + "[" * 10**6 + "]" * 10**6 + "}") is None
 
 
 def test_parts_say_their_version() -> None:

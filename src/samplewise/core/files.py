@@ -132,7 +132,9 @@ def _parsed(path: Path, line: int, text: str) -> Json:
         return json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         _fail(path, line + error.lineno - 1, f"not JSON: {problem_of(error)}; is the file complete?")
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        _fail(path, line, "its JSON is nested too deeply")
+    except ValueError as error:
         _fail(path, line, f"not JSON: {error}")
 
 

@@ -111,7 +111,9 @@ def _parsed(path: Path, line: int, raw: str) -> Json:
         _fail(path, line, f"not JSON: {problem_of(error)}; write one object a line")
     except UnicodeEncodeError:
         _fail(path, line, "half of a surrogate pair (\\ud800 to \\udfff) is no text; write the character itself")
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        _fail(path, line, "its JSON is nested too deeply")
+    except ValueError as error:
         _fail(path, line, f"not JSON: {error}")
     return value
 

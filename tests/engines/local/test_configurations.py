@@ -55,7 +55,7 @@ def test_a_kind_takes_its_fast_pass_and_is_exact(
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", stock)
     engine = local(checkpoint(kind), device="cpu", max_rows=4)
     assert engine.checked.path.replace(", packed", "") == PATHS[kind], engine.checked.reasons
-    assert engine.checked.gap <= 4 * engine.checked.rounding
+    assert engine.checked.gap <= max(4 * engine.checked.rounding, 5e-6)  # plain passes of some builds agree to the bit
     assert engine.checked.total_variation < 1e-5
     asks = kit.draws(7, want=("tokens", "logp"))
     completions = kit.answers(engine, asks)

@@ -112,6 +112,8 @@ class MadeUpRay:
 
     def kill(self, handle: Handle) -> None:
         handle.killed.set()
+        if isinstance(handle.made, StoreReader):
+            handle.made._store.close()  # as the end of its process does
 
     def shutdown(self) -> None:
         pass
