@@ -11,6 +11,7 @@ import email
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = sorted(set(PROJECT["optional-dependencies"]))
 # What is in the wheel beside Python modules. A new kind of file is named here, or does not belong there.
 DATA = {".css", ".html", ".jinja", ".js", ".json", ".md", ".safetensors", ".toml", ".typed"}
+NEWER = ("3.12", "3.13", "3.14")  # than the Python that the other tests run in
 MAX_WHEEL_MB = 9.0
 TIMEOUT_S = 120
 ALL_OUTPUT = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -91,12 +94,21 @@ def core(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(built, tmp_path_factory.mktemp("core"))
 
 
-def install(built: Path, folder: Path) -> Path:
-    uv("venv", "--quiet", "--python", sys.executable, folder / "venv", cwd=folder)
+def install(built: Path, folder: Path, python: str = sys.executable) -> Path:
+    uv("venv", "--quiet", "--python", python, folder / "venv", cwd=folder)
     constraints = ROOT / "constraints.txt"
-    python = folder / "venv" / "bin" / "python"
-    uv("pip", "install", "--quiet", "--python", python, "--constraint", constraints, wheel_of(built), cwd=folder)
-    return python.parent
+    made = folder / "venv" / "bin" / "python"
+    uv("pip", "install", "--quiet", "--python", made, "--constraint", constraints, wheel_of(built), cwd=folder)
+    return made.parent
+
+
+def python_of(version: str) -> str | None:
+    """Return a Python of this version, None where there is none on this computer."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    for path in (shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python3"))):
+        if path is not None and subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0:
+            return str(path)
+    return None
 
 
 def files_of(wheel: Path) -> list[PurePosixPath]:
@@ -172,14 +184,32 @@ def test_it_runs_without_the_repository(core: Path, tmp_path: Path) -> None:
 
 def test_core_asks_runs_and_decides_again(core: Path, tmp_path: Path) -> None:
     """On the toy model, which needs numpy alone."""
-    asked = call(core / "samplewise", "ask", "say a", "--engine", "toy", "--json", cwd=tmp_path)
+    asks_runs_and_decides_again(core, tmp_path)
+
+
+@pytest.mark.parametrize("version", NEWER)
+def test_core_runs_on_a_newer_python(version: str, built: Path, tmp_path: Path) -> None:
+    """And behind its own server, through its own http engine, whose arguments have types of every kind."""
+    if (python := python_of(version)) is None:
+        pytest.skip(f"there is no Python {version} here")
+    core = install(built, tmp_path, python)
+    assert call(core / "python", "--version", cwd=tmp_path).startswith(f"Python {version}.")
+    asks_runs_and_decides_again(core, tmp_path)
+    with serving(core, tmp_path, "--engine", "toy") as upstream:
+        engine = f'http("toy", base_url="{upstream}/v1", api_key="")'
+        with serving(core, tmp_path, "--engine", engine, "--preset", "fast=repeat(4) | vote") as url:
+            assert chat(url, "fast@toy", "say a")["samplewise"]["draws"] == 4
+
+
+def asks_runs_and_decides_again(core: Path, folder: Path) -> None:
+    asked = call(core / "samplewise", "ask", "say a", "--engine", "toy", "--json", cwd=folder)
     assert len(json.loads(asked.splitlines()[-1])["answers"]) == 8
-    (tmp_path / "mine.jsonl").write_text('{"question": "say a", "answer": "a"}\n')
+    (folder / "mine.jsonl").write_text('{"question": "say a", "answer": "a"}\n')
     recipe = "repeat(8, max_tokens=3) | vote"
-    call(core / "samplewise", "run", "mine.jsonl", "--engine", "toy", "--recipe", recipe, cwd=tmp_path)
-    call(core / "samplewise", "report", "-o", "report.html", cwd=tmp_path)
-    assert (tmp_path / "report.html").stat().st_size > 10_000
-    assert " doctor " in call(core / "samplewise", "--help", cwd=tmp_path)
+    call(core / "samplewise", "run", "mine.jsonl", "--engine", "toy", "--recipe", recipe, cwd=folder)
+    call(core / "samplewise", "report", "-o", "report.html", cwd=folder)
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert " doctor " in call(core / "samplewise", "--help", cwd=folder)
 
 
 def test_core_says_what_the_embedded_model_needs(core: Path, tmp_path: Path) -> None:
@@ -197,7 +227,7 @@ def test_core_serves(core: Path, tmp_path: Path) -> None:
         assert chat(url, "fast@toy", "say a")["usage"]["completion_tokens"] >= 4
 
 
-def chat(url: str, model: str, question: str) -> dict[str, object]:
+def chat(url: str, model: str, question: str) -> dict[str, Any]:
     body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": 8}
     request = urllib.request.Request(
         f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
