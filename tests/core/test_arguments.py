@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import signal
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -208,3 +209,17 @@ def test_a_plugin_is_checked_by_its_annotations(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(registry, "factory", lambda *names: declared)
     with contextlib.nullcontext() if fits else pytest.raises(BadSpec, match="must be"):
         build("stop", f"declared({arguments})")
+
+
+def test_types_are_found_where_the_names_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python 3.14 copies them; types that are imported for type checkers only were not found there."""
+    hints = typing.get_type_hints
+    monkeypatch.setattr(typing, "get_type_hints", lambda part, known, names: hints(part, known, dict(names)))
+    registry._annotations.cache_clear()
+    for kind in KINDS:
+        for name in names(kind):
+            assert registry._annotations(factory(kind, name)).keys() >= {
+                parameter.name
+                for parameter in inspect.signature(factory(kind, name)).parameters.values()
+                if parameter.annotation is not inspect.Parameter.empty
+            }

@@ -291,4 +291,3 @@ def test_what_is_written_is_there_for_the_next_who_opens(tmp_path: Path) -> None
         assert repr(list(store.records("r"))) == repr([make_record()])
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    db.close()
