@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from samplewise.core.keys import SEED_BITS, Key
+from samplewise.core.keys import SEED_BITS, Key, seed_words
 
 data = st.one_of(st.integers(0, 2**64 - 1), st.text(max_size=8))
 
@@ -28,6 +28,12 @@ GOLDEN = [
 def test_stored_seeds_never_change(key: Key, seed: int, uniform: float) -> None:
     assert key.seed() == seed
     assert key.generator().random() == uniform
+
+
+@given(st.integers(0, 2**128 - 1) | st.integers(0, 2**40), st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=9))
+def test_a_seed_is_made_of_the_words_that_numpy_makes(entropy: int, spawn_key: list[int]) -> None:
+    words = np.random.SeedSequence(entropy, spawn_key=tuple(spawn_key)).generate_state(2)
+    assert seed_words(entropy, tuple(spawn_key)) == tuple(words.tolist())
 
 
 def test_a_key_holds_no_state() -> None:

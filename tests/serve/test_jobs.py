@@ -21,7 +21,7 @@ from samplewise.engines.toy import toy
 from samplewise.recipe import Recipe, Stages, from_stages
 from samplewise.serve import jobs, plans
 from samplewise.serve.drawn import DrawLog, WantingEngine
-from samplewise.serve.jobs import Job, RunName, Unfinished, fingerprint
+from samplewise.serve.jobs import Asked, Job, RunName, Unfinished
 from samplewise.serve.keys import KeyRing, Policy, key_digest
 from samplewise.serve.limits import DailySpend, Gate, Ticket
 from samplewise.serve.wire import parse_call, read_timeout_s
@@ -246,35 +246,36 @@ def test_two_that_left_go_on_apart(tmp_path: Path) -> None:
 def test_unfinished_runs_are_remembered_for_a_while() -> None:
     now = [0.0]
     runs = Unfinished(10.0, lambda: now[0])
-    assert runs.take(b"x") is None
-    runs.put(b"x", RunName("a", 1))
+    asked = Asked("a", "chat", b"x")
+    assert runs.take(asked) is None
+    runs.put(asked, RunName("a", 1))
     now[0] = 5.0
-    runs.put(b"x", RunName("b", 2))
-    assert runs.take(b"x") == RunName("a", 1, True)
+    runs.put(asked, RunName("b", 2))
+    assert runs.take(asked) == RunName("a", 1, True)
     now[0] = 14.9
-    assert runs.take(b"x") == RunName("b", 2, True)
-    assert runs.take(b"x") is None
-    runs.put(b"x", RunName("c", 3))
+    assert runs.take(asked) == RunName("b", 2, True)
+    assert runs.take(asked) is None
+    runs.put(asked, RunName("c", 3))
     now[0] = 24.9
-    assert runs.take(b"x") is None
+    assert runs.take(asked) is None
     for num in range(jobs.MAX_REMEMBERED + 5):
-        runs.put(str(num).encode(), RunName("d", num))
-    assert runs.take(b"4") is None
-    assert runs.take(b"5") == RunName("d", 5, True)
+        runs.put(asked._replace(body=b"%d" % num), RunName("d", num))
+    assert runs.take(asked._replace(body=b"4")) is None
+    assert runs.take(asked._replace(body=b"5")) == RunName("d", 5, True)
 
 
 def test_requests_are_told_apart_byte_by_byte() -> None:
-    prints = [
-        fingerprint("a", "chat", b"x"),
-        fingerprint("b", "chat", b"x"),
-        fingerprint("a", "completions", b"x"),
-        fingerprint("a", "chat", b"x "),
-        fingerprint("a", "chat", b"x", ["y"]),
-        fingerprint("a", "chat", b"x", [None, "y"]),
-        fingerprint("a", "chat", b"x", ["\udc80"]),
+    requests = [
+        Asked("a", "chat", b"x"),
+        Asked("b", "chat", b"x"),
+        Asked("a", "completions", b"x"),
+        Asked("a", "chat", b"x "),
+        Asked("a", "chat", b"x", ("y",)),
+        Asked("a", "chat", b"x", (None, "y")),
+        Asked("a", "chat", b"x", ("\udc80",)),
     ]
-    assert len(set(prints)) == len(prints)
-    assert fingerprint("a", "chat", b"x", ["y"]) == fingerprint("a", "chat", b"x", ["y"])
+    assert len({asked.fingerprint() for asked in requests}) == len(requests)
+    assert Asked("a", "chat", b"x", ("y",)).fingerprint() == Asked("a", "chat", b"x", ("y",)).fingerprint()
 
 
 # --- deadlines and limits ---------------------------------------------------------------------------------------------

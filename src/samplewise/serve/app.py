@@ -157,7 +157,7 @@ class Service:
             call = parse_call(parse_body(body), route, request.headers)
             read_s = read_timeout_s(request.headers)
             deadline = started + self._seconds(call, policy, read_s)
-            choosing = [request.headers.get(name) for name in ("X-Samplewise-Recipe", "X-ITS-Budget")]
+            choosing = (request.headers.get("X-Samplewise-Recipe"), request.headers.get("X-ITS-Budget"))
             job = await self.jobs.start(call, body, policy, deadline, headers=choosing)
             job.span = span
             if read_s is not None and not call.stream:  # nothing is sent before there is a slot

@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import hashlib
 import math
-import secrets
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +60,20 @@ class RunName(NamedTuple):
     is_resumed: bool = False
 
 
+class Asked(NamedTuple):
+    """What tells requests apart: who asks, where, the body byte by byte, the headers that choose a recipe."""
+
+    client: str
+    route: str
+    body: bytes
+    headers: tuple[str | None, ...] = ()
+
+    def fingerprint(self) -> bytes:
+        """Return the same in 32 bytes."""
+        about = "\0".join((self.client, self.route, *(header or "" for header in self.headers), ""))
+        return hashlib.sha256(about.encode(errors="surrogatepass") + self.body).digest()
+
+
 class Unfinished:
     """Runs that were not answered, by what was asked and by whom. `now` is any clock in seconds."""
 
@@ -67,28 +81,26 @@ class Unfinished:
         self._seconds, self._now = seconds, now
         self._runs: OrderedDict[bytes, list[tuple[float, RunName]]] = OrderedDict()
 
-    def put(self, asked: bytes, run: RunName) -> None:
+    def put(self, asked: Asked, run: RunName) -> None:
         """Remember a run."""
-        self._runs.setdefault(asked, []).append((self._now() + self._seconds, run))
-        self._runs.move_to_end(asked)
+        name = asked.fingerprint()
+        self._runs.setdefault(name, []).append((self._now() + self._seconds, run))
+        self._runs.move_to_end(name)
         if len(self._runs) > MAX_REMEMBERED:
             self._runs.popitem(last=False)
 
-    def take(self, asked: bytes) -> RunName | None:
+    def take(self, asked: Asked) -> RunName | None:
         """Return the run that goes on for this request, and forget it; None if there is none."""
-        waiting = [(until, run) for until, run in self._runs.pop(asked, []) if until > self._now()]
+        if not self._runs:  # as nearly always: the request needs no fingerprint
+            return None
+        name = asked.fingerprint()
+        waiting = [(until, run) for until, run in self._runs.pop(name, []) if until > self._now()]
         if not waiting:
             return None
         (_, run), *others = waiting
         if others:
-            self._runs[asked] = others
+            self._runs[name] = others
         return run._replace(is_resumed=True)
-
-
-def fingerprint(name: str, route: str, body: bytes, headers: Sequence[str | None] = ()) -> bytes:
-    """Return what tells requests apart: who asks, where, the body byte by byte, the headers that choose a recipe."""
-    about = "\0".join((name, route, *(header or "" for header in headers), ""))
-    return hashlib.sha256(about.encode(errors="surrogatepass") + body).digest()
 
 
 class Job:
@@ -102,7 +114,7 @@ class Job:
         policy: Policy,
         *,
         deadline: float,
-        asked: bytes = b"",
+        asked: Asked,
     ) -> None:
         self.call, self.plan, self.run, self.policy = call, plan, run, policy
         self.asked, self.deadline = asked, deadline
@@ -174,7 +186,7 @@ class Jobs:
         settings: ServeSettings | None = None,
         store: Draws | None = None,
         *,
-        new_entropy: Callable[[], int] = lambda: secrets.randbits(64),
+        new_entropy: Callable[[], int] = lambda: int.from_bytes(os.urandom(8)),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the engines and what keeps draws. Raises UsageError where two models have one name, or there is none."""
@@ -198,11 +210,11 @@ class Jobs:
         policy: Policy,
         deadline: float,
         *,
-        headers: Sequence[str | None] = (),
+        headers: tuple[str | None, ...] = (),
     ) -> Job:
         """Return the job of a request. `deadline` is on the monotonic clock. Raises RequestError."""
         plan = await self._planner.plan(call, policy.recipes == "free")
-        asked = fingerprint(policy.name, call.route, body, headers)
+        asked = Asked(policy.name, call.route, body, headers)
         run = self._unfinished.take(asked) if self._store is not None else None
         if run is None:
             entropy = self._new_entropy()

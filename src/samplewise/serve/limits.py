@@ -8,12 +8,11 @@ back. What runs has a `Ticket`, which says how much it may spend at most and is 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -178,7 +177,6 @@ class Ticket:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.tokens, self.usd = policy.tokens_per_request, policy.usd_per_request
-        self.waited_s = 0.0
         self._spent: DailySpend | None = None
 
     def spend(self, tokens: int, usd: float = 0.0) -> None:
@@ -234,27 +232,23 @@ class Gate:
         """Return how many requests wait."""
         return len(self._waiters)
 
-    @contextlib.asynccontextmanager
-    async def enter(self, policy: Policy, within_s: float = math.inf) -> AsyncIterator[Ticket]:
+    def enter(self, policy: Policy, within_s: float = math.inf) -> Entry:
         """Wait for a free slot, and hold it while the block runs. Raises Busy, after `within_s` at the latest."""
-        arrived = self._clock()
-        self._admit(policy, arrived)
+        return Entry(self, policy, within_s)
+
+    async def take_slot(self, policy: Policy, within_s: float) -> float:
+        """Wait for a free slot, and take it. Return the time. Raises Busy."""
+        self._admit(policy, self._clock())
         if not self._waiters and self._has_slot(policy):
             self._occupy(policy)
         else:
             await self._wait(policy, min(self.queue_s, max(0.0, within_s)))
-        started = self._clock()
-        try:
-            reserved = self.books.reserve(policy)
-            ticket = Ticket(policy)
-            ticket.waited_s = started - arrived
-            try:
-                yield ticket
-            finally:
-                self.books.settle(policy, reserved, *ticket.charged(reserved))
-        finally:
-            self._held_s += SMOOTHING * (self._clock() - started - self._held_s)
-            self._leave(policy)
+        return self._clock()
+
+    def free_slot(self, policy: Policy, taken: float) -> None:
+        """Free a slot that was taken at this time."""
+        self._held_s += SMOOTHING * (self._clock() - taken - self._held_s)
+        self._leave(policy)
 
     def drain(self) -> None:
         """Refuse newcomers and those who wait, with 503, from now on. What runs goes on."""
@@ -346,6 +340,29 @@ class Gate:
         own = policy.concurrency is not None and self._running[policy.name] >= policy.concurrency
         what = f"key {policy.name!r} has {policy.concurrency} requests running" if own else "the server is busy"
         return Busy(advised_s, 429, f"{what}, and no slot came free; {len(self._waiters)} requests wait")
+
+
+class Entry:
+    """A request's time within a gate, for `async with`: see `Gate.enter`. Its ticket is settled when the block ends."""
+
+    def __init__(self, gate: Gate, policy: Policy, within_s: float) -> None:
+        self._gate, self._policy, self._within_s = gate, policy, within_s
+
+    async def __aenter__(self) -> Ticket:
+        gate, policy = self._gate, self._policy
+        self._taken = await gate.take_slot(policy, self._within_s)
+        try:
+            self._reserved, self._ticket = gate.books.reserve(policy), Ticket(policy)
+        except BaseException:
+            gate.free_slot(policy, self._taken)
+            raise
+        return self._ticket
+
+    async def __aexit__(self, *raised: object) -> None:
+        try:
+            self._gate.books.settle(self._policy, self._reserved, *self._ticket.charged(self._reserved))
+        finally:
+            self._gate.free_slot(self._policy, self._taken)
 
 
 def _shutting_down() -> Busy:
