@@ -3,7 +3,9 @@
     make bench NAME=serve        (`python -m bench.serve --quick` takes about a minute)
 
 The upstream is the faulty endpoint, the server and the clients each have a process. Every request has a prompt of its
-own, so nothing is answered from the store.
+own, so nothing is answered from the store. The server has the first core, the clients and the endpoint have the others,
+as if they were other machines: where they share one, clients that had to wait for it ask together, and wait for one
+another at every turn. `--together` lets them.
 
 **Overhead.** 1, 32 and 256 clients, each with one request at a time, against the endpoint directly and through the
 server (the plain model: one draw, no recipe). The endpoint answers after 20 ms, 250 ms and 2 s (with `--quick` 1 s), so
@@ -54,6 +56,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +85,7 @@ FAULTS = {
     "half": 0.01,
 }
 START_S = 60.0
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 class Size(NamedTuple):
@@ -104,10 +108,27 @@ QUICK = Size({1: 100, 32: 320, 256: 512}, 1, 600, 64, 2.0, 4.0, 6.0, (20, 250, 1
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
+def leave_first_core() -> None:
+    """Keep this process, and what it starts, off the first core; servers are started there. Needs Linux, two cores."""
+    if len(CORES) > 1:
+        os.sched_setaffinity(0, CORES[1:])
+
+
+def is_apart() -> bool:
+    """Return whether this process has left the first core."""
+    return bool(CORES) and CORES[0] not in os.sched_getaffinity(0)
+
+
 @contextmanager
-def process(command: list[str], ready: re.Pattern[str], log: Path) -> Iterator[tuple[str, int]]:
+def process(
+    command: list[str], ready: re.Pattern[str], log: Path, *, is_server: bool = False
+) -> Iterator[tuple[str, int]]:
     """Run a process; yield the address that it prints, and its id. Raises SystemExit with its log if it ends early."""
-    with log.open("wb") as written, subprocess.Popen(command, stdout=written, stderr=written, cwd=ROOT) as child:
+    move = partial(os.sched_setaffinity, 0, CORES[:1]) if is_server and is_apart() else None
+    with (
+        log.open("wb") as written,
+        subprocess.Popen(command, stdout=written, stderr=written, cwd=ROOT, preexec_fn=move) as child,
+    ):
         try:
             deadline = time.monotonic() + START_S
             while (match := ready.search(log.read_text(errors="replace"))) is None:
@@ -170,7 +191,7 @@ def server(folder: Path, upstream: str, *options: str) -> Iterator[tuple[str, in
     command = [sys.executable, "-u", "-m", "samplewise", "serve", "--engine", engine, "--port", "0", *options]
     command += ["--store", str(folder / f"serve-{time.monotonic_ns()}.db")]
     log = folder / f"serve-{time.monotonic_ns()}.log"
-    with process(command, re.compile(r"http://[\d.]+:\d+(?:/v1)?"), log) as (url, pid):
+    with process(command, re.compile(r"http://[\d.]+:\d+(?:/v1)?"), log, is_server=True) as (url, pid):
         yield (url if url.endswith("/v1") else f"{url}/v1"), pid
 
 
@@ -203,7 +224,8 @@ asyncio.run(main())
 def proxy(folder: Path, upstream: str) -> Iterator[str]:
     """Run a proxy that only passes requests on, and yield its base URL."""
     command = [sys.executable, "-u", "-W", "ignore", "-c", PROXY, upstream]
-    with process(command, re.compile(r"http://\S+/v1\b"), folder / f"proxy-{time.monotonic_ns()}.log") as (url, _):
+    log = folder / f"proxy-{time.monotonic_ns()}.log"
+    with process(command, re.compile(r"http://\S+/v1\b"), log, is_server=True) as (url, _):
         yield url
 
 
@@ -590,6 +612,7 @@ def bench(options: argparse.Namespace) -> dict[str, Json]:
         "requests_per_s": round(faulty.requests / faulty.seconds, 1),
         "cancel_s": round(gone.seconds, 2),
         "cpu_ms": round(max(level.cpu_ms for level in levels), 2),
+        "apart": is_apart(),
         "quick": options.quick,
     }
 
@@ -598,8 +621,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="a minute: fewer requests, one round, no real clients")
     parser.add_argument("--deaf", action="store_true", help="clients stay where they should leave, which must show")
+    parser.add_argument("--together", action="store_true", help="let clients and endpoint have the server's core too")
     options = parser.parse_args()
     started = time.monotonic()
+    if not options.together:
+        leave_first_core()
     figures = bench(options)
     versions = {"python": platform.python_version(), "aiohttp": aiohttp.__version__}
     print(json.dumps({**about("serve", SEED, started), **versions, **figures}))
