@@ -3,9 +3,7 @@
     make bench NAME=serve        (`python -m bench.serve --quick` takes about a minute)
 
 The upstream is the faulty endpoint, the server and the clients each have a process. Every request has a prompt of its
-own, so nothing is answered from the store. The server has the first core, the clients and the endpoint have the others,
-as if they were other machines: where they share one, clients that had to wait for it ask together, and wait for one
-another at every turn. `--together` lets them.
+own, so nothing is answered from the store.
 
 **Overhead.** 1, 32 and 256 clients, each with one request at a time, against the endpoint directly and through the
 server (the plain model: one draw, no recipe). The endpoint answers after 20 ms, 250 ms and 2 s (with `--quick` 1 s), so
@@ -13,6 +11,9 @@ that the clients make 50 to 256 requests a second: what is measured is latency, 
 `overhead_ms_p50` and `overhead_ms_p99` are differences of the quantiles, the largest of the three levels;
 `first_byte_ms_p99` is the time to the first byte of a stream, at the same levels. `proxy_ms_p50` is what a proxy adds
 that passes requests on and does nothing else, made of the same library: the least of any such server on this machine.
+
+The server has the first core, clients and endpoint have the others, as if they were other machines: where they share
+one, clients that had to wait for it ask together, and wait for one another at every turn. `--together` lets them.
 
 These clients are a closed loop: each asks again when it is answered. As the endpoint always takes as long, requests
 that were once held up together come back together, at every turn, and wait for one another again, whatever the server
@@ -108,10 +109,17 @@ QUICK = Size({1: 100, 32: 320, 256: 512}, 1, 600, 64, 2.0, 4.0, 6.0, (20, 250, 1
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-def leave_first_core() -> None:
+@contextmanager
+def first_core_left() -> Iterator[None]:
     """Keep this process, and what it starts, off the first core; servers are started there. Needs Linux, two cores."""
-    if len(CORES) > 1:
-        os.sched_setaffinity(0, CORES[1:])
+    if len(CORES) < 2:
+        yield
+        return
+    os.sched_setaffinity(0, CORES[1:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, CORES)
 
 
 def is_apart() -> bool:
@@ -585,10 +593,12 @@ def bench(options: argparse.Namespace) -> dict[str, Json]:
             f"statuses {faulty.statuses}; server {faulty.rss_mb:.0f} MB, {faulty.rss_growth_mb:+.1f} since a fifth",
             flush=True,
         )
-        levels = [
-            asyncio.run(overhead(folder, clients, latency_ms, size))
-            for clients, latency_ms in zip(size.direct, size.latencies_ms, strict=True)
-        ]
+        with contextlib.nullcontext() if options.together else first_core_left():
+            apart = is_apart()
+            levels = [
+                asyncio.run(overhead(folder, clients, latency_ms, size))
+                for clients, latency_ms in zip(size.direct, size.latencies_ms, strict=True)
+            ]
         passed = None if options.quick else clients_passed(folder)
     return {
         "requests": faulty.requests,
@@ -612,7 +622,7 @@ def bench(options: argparse.Namespace) -> dict[str, Json]:
         "requests_per_s": round(faulty.requests / faulty.seconds, 1),
         "cancel_s": round(gone.seconds, 2),
         "cpu_ms": round(max(level.cpu_ms for level in levels), 2),
-        "apart": is_apart(),
+        "apart": apart,
         "quick": options.quick,
     }
 
@@ -624,8 +634,6 @@ def main() -> None:
     parser.add_argument("--together", action="store_true", help="let clients and endpoint have the server's core too")
     options = parser.parse_args()
     started = time.monotonic()
-    if not options.together:
-        leave_first_core()
     figures = bench(options)
     versions = {"python": platform.python_version(), "aiohttp": aiohttp.__version__}
     print(json.dumps({**about("serve", SEED, started), **versions, **figures}))
