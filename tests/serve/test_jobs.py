@@ -264,6 +264,21 @@ def test_unfinished_runs_are_remembered_for_a_while() -> None:
     assert runs.take(asked._replace(body=b"5")) == RunName("d", 5, True)
 
 
+def test_runs_whose_time_is_up_are_forgotten_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    runs = Unfinished(10.0, lambda: now[0])
+    asked, other = Asked("a", "chat", b"x"), Asked("a", "chat", b"y")
+    runs.put(asked, RunName("a", 1))
+    now[0] = 5.0
+    runs.put(asked, RunName("b", 2))
+    runs.put(other, RunName("c", 3))
+    now[0] = 10.0
+    assert runs.take(asked) == RunName("b", 2, True)
+    now[0] = 15.0
+    monkeypatch.setattr(Asked, "fingerprint", lambda asked: pytest.fail("there is nothing to look for"))
+    assert runs.take(other) is None
+
+
 def test_requests_are_told_apart_byte_by_byte() -> None:
     requests = [
         Asked("a", "chat", b"x"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-WORD = 0xFFFFFFFF  # the bits of one
+WORD = 0xFFFFFFFF  # the largest word of 32 bits
 SEED_BITS = 53  # a JSON number carries it exactly, and a 64-bit field of an endpoint accepts it
 
 

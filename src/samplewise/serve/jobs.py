@@ -91,10 +91,13 @@ class Unfinished:
 
     def take(self, asked: Asked) -> RunName | None:
         """Return the run that goes on for this request, and forget it; None if there is none."""
+        now = self._now()
+        while self._runs and next(iter(self._runs.values()))[-1][0] <= now:
+            self._runs.popitem(last=False)
         if not self._runs:  # as nearly always: the request needs no fingerprint
             return None
         name = asked.fingerprint()
-        waiting = [(until, run) for until, run in self._runs.pop(name, []) if until > self._now()]
+        waiting = [(until, run) for until, run in self._runs.pop(name, []) if until > now]
         if not waiting:
             return None
         (_, run), *others = waiting
