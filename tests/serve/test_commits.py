@@ -124,15 +124,19 @@ def test_a_draw_that_no_store_can_hold_takes_no_other_with_it(tmp_path: Path) ->
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_server_that_ends_has_kept_what_it_answered(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "draws.db"
+    runs = set()
     with running(tmp_path / "log", "--engine", "toy", "--store", str(path), stop=number) as url:
-        for index in range(3):
-            asked = {"model": "toy", "messages": [{"role": "user", "content": f"word {index}"}], "max_tokens": 4}
+        for _ in range(3):  # the same, drawn anew each time
+            asked = {"model": "toy", "messages": [{"role": "user", "content": "a word"}], "max_tokens": 4}
             request = urllib.request.Request(
                 f"{url}/chat/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"}
             )
             with urllib.request.urlopen(request, timeout=30) as reply:
-                assert json.load(reply)["samplewise"]["draws"] == 1
+                evidence = json.load(reply)["samplewise"]
+                assert evidence["draws"] == 1
+                runs.add(evidence["run"])
         if number == signal.SIGKILL:
             time.sleep(0.5)  # far longer than a draw waits
+    assert len(runs) == 3
     with Store(path) as store:
         assert store.num_draws() == 3

@@ -302,6 +302,22 @@ def test_draining_refuses_newcomers_and_those_who_wait_and_lets_the_others_end()
     run(go)
 
 
+def test_who_waited_for_a_slot_until_its_day_was_spent_leaves_the_slot_to_others() -> None:
+    async def go() -> None:
+        door = gate(concurrency=1)
+        async with door.enter(DAILY) as ticket:
+            ticket.spend(200)
+            waiting = asyncio.ensure_future(enters(door, DAILY))  # 100 of 250 would still fit
+            await asyncio.sleep(0)
+            assert door.num_queued == 1
+        with pytest.raises(Busy, match="is reached"):
+            await waiting
+        assert door.in_flight == 0
+        await asyncio.wait_for(enters(door, Policy("other")), 1)
+
+    run(go)
+
+
 def test_an_error_inside_gives_the_slot_back() -> None:
     async def go() -> None:
         door = gate(concurrency=1)
